@@ -1,0 +1,37 @@
+"""jaxann: neural networks in JAX whose backward pass is written by hand, and shown equal to `jax.grad`."""
+
+from jaxann.activations import (
+    ACTIVATIONS,
+    Elementwise,
+    Softmax,
+    elu,
+    gelu,
+    hard_tanh,
+    identity,
+    leaky_relu,
+    relu,
+    selu,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
+from jaxann.autodiff import autodiff
+from jaxann.backprop import backprop
+from jaxann.compare import Comparison, compare
+from jaxann.layer import Layer, Outer, formed, sum_examples
+from jaxann.layers import Dense, Sequential, mlp
+from jaxann.losses import (
+    LOSSES,
+    AbsoluteError,
+    CrossEntropy,
+    Hinge,
+    Huber,
+    Loss,
+    Poisson,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+    SquaredError,
+)
+from jaxann.training import History, fit, predict

@@ -1,0 +1,125 @@
+"""Activations: layers without parameters, each a function beside its derivative.
+
+The derivative sees input x and output y and uses whichever makes it shorter. At a kink it takes the value that
+`jax.nn` takes, which the comment beside it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import pi, sqrt
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from jax.lax import erfc, logistic
+
+from jaxann.layer import Layer
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, PRNGKeyArray
+
+
+@dataclass(frozen=True, repr=False)
+class Elementwise(Layer):
+    """y_i = σ(x_i), so that dx_i = σ'(x_i) dy_i, for x of any shape.
+
+    `function(x)` is σ, `derivative(x, y)` is σ' at x, where y = σ(x).
+    """
+
+    name: str
+    function: Callable[[Array], Array]
+    derivative: Callable[[Array, Array], Array]
+
+    def forward(
+        self, params: tuple[()], x: Float[Array, "*n"], key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "*n"], tuple[Float[Array, "*n"], Float[Array, "*n"]]]:
+        y = self.function(x)
+        return y, (x, y)
+
+    def backward(
+        self, params: tuple[()], saved: tuple[Float[Array, "*n"], Float[Array, "*n"]], dy: Float[Array, "*n"]
+    ) -> tuple[tuple[()], Float[Array, "*n"]]:
+        x, y = saved
+        return (), self.derivative(x, y) * dy  # y = σ(x)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, repr=False)
+class Softmax(Layer):
+    """y_i = exp(x_i) / Σ_j exp(x_j), so that ∂y_i/∂x_j = y_i (δ_ij - y_j), for a vector x [n].
+
+    Shifting x by its maximum changes nothing but the overflow.
+    """
+
+    def forward(
+        self, params: tuple[()], x: Float[Array, " n"], key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        e = jnp.exp(x - x.max())
+        y = e / e.sum()
+        return y, y
+
+    def backward(
+        self, params: tuple[()], saved: Float[Array, " n"], dy: Float[Array, " n"]
+    ) -> tuple[tuple[()], Float[Array, " n"]]:
+        y = saved
+        return (), y * (dy - y @ dy)  # y = e / Σe: (diag(y) - y yᵀ) dy without forming the matrix
+
+    def __repr__(self) -> str:
+        return "softmax"
+
+
+def _elu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    return jnp.where(x > 0, x, jnp.expm1(jnp.where(x > 0, 0, x)))  # the branch not taken must not overflow
+
+
+def _normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    return erfc(-x / sqrt(2)) / 2
+
+
+def _normal_pdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    return jnp.exp(-x * x / 2) / sqrt(2 * pi)
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, section 2
+_LEAK = 0.01
+
+# σ(x), then σ' as a function of x and y = σ(x)
+identity = Elementwise("identity", lambda x: x, lambda x, y: jnp.ones_like(y))
+sigmoid = Elementwise("sigmoid", lambda x: logistic(x), lambda x, y: y * (1 - y))  # 1 / (1 + e⁻ˣ)
+tanh = Elementwise("tanh", lambda x: jnp.tanh(x), lambda x, y: 1 - y * y)
+relu = Elementwise("relu", lambda x: jnp.where(x > 0, x, 0), lambda x, y: jnp.where(y > 0, 1, 0))  # σ'(0) = 0
+leaky_relu = Elementwise(
+    "leaky_relu",
+    lambda x: jnp.where(x >= 0, x, _LEAK * x),
+    lambda x, y: jnp.where(y >= 0, 1, _LEAK),  # σ'(0) = 1
+)
+elu = Elementwise("elu", _elu, lambda x, y: jnp.where(y > 0, 1, y + 1))  # σ'(0) = 1; below it e^x = y + 1
+selu = Elementwise(
+    "selu",
+    lambda x: _SELU_SCALE * jnp.where(x > 0, x, _SELU_ALPHA * _elu(x)),
+    lambda x, y: jnp.where(y > 0, _SELU_SCALE, y + _SELU_SCALE * _SELU_ALPHA),  # σ'(0) = scale alpha
+)
+softplus = Elementwise("softplus", lambda x: jnp.logaddexp(x, 0), lambda x, y: logistic(x))  # log(1 + eˣ)
+gelu = Elementwise(  # Hendrycks and Gimpel 2016, section 2: exact, not the tanh approximation
+    "gelu",
+    lambda x: x * _normal_cdf(x),
+    lambda x, y: _normal_cdf(x) + x * _normal_pdf(x),
+)
+silu = Elementwise("silu", lambda x: x * logistic(x), lambda x, y: logistic(x) * (1 + x - y))
+hard_tanh = Elementwise(
+    "hard_tanh",
+    lambda x: jnp.where(x > 1, 1, jnp.where(x < -1, -1, x)),
+    lambda x, y: jnp.where(abs(x) <= 1, 1, 0),  # σ'(±1) = 1
+)
+softmax = Softmax()
+
+ACTIVATIONS: dict[str, Layer] = {
+    str(layer): layer
+    for layer in (
+        *(identity, sigmoid, tanh, relu, leaky_relu, elu, selu, softplus, gelu, silu, hard_tanh),
+        softmax,
+    )
+}

@@ -1,0 +1,90 @@
+"""The contract of a layer, and the gradient of a matrix in its factors.
+
+A layer is three pure functions on one example; a network is a layer too, and a batch is a `jax.vmap` around it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+
+class Layer(ABC):
+    """y = f(x; params) and, by hand, its transposed derivative.
+
+    Subclasses are frozen dataclasses: they hold sizes and settings, never arrays. Parameters are a pytree beside
+    the layer, and `saved` holds what `backward` needs of the forward pass, never parameters: `backward` may be
+    called with other parameters than `forward` was.
+    """
+
+    @property
+    def sizes(self) -> tuple[int | None, int | None]:
+        """(n, m), the number of features in and out; (None, None) where any number goes and is kept."""
+        return None, None
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        """Parameters, drawn with `key`; () where there are none."""
+        return ()
+
+    @abstractmethod
+    def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
+        """y = f(x; params), and what backward needs of this pass.
+
+        Only layers with randomness use `key`; without one they evaluate.
+        """
+
+    @abstractmethod
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+        """From dy = ∂E/∂y to ∂E/∂params, shaped like `params` with an `Outer` for a matrix, and dx = ∂E/∂x."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Outer:
+    """Σ_t left_t right_tᵀ over all leading axes t: a matrix's gradient, still in its factors.
+
+    left [..., m] and right [..., n] stand for an [m, n] matrix. Whether a leading axis is a batch, the positions of
+    a sequence or the steps of a recurrence, the sum is the same.
+    """
+
+    left: Float[Array, "*t m"]
+    right: Float[Array, "*t n"]
+
+    def sum(self) -> Float[Array, "m n"]:
+        """The matrix itself, as the one product leftᵀ right."""
+        left, right = (factor.reshape(-1, factor.shape[-1]) for factor in (self.left, self.right))
+        return left.T @ right
+
+    def __add__(self, other: Outer) -> Outer:
+        """The sum of two: their terms in one row. For a matrix that a layer uses more than once."""
+        return Outer(_joined(self.left, other.left), _joined(self.right, other.right))
+
+
+def _joined(*factors: Float[Array, "*t k"]) -> Float[Array, "terms k"]:
+    return jnp.concatenate([factor.reshape(-1, factor.shape[-1]) for factor in factors])
+
+
+def formed(grads: PyTree) -> PyTree:
+    """grads, every `Outer` multiplied out to the matrix that it stands for."""
+    return _by_leaf(Outer.sum, lambda leaf: leaf, grads)
+
+
+def sum_examples(grads: PyTree) -> PyTree:
+    """Σ over the leading example axis of every leaf, an `Outer`'s as one matrix product."""
+    return _by_leaf(Outer.sum, lambda leaf: leaf.sum(axis=0), grads)
+
+
+def _by_leaf(outer: Callable[[Outer], Array], array: Callable[[Array], Array], grads: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: outer(leaf) if isinstance(leaf, Outer) else array(leaf),
+        grads,
+        is_leaf=lambda leaf: isinstance(leaf, Outer),
+    )

@@ -1,0 +1,215 @@
+"""Losses E(y, t) of one example: the value and, beside it by hand, its gradient ∂E/∂y.
+
+Each states its conventions (a half or not); all sum over the outputs, and none broadcasts y against t.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from jax.lax import logistic
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Shaped
+
+
+class Loss(ABC):
+    """E(y, t) for an output y and a target t, and its gradient ∂E/∂y.
+
+    y [m] and t [m] unless a loss says otherwise; elementwise ones take any shape that both have. Raises ValueError
+    where the shapes of y and t do not fit. A compiled program cannot look at values: `valid` tells, entry by entry,
+    which targets the loss has a meaning for, and `wants` says it in words.
+    """
+
+    wants: str = "finite numbers"
+
+    @abstractmethod
+    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+        """E(y, t)."""
+
+    @abstractmethod
+    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+        """∂E/∂y."""
+
+    def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
+        """Which entries of t have a meaning, given m outputs."""
+        return jnp.isfinite(t)
+
+    def fitting(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Shaped[Array, "*m"]:
+        """t, once it is known to have the shape of y."""
+        if t.shape != y.shape:
+            raise ValueError(f"{self} takes a target of the output's shape {y.shape}, not of shape {t.shape}")
+        return t
+
+
+@dataclass(frozen=True)
+class SquaredError(Loss):
+    """E = ½ Σ_i (y_i - t_i)², with the half and without a mean, so that ∂E/∂y = y - t."""
+
+    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+        d = y - self.fitting(y, t)
+        return jnp.sum(d * d) / 2
+
+    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+        return y - self.fitting(y, t)  # ½ d²
+
+
+@dataclass(frozen=True)
+class AbsoluteError(Loss):
+    """E = Σ_i |y_i - t_i|, with derivative 1 at y_i = t_i, as `jnp.abs` has it."""
+
+    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+        return jnp.sum(jnp.abs(y - self.fitting(y, t)))
+
+    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+        return jnp.where(y >= self.fitting(y, t), 1, -1).astype(y.dtype)  # |d|
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """E = Σ_i h(y_i - t_i): h(d) = ½ d² where |d| <= delta, δ (|d| - ½ δ) beyond. Raises ValueError for delta <= 0.
+
+    Source: Huber 1964, section 2.
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.delta > 0:
+            raise ValueError(f"Huber takes a delta above 0, not {self.delta}")
+
+    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+        d = jnp.abs(y - self.fitting(y, t))
+        return jnp.sum(jnp.where(d <= self.delta, d * d / 2, self.delta * (d - self.delta / 2)))
+
+    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+        return jnp.clip(y - self.fitting(y, t), -self.delta, self.delta)  # ½ d² and δ |d|
+
+
+@dataclass(frozen=True)
+class Hinge(Loss):
+    """E = Σ_i max(0, 1 - t_i y_i) for targets of -1 and +1, with derivative 0 at t_i y_i = 1."""
+
+    wants = "-1 or +1"
+
+    def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
+        return jnp.abs(t) == 1
+
+    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+        margin = 1 - self.fitting(y, t) * y
+        return jnp.sum(jnp.where(margin > 0, margin, 0))
+
+    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+        margin = 1 - self.fitting(y, t) * y
+        return jnp.where(margin > 0, -t, 0).astype(y.dtype)  # where(margin > 0, margin, 0)
+
+
+@dataclass(frozen=True)
+class Poisson(Loss):
+    """E = Σ_i exp(y_i) - t_i y_i for counts t_i: y is the logarithm of the rate, and log t_i! is left out."""
+
+    wants = "0 or more"
+
+    def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
+        return jnp.isfinite(t) & (t >= 0)
+
+    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+        return jnp.sum(jnp.exp(y) - self.fitting(y, t) * y)
+
+    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+        return jnp.exp(y) - self.fitting(y, t)  # exp(y) - t y
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """E = -Σ_i t_i log y_i for probabilities y, as the derivation has it; 0 log 0 is 0.
+
+    Infinite where y_i = 0 < t_i: `SoftmaxCrossEntropy` on logits cannot overflow so.
+    """
+
+    wants = "0 or more, a distribution over the classes"
+
+    def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
+        return jnp.isfinite(t) & (t >= 0)
+
+    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+        return -jnp.sum(self.fitting(y, t) * jnp.log(jnp.where(t > 0, y, 1)))
+
+    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+        return -self.fitting(y, t) / jnp.where(t > 0, y, 1)  # -t log y
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    """E = -Σ_i p_i log softmax(y)_i for logits y [m], fused so that ∂E/∂y = softmax(y) Σp - p.
+
+    The target is a distribution t [m] or an integer label t [] in 0 ... m - 1, which stands for a one at its place;
+    label smoothing s in [0, 1) makes it p = (1 - s) t + s / m. Raises ValueError for an s outside.
+    Source of the smoothing: Szegedy et al. 2016, section 7.
+    """
+
+    label_smoothing: float = 0.0
+
+    wants = "integer labels from 0 to below the number of outputs, or a distribution of 0 or more over them"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"SoftmaxCrossEntropy takes a label_smoothing in [0, 1), not {self.label_smoothing}")
+
+    def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
+        return jnp.isfinite(t) & (t >= 0) & ((t < m) | (t.ndim > 1))  # labels come one an example
+
+    def value(self, y: Float[Array, " m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+        p = self._distribution(y, t)
+        z = y - y.max()
+        return p.sum() * jnp.log(jnp.sum(jnp.exp(z))) - p @ z
+
+    def gradient(self, y: Float[Array, " m"], t: Shaped[Array, "..."]) -> Float[Array, " m"]:
+        p = self._distribution(y, t)
+        e = jnp.exp(y - y.max())
+        return e / e.sum() * p.sum() - p  # Σp log Σexp(z) - p·z
+
+    def _distribution(self, y: Float[Array, " m"], t: Shaped[Array, "..."]) -> Float[Array, " m"]:
+        (m,) = y.shape
+        if t.shape == () and jnp.issubdtype(t.dtype, jnp.integer):
+            t = (jnp.arange(m) == t).astype(y.dtype)
+        return (1 - self.label_smoothing) * self.fitting(y, t) + self.label_smoothing / m
+
+
+@dataclass(frozen=True)
+class SigmoidCrossEntropy(Loss):
+    """E = -Σ_i t_i log σ(y_i) + (1 - t_i) log(1 - σ(y_i)) for logits y, fused so that ∂E/∂y = σ(y) - t."""
+
+    wants = "0 to 1"
+
+    def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
+        return (t >= 0) & (t <= 1)
+
+    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+        return jnp.sum(jnp.logaddexp(y, 0) - self.fitting(y, t) * y)
+
+    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+        return logistic(y) - self.fitting(y, t)  # log(1 + eʸ) - t y
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "squared_error": SquaredError,
+    "absolute_error": AbsoluteError,
+    "huber": Huber,
+    "hinge": Hinge,
+    "poisson": Poisson,
+    "cross_entropy": CrossEntropy,
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+    "sigmoid_cross_entropy": SigmoidCrossEntropy,
+}
+
+
+def shares(weights: Float[Array, " B"] | None, examples: int) -> Float[Array, " B"]:
+    """w / Σw, each example's share of the weighted mean; without weights 1/B each.
+
+    Weights that are all zero make a mean of nothing, which is NaN.
+    """
+    return jnp.full(examples, 1 / examples) if weights is None else weights / weights.sum()

@@ -1,0 +1,125 @@
+"""A network with a probe around every leaf layer, so that what passes through each can be read.
+
+Forward and backward stay the network's own: a probe is a layer, and what it saw lies in `saved` and `grads`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from jaxann.layer import Layer
+from jaxann.losses import Loss
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
+
+
+@dataclass(frozen=True)
+class Probe(Layer):
+    """`layer`, found at `path` in its network, with a `Forward` for its saved and a `Backward` for its grads."""
+
+    layer: Layer
+    path: str
+
+    @property
+    def sizes(self) -> tuple[int | None, int | None]:
+        return self.layer.sizes
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        return self.layer.init(key)
+
+    def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Forward]:
+        y, saved = self.layer.forward(params, x, key)
+        return y, Forward(self, x, y, saved)
+
+    def backward(self, params: PyTree, saved: Forward, dy: Array) -> tuple[Backward, Array]:
+        grads, dx = self.layer.backward(params, saved.saved, dy)  # y, saved = layer.forward(params, x)
+        return Backward(self, dy, grads, dx), dx
+
+    def __repr__(self) -> str:
+        return f"layer {self.path}, {self.layer}" if self.path else str(self.layer)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Forward:
+    """What passed a layer: y, saved = forward(params, x)."""
+
+    probe: Probe = field(metadata={"static": True})
+    x: Any
+    y: Any
+    saved: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Backward:
+    """What passed a layer on the way back: grads, dx = backward(params, saved, dy)."""
+
+    probe: Probe = field(metadata={"static": True})
+    dy: Any
+    grads: Any
+    dx: Any
+
+
+def probed(model: Layer, path: str = "") -> Layer:
+    """`model` with a `Probe` around each layer in it that is not itself made of layers; same parameters."""
+    parts = {}
+    for name, part in _parts(model).items():
+        if isinstance(part, Layer):
+            parts[name] = probed(part, f"{path}.{name}".lstrip("."))
+        else:
+            parts[name] = tuple(probed(layer, f"{path}.{i}".lstrip(".")) for i, layer in enumerate(part))
+    return replace(model, **parts) if parts else Probe(model, path)  # pyright: ignore[reportArgumentType]
+
+
+def _parts(model: Layer) -> dict[str, Layer | tuple[Layer, ...]]:
+    """The fields of `model` that hold a layer or layers; none in a leaf."""
+    values = {f.name: getattr(model, f.name) for f in fields(model)} if is_dataclass(model) else {}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, Layer)
+        or (isinstance(value, tuple) and value and all(isinstance(layer, Layer) for layer in value))
+    }
+
+
+def passed(
+    model: Layer, loss: Loss, params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."]
+) -> tuple[list[Forward], Array, Array, list[Backward]]:
+    """What passes through `model` for a batch, each example's own: `Forward`s first to last, the losses, the losses'
+    gradients, `Backward`s last to first.
+    """
+    watched = probed(model)
+    y, saved = jax.vmap(watched.forward, in_axes=(None, 0))(params, x)
+    losses, dy = jax.vmap(loss.value)(y, t), jax.vmap(loss.gradient)(y, t)
+    grads, _ = jax.vmap(watched.backward, in_axes=(None, 0, 0))(params, saved, dy)
+    forwards = jax.tree.leaves(saved, is_leaf=lambda leaf: isinstance(leaf, Forward))
+    backwards = jax.tree.leaves(grads, is_leaf=lambda leaf: isinstance(leaf, Backward))
+    return forwards, losses, dy, backwards[::-1]
+
+
+def first_nonfinite(
+    model: Layer, loss: Loss, params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."]
+) -> str | None:
+    """In words, the first thing in a forward and backward pass that is not finite; None where all is."""
+    if not finite(params):
+        return "the parameters, after the optimiser's update"
+    forwards, losses, dy, backwards = _passed(model, loss, params, x, t)
+    found = [f"the output of {record.probe}" for record in forwards if not finite(record.y)]
+    found += [f"{loss}"] * (not finite(losses)) + [f"the gradient of {loss}"] * (not finite(dy))
+    found += [f"the gradient of {record.probe}" for record in backwards if not finite((record.grads, record.dx))]
+    return found[0] if found else None
+
+
+_passed = partial(jax.jit, static_argnums=(0, 1))(passed)
+
+
+def finite(tree: PyTree) -> bool:
+    """Whether every entry of every leaf is finite."""
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))

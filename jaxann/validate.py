@@ -1,0 +1,66 @@
+"""What a run refuses before anything is compiled, each in one sentence: what was found, and what was wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxann.layer import Layer
+from jaxann.losses import Loss
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
+
+def validate(model: Layer, loss: Loss, x: Any, t: Any) -> tuple[Array, Array]:
+    """Features x [N, n] and targets t [N, ...] as arrays of the default precision; integer targets stay integers.
+
+    Raises ValueError for data that is empty, not numeric, not finite, of differing lengths, that the model or the
+    loss does not fit, or with targets the loss has no meaning for. Inside `jit` or `vmap`, where values cannot be
+    looked at, only shapes and types are judged.
+    """
+    x, t = _numeric("features", x).astype(float), _numeric("targets", t)
+    if x.ndim < 2 or 0 in x.shape:
+        raise ValueError(f"features have shape {x.shape}, but at least one example, a row each, is wanted")
+    if t.ndim == 0 or len(x) != len(t):
+        raise ValueError(f"features have {len(x)} rows, but targets have shape {t.shape}")
+    n, _ = model.sizes
+    if n not in (None, x.shape[-1]):
+        raise ValueError(f"features have {x.shape[-1]} columns, but the network takes {n}")
+    y = jax.eval_shape(lambda key: model.forward(model.init(key), x[0])[0], jax.random.key(0))
+    jax.eval_shape(loss.value, y, t[0])  # for its own refusal of a target that does not fit
+    _refuse("features", x, jnp.isfinite(x), f"finite {x.dtype} numbers are wanted")
+    _refuse("targets", t, loss.valid(t, y.shape[-1]), f"{loss} with {y.shape[-1]} outputs wants {loss.wants}")
+    return x, t
+
+
+def validate_schedule(examples: int, epochs: int, batch_size: int) -> None:
+    """Raises ValueError for a batch size outside 1 ... examples, and for less than one epoch."""
+    if not 1 <= batch_size <= examples:
+        raise ValueError(f"batch_size is {batch_size}, but 1 to {examples}, the number of examples, is wanted")
+    if epochs < 1:
+        raise ValueError(f"epochs is {epochs}, but at least 1 is wanted")
+
+
+def _numeric(name: str, values: Any) -> Array:
+    """`values` as an array; integers as they are, other numbers in the default precision."""
+    if not isinstance(values, jax.Array):
+        try:
+            values = np.asarray(values)
+        except ValueError:
+            raise ValueError(f"{name} are ragged, but rows of one length are wanted") from None
+    if values.dtype.kind not in "biuf" and not jnp.issubdtype(values.dtype, jnp.floating):  # bfloat16 is of kind V
+        raise ValueError(f"{name} have dtype {values.dtype}, but real numbers are wanted")
+    with np.errstate(over="ignore"):  # what the default precision cannot hold becomes infinite, and is refused as such
+        return jnp.asarray(values) if values.dtype.kind in "iu" else jnp.asarray(values, float)
+
+
+def _refuse(name: str, values: Array, valid: Array, wanted: str) -> None:
+    """Raises ValueError for the first entry of `values` that is not valid, unless they are being traced."""
+    if isinstance(valid, jax.core.Tracer) or valid.all():
+        return
+    place = np.argwhere(~np.asarray(valid))[0]
+    raise ValueError(f"{name}{place.tolist()} is {values[tuple(place)]}, but {wanted}")
