@@ -108,7 +108,7 @@ gelu = Elementwise(  # Hendrycks and Gimpel 2016, section 2: exact, not the tanh
     lambda x: x * _normal_cdf(x),
     lambda x, y: _normal_cdf(x) + x * _normal_pdf(x),
 )
-silu = Elementwise("silu", lambda x: x * logistic(x), lambda x, y: logistic(x) * (1 + x - y))
+silu = Elementwise("silu", lambda x: x * logistic(x), lambda x, y: logistic(x) * (1 + x * logistic(-x)))
 hard_tanh = Elementwise(
     "hard_tanh",
     lambda x: jnp.where(x > 1, 1, jnp.where(x < -1, -1, x)),

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from jaxann.backprop import backprop
 from jaxann.layer import Layer
@@ -101,7 +102,7 @@ def fit(
     recipe = Recipe(model, loss, optimizer, batch_size, gradient, shuffle)
     before = start(recipe, key)
     after, history = train(recipe, before, x, t, epochs)
-    if not isinstance(history.loss, jax.core.Tracer):
+    if not isinstance(history.loss, Tracer):
         raise_if_nonfinite(recipe, before, after, history, x, t)
     return after.params, history
 
@@ -135,9 +136,8 @@ def raise_if_nonfinite(
         for i, batch in enumerate(zip(order, weights, strict=True)):
             found = first_nonfinite(recipe.model, recipe.loss, carry[0], x[batch[0]], t[batch[0]])
             if found:
-                raise FloatingPointError(
-                    f"epoch {int(state.epoch) + epoch + 1}, step {i + 1}: the first value that is not finite is in {found}"
-                )
+                where = f"epoch {int(state.epoch) + epoch + 1}, step {i + 1}"
+                raise FloatingPointError(f"{where}: the first value that is not finite is in {found}")
             carry, _ = step(carry, batch)
     raise FloatingPointError(f"step {first + 1} of {len(good)}: the loss is not finite")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxann.layer import Layer
 from jaxann.losses import Loss
@@ -60,7 +61,7 @@ def _numeric(name: str, values: Any) -> Array:
 
 def _refuse(name: str, values: Array, valid: Array, wanted: str) -> None:
     """Raises ValueError for the first entry of `values` that is not valid, unless they are being traced."""
-    if isinstance(valid, jax.core.Tracer) or valid.all():
+    if isinstance(valid, Tracer) or valid.all():
         return
     place = np.argwhere(~np.asarray(valid))[0]
     raise ValueError(f"{name}{place.tolist()} is {values[tuple(place)]}, but {wanted}")
