@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -124,6 +125,6 @@ def mlp(sizes: Sequence[int], hidden: Layer = sigmoid, output: Layer = identity)
     if len(sizes) < 2:
         raise ValueError(f"a network needs an input and an output size, not sizes {tuple(sizes)}")
     layers: list[Layer] = []
-    for n, m in zip(sizes, sizes[1:], strict=False):
+    for n, m in pairwise(sizes):
         layers += [Dense(n, m), hidden]
     return Sequential((*layers[:-1], output))
