@@ -1,0 +1,38 @@
+"""What every handwritten gradient is judged by: `jax.vjp` of the same forward, leaf by leaf, on random cotangents."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxann import autodiff, backprop, compare
+
+# max|a-b| / max|b| of a leaf: some hundred roundings
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+
+def cast(tree, dtype):
+    """`tree` with its floats in `dtype`."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def judge_layer(layer, params, x, key):
+    """`layer.backward` at x, for a random cotangent, against the transposed derivative of `layer.forward`."""
+    y, transposed = jax.vjp(lambda params, x: layer.forward(params, x)[0], params, x)
+    dy = jax.random.normal(key, y.shape, y.dtype)
+    judge(layer.backward(params, layer.forward(params, x)[1], dy), transposed(dy), x.dtype)
+
+
+def judge_loss(loss, y, t):
+    """`loss.gradient` at y against the derivative of `loss.value`."""
+    judge(loss.gradient(y, t), jax.grad(loss.value)(y, t), y.dtype)
+
+
+def judge_network(model, loss, params, x, t, weights=None):
+    """`backprop` against `autodiff`: the loss to the last few bits, the gradient leaf by leaf."""
+    by_hand, automatic = (route(model, loss)(params, x, t, weights) for route in (backprop, autodiff))
+    judge(by_hand, automatic, x.dtype)
+
+
+def judge(found, wanted, dtype):
+    comparison = compare(found, wanted)
+    assert comparison.error <= TOLERANCE[str(dtype)], f"\n{comparison}"
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {dtype}

@@ -1,0 +1,185 @@
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import export  # noqa: F401  (jax warns of its lazy import inside a warning filter)
+from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+
+from jaxann import (
+    CrossEntropy,
+    Elementwise,
+    SoftmaxCrossEntropy,
+    SquaredError,
+    autodiff,
+    backprop,
+    compare,
+    fit,
+    mlp,
+    predict,
+    sigmoid,
+    softmax,
+    tanh,
+)
+from jaxann.training import Recipe, start, train
+
+KEY = jax.random.key(0)
+X = jax.random.normal(jax.random.key(1), (23, 4))
+T = jnp.sin(X @ jax.random.normal(jax.random.key(2), (4, 2)))
+MODEL = mlp((4, 6, 2), hidden=tanh)
+SGD = optax.sgd(0.1)
+
+
+def fitted(optimizer=SGD, x=X, t=T, **settings):
+    return fit(MODEL, SquaredError(), optimizer, x, t, **{"key": KEY, "epochs": 3, "batch_size": 5, **settings})
+
+
+def by_loop(order, batch_size, epochs):
+    """The run that `fit` should be, as anybody would write it down."""
+    params, gradient, losses = start(Recipe(MODEL, SquaredError(), SGD, batch_size), KEY).params, backprop, []
+    for epoch in range(epochs):
+        total = 0
+        for first in range(0, len(X), batch_size):
+            chosen = order(epoch)[first : first + batch_size]
+            value, grads = gradient(MODEL, SquaredError())(params, X[chosen], T[chosen])
+            params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+            total += value * len(chosen)
+        losses.append(total / len(X))
+    return params, np.array(losses)
+
+
+def test_fit_is_the_loop_that_one_would_write():
+    params, history = fitted(shuffle=False)
+    looped, losses = by_loop(lambda epoch: jnp.arange(23), 5, 3)  # 23 = 4 x 5 + 3: the last batch is short
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-12)
+    assert compare(params, looped).error < 1e-12
+    assert history.step_loss.shape == (3, 5)
+
+
+def test_every_epoch_takes_every_example_once_in_an_order_of_its_own():
+    seen = []
+    spy = lambda model, loss: lambda params, x, t, weights: seen.append(x[:, 0]) or jax.debug.callback(  # noqa: E731
+        lambda x, w: orders.append((np.array(x), np.array(w))), x[:, 0], weights, ordered=True
+    ) or backprop(model, loss)(params, x, t, weights)
+    orders = []
+    fitted(x=jnp.arange(23.0)[:, None] * jnp.ones(4)[None] / 23, gradient=spy)
+    jax.effects_barrier()
+    epochs = [np.concatenate([x[w > 0] for x, w in orders[5 * e : 5 * e + 5]]) * 23 for e in range(3)]
+    for epoch in epochs:
+        np.testing.assert_allclose(np.sort(epoch), np.arange(23), atol=1e-9)
+    assert (epochs[0] != epochs[1]).any()
+    assert (epochs[1] != epochs[2]).any()
+    assert seen
+
+
+def test_a_run_in_pieces_is_the_run():
+    recipe = Recipe(MODEL, SquaredError(), optax.adam(0.01), 5)
+    whole, history = train(recipe, start(recipe, KEY), X, T, 5)
+    state = start(recipe, KEY)
+    losses = []
+    for epochs in (2, 1, 2):
+        state, piece = train(recipe, state, X, T, epochs)
+        losses.append(piece.loss)
+    np.testing.assert_array_equal(np.concatenate(losses), history.loss)
+    assert compare((state.params, state.opt_state), (whole.params, whole.opt_state)).error == 0
+    assert state.epoch == 5
+
+
+@pytest.mark.parametrize(
+    "optimizer", [SGD, optax.sgd(0.1, momentum=0.9), optax.adam(0.01)], ids=["sgd", "momentum", "adam"]
+)
+def test_ten_steps_by_either_route_are_the_same(optimizer):
+    settings = {"optimizer": optimizer, "epochs": 2, "batch_size": 5}
+    by_hand, automatic = (fitted(**settings, gradient=route) for route in (backprop, autodiff))
+    np.testing.assert_allclose(by_hand[1].step_loss, automatic[1].step_loss, rtol=1e-10)
+    assert compare(by_hand[0], automatic[0]).error < 1e-10  # ten roundings on, and Adam divides by small numbers
+
+
+@pytest.mark.parametrize("optimizer", [optax.polyak_sgd(), optax.lbfgs(), optax.adamw(0.01), optax.lion(0.01)])
+def test_optimisers_that_ask_for_more_than_the_gradient_get_it(optimizer):
+    _, history = fitted(optimizer, epochs=30, batch_size=23)
+    assert history.loss[-1] < 0.7 * history.loss[0]
+
+
+def test_the_loss_curve_is_that_of_scikit_learn():
+    x, t = load_iris(return_X_y=True)
+    x = (x - x.mean(0)) / x.std(0)
+    model = mlp((4, 8, 5, 3), hidden=sigmoid)
+    params = start(Recipe(model, SoftmaxCrossEntropy(), SGD, 7), KEY).params
+
+    class SameStart(MLPClassifier):
+        def _init_coef(self, n, m, dtype):
+            layer = next(p for p in params if p and p["W"].shape == (m, n))
+            return np.array(layer["W"]).T, np.array(layer["b"])
+
+    settings = {"momentum": 0, "shuffle": False, "alpha": 0, "batch_size": 7, "learning_rate_init": 0.1, "tol": 0}
+    theirs = SameStart((8, 5), "logistic", solver="sgd", max_iter=20, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # twenty epochs are not to converge
+        theirs.fit(x, t)
+    _, ours = fit(model, SoftmaxCrossEntropy(), SGD, x, t, key=KEY, epochs=20, batch_size=7, shuffle=False)
+    np.testing.assert_allclose(ours.loss, theirs.loss_curve_, rtol=1e-10)
+
+
+def test_fit_is_pure_and_goes_under_jit_and_vmap():
+    params, history = fitted()
+    again, _ = fitted()
+    assert compare(again, params).error == 0
+    keys = jax.random.split(KEY, 3)
+    many = jax.jit(jax.vmap(lambda key: fitted(key=key)[1].loss))(keys)
+    np.testing.assert_allclose(many, [fitted(key=key)[1].loss for key in keys], rtol=1e-12)
+    rates = jax.vmap(lambda rate: fitted(optax.sgd(rate))[1].loss)(jnp.array([0.01, 0.1]))
+    np.testing.assert_allclose(rates[1], history.loss, rtol=1e-12)
+    assert rates[0, -1] != rates[1, -1]
+
+
+def test_nothing_random_is_left_in_the_step_loop():
+    recipe = Recipe(MODEL, SquaredError(), SGD, 5)
+    outer = jax.make_jaxpr(lambda state: train(recipe, state, X, T, 3))(start(recipe, KEY))
+    scans = [str(eqn) for eqn in jax.core.jaxprs_in_params(outer.eqns[0].params) for eqn in eqn.eqns if eqn.primitive.name == "scan"]
+    assert len(scans) == 1
+    assert "random" not in scans[0]
+    assert "sort" not in scans[0]
+
+
+def test_iris_is_learned():
+    x, labels = load_iris(return_X_y=True)
+    x, t = (x - x.mean(0)) / x.std(0), np.where(np.eye(3)[labels] > 0, 0.98, 0.01)
+    model = mlp((4, 50, 20, 10, 3), output=softmax)
+    params, history = fit(model, CrossEntropy(), optax.sgd(0.5), x, t, key=KEY, epochs=300, batch_size=2)
+    assert (predict(model, params, jnp.asarray(x)).argmax(axis=1) == labels).mean() >= 0.97
+    assert history.loss[-1] < 0.2  # from ln 3; the smoothed targets allow 0.112
+
+
+# y = 10²⁰⁰ x² outgrows float64 once x does; the gradient of the second is wrong from the start
+SQUARE = Elementwise("square", lambda x: 1e200 * x * x, lambda x, y: 2e200 * x)
+BROKEN = Elementwise("broken", lambda x: x, lambda x, y: 1 / (x - x))
+
+
+@pytest.mark.parametrize(
+    ("model", "rate", "sentence"),
+    [
+        (mlp((4, 6, 2), hidden=SQUARE), 0.0, "epoch 1, step 1: .* in SquaredError"),
+        (mlp((4, 6, 6, 2), hidden=SQUARE), 0.0, "epoch 1, step 1: .* in the output of layer 3, square"),
+        (mlp((4, 6, 2), hidden=BROKEN), 0.1, "epoch 1, step 1: .* in the gradient of layer 1, broken"),
+        (mlp((4, 6, 2)), 1e200, "epoch 1, step [23]: .* in (the output of layer|SquaredError)"),
+        (mlp((4, 6, 2)), np.inf, "epoch 1, step 2: .* in the parameters, after the optimiser's update"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_with_its_place(model, rate, sentence):
+    with pytest.raises(FloatingPointError, match=sentence):
+        fit(model, SquaredError(), optax.sgd(rate), X, T, key=KEY, epochs=2, batch_size=5)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_step_is_found_in_later_epochs_and_pieces(last):
+    """Example 7 blows up once the counter in the optimiser's schedule says so."""
+    steps = 5
+    schedule = lambda count: jnp.where(count == (14 if last else 7), 1e300, 0.1)  # noqa: E731
+    with pytest.raises(FloatingPointError, match=r"epoch 2, step 4" if not last else r"3 epochs|parameters|step"):
+        fitted(optax.sgd(schedule), epochs=3)
+    assert steps
