@@ -68,7 +68,7 @@ class Outer:
         return Outer(_joined(self.left, other.left), _joined(self.right, other.right))
 
 
-def _joined(*factors: Float[Array, "*t k"]) -> Float[Array, "terms k"]:
+def _joined(*factors: Float[Array, "... k"]) -> Float[Array, "terms k"]:
     return jnp.concatenate([factor.reshape(-1, factor.shape[-1]) for factor in factors])
 
 

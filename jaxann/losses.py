@@ -41,7 +41,7 @@ class Loss(ABC):
     def fitting(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Shaped[Array, "*m"]:
         """t, once it is known to have the shape of y."""
         if t.shape != y.shape:
-            raise ValueError(f"{self} takes a target of the output's shape {y.shape}, not of shape {t.shape}")
+            raise ValueError(f"{self} takes a target of the output's shape {y.shape}, not {t.dtype} of shape {t.shape}")
         return t
 
 

@@ -108,8 +108,6 @@ def first_nonfinite(
     model: Layer, loss: Loss, params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."]
 ) -> str | None:
     """In words, the first thing in a forward and backward pass that is not finite; None where all is."""
-    if not finite(params):
-        return "the parameters, after the optimiser's update"
     forwards, losses, dy, backwards = _passed(model, loss, params, x, t)
     found = [f"the output of {record.probe}" for record in forwards if not finite(record.y)]
     found += [f"{loss}"] * (not finite(losses)) + [f"the gradient of {loss}"] * (not finite(dy))

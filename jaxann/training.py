@@ -135,10 +135,12 @@ def raise_if_nonfinite(
     for epoch, order in enumerate(_orders(recipe, state, len(x), 2)):
         for i, batch in enumerate(zip(order, weights, strict=True)):
             found = first_nonfinite(recipe.model, recipe.loss, carry[0], x[batch[0]], t[batch[0]])
+            carry, _ = step(carry, batch)
+            if not found and not finite(carry[0]):
+                found = "the parameters, after the optimiser's update"
             if found:
                 where = f"epoch {int(state.epoch) + epoch + 1}, step {i + 1}"
                 raise FloatingPointError(f"{where}: the first value that is not finite is in {found}")
-            carry, _ = step(carry, batch)
     raise FloatingPointError(f"step {first + 1} of {len(good)}: the loss is not finite")
 
 

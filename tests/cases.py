@@ -13,7 +13,6 @@ from jaxann import (
     Hinge,
     Huber,
     Layer,
-    Loss,
     Outer,
     Poisson,
     Sequential,

@@ -29,16 +29,17 @@ NETWORKS = {  # any depth to five, widths and batches of one among them
     "output": st.sampled_from(["identity", "tanh"]),
     "name": st.sampled_from(sorted(LOSSES)),
     "size": st.integers(1, 5),
+    "weighted": st.booleans(),
     "seed": st.integers(0, 1000),
 }
 
 
-def judge_drawn(sizes, hidden, output, name, size, seed, dtype):
+def judge_drawn(sizes, hidden, output, name, size, weighted, seed, dtype):
     output = "softmax" if name.startswith("CrossEntropy") else output
     model = mlp(sizes, ACTIVATIONS[hidden], ACTIVATIONS[output])
     loss, params, x, t = batch(model, name, size, seed, dtype)
-    judge_network(model, loss, params, x, t)
-    judge_network(model, loss, params, x, t, jax.random.uniform(jax.random.key(seed), (size,), dtype, 0.1, 2))
+    weights = jax.random.uniform(jax.random.key(seed), (size,), dtype, 0.1, 2) if weighted else None
+    judge_network(model, loss, params, x, t, weights)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])

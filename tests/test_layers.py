@@ -110,7 +110,7 @@ def test_kinks_take_the_slope_of_jax(name):
             _, dx = ACTIVATIONS[name].backward((), saved, jnp.array([3.0]))
             np.testing.assert_allclose(dx[0], 3 * slope, rtol=1e-15)
             np.testing.assert_allclose(jax.grad(FORWARDS[name])(zero), slope, rtol=1e-15)
-            np.testing.assert_allclose(jax.grad(lambda x: ACTIVATIONS[name].forward((), x)[0])(zero), slope, rtol=1e-15)  # noqa: B023
+            np.testing.assert_allclose(jax.grad(lambda x: ACTIVATIONS[name].forward((), x)[0])(zero), slope, rtol=1e-15)
 
 
 def test_a_matrix_gradient_stays_in_its_factors():

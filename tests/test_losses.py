@@ -118,7 +118,7 @@ def test_losses_on_logits_do_not_overflow(loss):
 def test_shapes_never_broadcast(name, shape):
     loss, y, _ = drawn(name)
     for function in (loss.value, loss.gradient):
-        with pytest.raises(ValueError, match=rf"takes a target of the output's shape \(5,\), not .* of shape"):
+        with pytest.raises(ValueError, match=r"takes a target of the output's shape \(5,\), not .* of shape"):
             function(y, jnp.ones(shape))
 
 
@@ -144,7 +144,9 @@ def test_losses_know_which_targets_mean_something(loss, t, valid):
     np.testing.assert_array_equal(loss.valid(jnp.array(t), 3), valid)
 
 
-@pytest.mark.parametrize("build", [lambda: Huber(0.0), lambda: SoftmaxCrossEntropy(1.0), lambda: SoftmaxCrossEntropy(-0.1)])
+@pytest.mark.parametrize(
+    "build", [lambda: Huber(0.0), lambda: SoftmaxCrossEntropy(1.0), lambda: SoftmaxCrossEntropy(-0.1)]
+)
 def test_settings_out_of_range_are_refused(build):
-    with pytest.raises(ValueError, match="takes a (delta|label_smoothing)"):
+    with pytest.raises(ValueError, match=r"takes a (delta|label_smoothing)"):
         build()
