@@ -36,8 +36,17 @@ Activation = Literal[
     "hard_tanh",
     "softmax",
 ]
-ClassLoss = Literal["cross_entropy", "softmax_cross_entropy", "sigmoid_cross_entropy", "hinge"]
-NumberLoss = Literal["squared_error", "absolute_error", "huber", "poisson"]
+Loss = Literal[
+    "cross_entropy",
+    "softmax_cross_entropy",
+    "sigmoid_cross_entropy",
+    "hinge",
+    "squared_error",
+    "absolute_error",
+    "huber",
+    "poisson",
+]
+FOR_CLASSES, FOR_ANY = get_args(Loss)[:4], get_args(Loss)[4:]
 Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "lion"]
 
 
@@ -50,7 +59,7 @@ class Config:
     """Sizes of the hidden layers."""
     activation: Activation = "sigmoid"
     """Of the hidden layers."""
-    loss: ClassLoss | NumberLoss | None = None
+    loss: Loss | None = None
     """None is cross_entropy for classes, squared_error for numbers."""
     label_smoothing: float = 0.03
     """Share of a class's target that is spread over all: 0.03 gives targets .98 and .01 of three classes."""
@@ -82,6 +91,7 @@ class Outcome(NamedTuple):
 
     score: float
     epochs: int
+    steps: int
     seconds: float
     compiling: float
 
@@ -118,8 +128,8 @@ def encode(data: Data, loss: str, smoothing: float) -> tuple[np.ndarray, Callabl
     import numpy as np
 
     if not data.classes:
-        if loss in get_args(ClassLoss):
-            raise ValueError(f"the loss {loss} is for classes; for numbers there are {', '.join(get_args(NumberLoss))}")
+        if loss in FOR_CLASSES:
+            raise ValueError(f"the loss {loss} is for classes; for numbers there are {', '.join(FOR_ANY)}")
         if loss == "poisson":
             return data.t[:, None], lambda y: np.exp(y)[:, 0]
         mean, sd = data.t.mean(), data.t.std()
@@ -145,7 +155,9 @@ def run(task: Task, config: Config) -> Outcome:
 
     data, recipe, x, t, read = task
     measure, score = ("accuracy", accuracy_score) if data.classes else ("R²", r2_score)
-    piece = next(n for n in range(max(1, config.epochs // 50), 0, -1) if config.epochs % n == 0)  # all of one length
+    steps = -(-len(x) // recipe.batch_size)
+    # Some hundred steps, so that Ctrl-C is soon heard; all pieces of one length, so that one is compiled.
+    piece = next(n for n in range(max(1, 600 // steps), 0, -1) if config.epochs % n == 0)
     began = perf_counter()
     state = start(recipe, jax.random.key(config.seed))
     compiled = train.lower(recipe, state, x, t, piece).compile()
@@ -160,10 +172,10 @@ def run(task: Task, config: Config) -> Outcome:
                 bar.set_postfix({"loss": f"{history.loss[-1]:.4f}", measure: f"{reached:.3f}"}, refresh=False)
                 bar.update(piece)
         except KeyboardInterrupt:
-            bar.write("interrupted; this is what there is")
+            bar.write(f"interrupted after epoch {state.epoch}", file=sys.stderr)
     seconds, epochs = perf_counter() - began, int(state.epoch)
     predicted = read(predict(recipe.model, state.params, data.x_test.astype(x.dtype)))
-    outcome = Outcome(float(score(data.t_test, predicted)), epochs, seconds, compiling)
+    outcome = Outcome(float(score(data.t_test, predicted)), epochs, epochs * steps, seconds, compiling)
     report(task, outcome, measure, predicted)
     return outcome
 
@@ -179,30 +191,32 @@ def report(task: Task, outcome: Outcome, measure: str, predicted: np.ndarray) ->
         width = max(map(len, data.classes))
         for name, row in zip(data.classes, confusion_matrix(data.t_test, predicted), strict=True):
             print(f"  {name:>{width}}", *(f"{count:4d}" for count in row))
-    steps = outcome.epochs * -(-len(task.x) // task.recipe.batch_size)
-    rate = f"{steps / outcome.seconds:,.0f} steps a second"
-    print(f"{steps} steps in {outcome.seconds:.2f} s: {rate}; compiling took {outcome.compiling:.2f} s before")
+    rate = f"{outcome.steps / outcome.seconds:,.0f} steps a second"
+    print(f"{outcome.steps} steps in {outcome.seconds:.2f} s: {rate}; compiling took {outcome.compiling:.2f} s before")
 
 
 def main() -> int:
-    """0; after one sentence 2 for bad input or a loss that stops being finite; 130 for Ctrl-C before training."""
+    """0; after one sentence 2 for bad input or a loss that stops being finite; 130 for a run that Ctrl-C ended."""
     config = tyro.cli(Config, description=__doc__)
     try:
         task = prepare(config)
     except ValueError as error:
         return stop(error)
     try:
-        run(task, config)
+        outcome = run(task, config)
     except FloatingPointError as error:
         return stop(error)
-    return 0
+    return 130 if outcome.epochs < config.epochs else 0
 
 
 def stop(error: Exception) -> int:
-    """One sentence, and the exit code that goes with it."""
+    """Says why in one sentence; the exit code that goes with it."""
     print(f"train.py: {error}", file=sys.stderr)
     return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before there was anything to report
+        sys.exit(130)

@@ -34,5 +34,5 @@ def judge_network(model, loss, params, x, t, weights=None):
 
 def judge(found, wanted, dtype):
     comparison = compare(found, wanted)
-    assert comparison.error <= TOLERANCE[str(dtype)], f"\n{comparison}"
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {dtype}
+    assert comparison.error <= TOLERANCE[jnp.dtype(dtype).name], f"\n{comparison}"
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}

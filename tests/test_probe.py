@@ -1,0 +1,60 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxann import CrossEntropy, Dense, Elementwise, Sequential, SquaredError, backprop, compare, mlp, sigmoid, tanh
+from jaxann.layer import sum_examples
+from jaxann.probe import Probe, first_nonfinite, passed, probed
+
+MODEL = Sequential((mlp((4, 5, 3), hidden=tanh), Sequential((sigmoid,)), Dense(3, 2)))
+PARAMS = MODEL.init(jax.random.key(0))
+X, T = jax.random.normal(jax.random.key(1), (6, 4)), jax.random.normal(jax.random.key(2), (6, 2))
+
+
+def test_every_leaf_layer_gets_a_probe_that_knows_its_path():
+    forwards, _, _, backwards = passed(MODEL, SquaredError(), PARAMS, X, T)
+    assert [record.probe.path for record in forwards] == ["0.0", "0.1", "0.2", "0.3", "1.0", "2"]
+    assert [record.probe.path for record in backwards] == ["2", "1.0", "0.3", "0.2", "0.1", "0.0"]
+    assert str(forwards[2].probe) == "layer 0.2, Dense(5, 3)"
+    assert str(probed(tanh)) == "tanh"
+    assert probed(MODEL).sizes == MODEL.sizes
+    assert isinstance(probed(tanh), Probe)
+
+
+def test_records_are_what_passed_and_change_nothing():
+    forwards, losses, dy, backwards = passed(MODEL, SquaredError(), PARAMS, X, T)
+    for below, above in itertools.pairwise(forwards):
+        np.testing.assert_array_equal(below.y, above.x)
+    for above, below in itertools.pairwise(backwards):
+        np.testing.assert_array_equal(above.dx, below.dy)
+    np.testing.assert_array_equal(forwards[0].x, X)
+    np.testing.assert_allclose(backwards[0].dy, dy)
+    value, grads = backprop(MODEL, SquaredError())(PARAMS, X, T)
+    np.testing.assert_allclose(losses.mean(), value, rtol=1e-14)
+    last = sum_examples(backwards[0].grads)
+    assert compare(jax.tree.map(lambda leaf: leaf / 6, last), grads[2]).error < 1e-14
+
+
+def test_the_same_key_gives_the_same_parameters():
+    assert compare(probed(MODEL).init(jax.random.key(0)), PARAMS).error == 0
+
+
+POLE = Elementwise("pole", lambda x: 1 / (x - x), lambda x, y: y)
+STEEP = Elementwise("steep", lambda x: x, lambda x, y: 1 / (x - x))
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "found"),
+    [
+        (mlp((4, 5, 2)), SquaredError(), None),
+        (mlp((4, 5, 2), hidden=POLE), SquaredError(), "the output of layer 1, pole"),
+        (mlp((4, 5, 2), hidden=STEEP), SquaredError(), "the gradient of layer 1, steep"),
+        (mlp((4, 5, 5, 2), hidden=STEEP), SquaredError(), "the gradient of layer 3, steep"),
+        (mlp((4, 5, 2)), CrossEntropy(), "CrossEntropy()"),
+    ],
+)
+def test_the_first_thing_that_is_not_finite_is_named(model, loss, found):
+    assert first_nonfinite(model, loss, model.init(jax.random.key(3)), X, jnp.abs(T)) == found
