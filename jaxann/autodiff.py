@@ -24,7 +24,10 @@ def autodiff(model: Layer, loss: Loss) -> Callable[..., tuple[Float[Array, ""], 
     """
 
     def mean_loss(
-        params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."], weights: Float[Array, " B"] | None = None
+        params: PyTree,
+        x: Shaped[Array, "B ..."],
+        t: Shaped[Array, "B ..."],
+        weights: Float[Array, " B"] | None = None,
     ) -> Float[Array, ""]:
         y, _ = jax.vmap(model.forward, in_axes=(None, 0))(params, x)
         return shares(weights, len(x)) @ jax.vmap(loss.value)(y, t)

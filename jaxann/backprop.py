@@ -25,7 +25,10 @@ def backprop(model: Layer, loss: Loss) -> Callable[..., tuple[Float[Array, ""], 
     """
 
     def gradient(
-        params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."], weights: Float[Array, " B"] | None = None
+        params: PyTree,
+        x: Shaped[Array, "B ..."],
+        t: Shaped[Array, "B ..."],
+        weights: Float[Array, " B"] | None = None,
     ) -> tuple[Float[Array, ""], PyTree]:
         share = shares(weights, len(x))
         y, saved = jax.vmap(model.forward, in_axes=(None, 0))(params, x)
