@@ -43,4 +43,4 @@ def load(name: str, *, held_out: float = 0.2, seed: int = 0) -> Data:
     )
     x, x_test, t, t_test = map(np.asarray, parts)
     scaler = StandardScaler().fit(x)
-    return Data(scaler.transform(x), t, scaler.transform(x_test), t_test, classes)
+    return Data(np.asarray(scaler.transform(x)), t, np.asarray(scaler.transform(x_test)), t_test, classes)
