@@ -16,9 +16,14 @@ def cast(tree, dtype):
 
 def judge_layer(layer, params, x, key):
     """`layer.backward` at x, for a random cotangent, against the transposed derivative of `layer.forward`."""
-    y, transposed = jax.vjp(lambda params, x: layer.forward(params, x)[0], params, x)
-    dy = jax.random.normal(key, y.shape, y.dtype)
-    judge(layer.backward(params, layer.forward(params, x)[1], dy), transposed(dy), x.dtype)
+
+    @jax.jit
+    def both(params, x):
+        y, transposed = jax.vjp(lambda params, x: layer.forward(params, x)[0], params, x)
+        dy = jax.random.normal(key, y.shape, y.dtype)
+        return layer.backward(params, layer.forward(params, x)[1], dy), transposed(dy)
+
+    judge(*both(params, x), x.dtype)
 
 
 def judge_loss(loss, y, t):
@@ -27,9 +32,9 @@ def judge_loss(loss, y, t):
 
 
 def judge_network(model, loss, params, x, t, weights=None):
-    """`backprop` against `autodiff`: the loss to the last few bits, the gradient leaf by leaf."""
-    by_hand, automatic = (route(model, loss)(params, x, t, weights) for route in (backprop, autodiff))
-    judge(by_hand, automatic, x.dtype)
+    """`backprop` against `autodiff`: the loss, and the gradient leaf by leaf."""
+    both = jax.jit(lambda *args: (backprop(model, loss)(*args), autodiff(model, loss)(*args)))
+    judge(*both(params, x, t, weights), x.dtype)
 
 
 def judge(found, wanted, dtype):

@@ -1,0 +1,201 @@
+"""Speed, as ratios of two things run in turn in one process: the median of many rounds.
+
+notebook: 4-50-20-10-3 on Iris, batch 2, 500 epochs in one compiled run, against peers stepping it in their usual loop.
+gradient: handwritten : autodiff in a training step of 784-512-512-10, in time, memory and time to compile.
+epoch: 60,000 x 784 through that network in batches of 128, against a bare matrix product and the peers' epoch.
+
+Peers that are not installed are left out, with a line that says so. A missed target is a finding, not an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial, reduce
+from math import ceil, floor, inf, log10
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import tyro
+from peers import Job, Run, peers, training_step
+
+if TYPE_CHECKING:
+    from jaxann import Layer, Loss
+
+Row = tuple[str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure, and how thoroughly."""
+
+    sections: tuple[Literal["notebook", "gradient", "epoch"], ...] = ("notebook", "gradient", "epoch")
+    quick: bool = False
+    """A tenth of the rounds and of the epoch's rows: enough to see it work, too few to judge by."""
+
+    def rounds(self, full: int) -> int:
+        """How often to repeat what a thorough measurement repeats `full` times."""
+        return ceil(full / 10) if self.quick else full
+
+
+def main(config: Config) -> None:
+    """Prints the device and a table for each section."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)  # where it is on, compiling would be a look-up
+    device = jax.devices()[0]
+    print(f"jax {jax.__version__} on {device.platform} ({device.device_kind})")
+    for section in config.sections:
+        rows = {"notebook": notebook, "gradient": gradient, "epoch": epoch}[section](config)
+        table = [(section, "measured", "ratio", "target", ""), *rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for line in table:
+            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(flush=True)
+
+
+def notebook(config: Config) -> list[Row]:
+    """The notebook's job as one compiled run, against peers that take its steps one by one."""
+    from sklearn.datasets import load_iris
+    from sklearn.preprocessing import StandardScaler
+
+    from jaxann import CrossEntropy, mlp, sigmoid, softmax
+
+    features, labels = load_iris(return_X_y=True)
+    x = StandardScaler().fit_transform(features).astype(np.float32)
+    t = np.where(labels[:, None] == np.arange(3), 0.98, 0.01).astype(np.float32)
+    job = Job((4, 50, 20, 10, 3), "sigmoid", rate=0.5, batch_size=2, epochs=500, x=x, t=t)
+    short = job._replace(epochs=10)  # for peers: enough to time a step, and 500 would take them 10 s or more
+    run = jaxann_run(job, mlp(job.sizes, sigmoid, softmax), CrossEntropy())
+    seconds = in_turn({"jaxann": run, **peers(short)}, config.rounds(20))
+    ours = seconds.pop("jaxann") / job.steps
+    steps = {name: theirs / short.steps for name, theirs in seconds.items()}
+    return [
+        versus("a step of jaxann : of 10 µs", (ours, np.array(10e-6)), "s", at_most=1),
+        *(versus(f"a step of {name} : of jaxann", (step, ours), "s", at_least=30) for name, step in steps.items()),
+    ]
+
+
+def gradient(config: Config) -> list[Row]:
+    """The handwritten gradient against autodiff's, each in a whole jitted training step."""
+    import jax
+
+    from jaxann import autodiff, backprop
+
+    rows = []
+    for batch_size, rounds in (128, 200), (1024, 60):
+        job = random_job(batch_size, batch_size)
+        compiles = {route.__name__: compiler(route, job) for route in (backprop, autodiff)}
+        steps = {name: compiled() for name, compiled in compiles.items()}
+        running = in_turn(steps, config.rounds(rounds))
+        memory = [np.array(step.func.memory_analysis().temp_size_in_bytes) for step in steps.values()]
+        compiling = in_turn(compiles, config.rounds(20), before=jax.clear_caches)
+        rows += [
+            versus(f"time, batch {batch_size}", running.values(), "s", at_most=1.02),
+            versus(f"temporary memory, batch {batch_size}", memory, "B", at_most=1),
+            versus(f"time to compile, batch {batch_size}", compiling.values(), "s", at_most=1),
+        ]
+    return rows
+
+
+def epoch(config: Config) -> list[Row]:
+    """An MNIST-sized epoch in operations a second, against a bare matrix product; and the peers' epochs."""
+    from jaxann import SoftmaxCrossEntropy, mlp, relu
+
+    job = random_job(6_000 if config.quick else 60_000, batch_size=128)
+    run = jaxann_run(job, mlp(job.sizes, relu), SoftmaxCrossEntropy())
+    product, product_flops = matrix_products()
+    seconds = in_turn({"jaxann": run, "product": product, **peers(job)}, config.rounds(5))
+    ours, bare = seconds.pop("jaxann"), product_flops / seconds.pop("product")
+    counted = 6 * sum(n * m for n, m in job.matrices) * len(job.x)  # W x, Wᵀ dy and dy xᵀ: 2 for an entry of W each
+    computed = counted - 2 * np.prod(job.matrices[0]) * len(job.x)  # nobody needs Wᵀ dy of the first layer
+    return [
+        versus("6 x weights x rows : bare product", (counted / ours, bare), "FLOP/s", at_least=0.8),
+        versus("the same without the first layer's dx", (computed / ours, bare), "FLOP/s"),
+        *(versus(f"an epoch of {name} : of jaxann", (theirs, ours), "s") for name, theirs in seconds.items()),
+    ]
+
+
+def in_turn(runs: dict[str, Run], rounds: int, before: Run = lambda: None) -> dict[str, np.ndarray]:
+    """Seconds of every run in every round, A B A B ...; a round before the first warms up and is not counted."""
+    import jax
+
+    seconds = {name: [] for name in runs}
+    for _ in range(rounds + 1):
+        for name, run in runs.items():
+            before()
+            began = perf_counter()
+            jax.block_until_ready(run())
+            seconds[name].append(perf_counter() - began)
+    return {name: np.array(measured[1:]) for name, measured in seconds.items()}
+
+
+def versus(what: str, pair: Iterable[np.ndarray], unit: str, *, at_most: float = inf, at_least: float = 0) -> Row:
+    """The pair, the median of its rounds' ratios, the bound that the ratio should keep, and whether it does."""
+    a, b = pair
+    ratio = np.median(a / b)
+    target = f"<= {at_most}" if at_most < inf else f">= {at_least}" if at_least else ""
+    verdict = "met" if at_least <= ratio <= at_most else "missed"
+    return what, f"{quantity(a, unit)} : {quantity(b, unit)}", f"{ratio:.4g}", target, verdict if target else ""
+
+
+def quantity(values: np.ndarray, unit: str) -> str:
+    """The median, in the multiple of the unit that suits it."""
+    median = float(np.median(values))
+    thousands = floor(log10(median) / 3) if median else 0
+    prefix = ("", "k", "M", "G", "T", "µ", "m")[thousands]  # the last two for -2 and -1
+    return f"{median / 1000**thousands:.3g} {prefix}{unit}"
+
+
+def random_job(rows: int, batch_size: int) -> Job:
+    """An epoch of the MNIST-sized network on noise: its values do not change the work."""
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((rows, 784), np.float32), rng.integers(10, size=rows)
+    return Job((784, 512, 512, 10), "relu", rate=0.01, batch_size=batch_size, epochs=1, x=x, t=t)
+
+
+def compiler(route: Callable, job: Job) -> Run:
+    """What traces and compiles, anew at every call, a training step on all of the job's data."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from jaxann import SoftmaxCrossEntropy, mlp, relu
+
+    model, optimizer = mlp(job.sizes, relu), optax.sgd(job.rate)
+    params = model.init(jax.random.key(0))
+    args = params, optimizer.init(params), jnp.asarray(job.x), jnp.asarray(job.t)
+
+    def compiled():
+        step = training_step(route(model, SoftmaxCrossEntropy()), optimizer, optax.apply_updates)
+        return partial(jax.jit(step).lower(*args).compile(), *args)
+
+    return compiled
+
+
+def matrix_products(size: int = 2048, times: int = 8) -> tuple[Run, int]:
+    """Float32 products in a row, each of the one before so that they cannot overlap; and their operations."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
+    multiply = jax.jit(jnp.matmul)
+    return lambda: reduce(multiply, [a] * (times + 1)), times * 2 * size**3
+
+
+def jaxann_run(job: Job, model: Layer, loss: Loss) -> Run:
+    """All epochs as one program, compiled here."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from jaxann.training import Recipe, start, train
+
+    recipe = Recipe(model, loss, optax.sgd(job.rate), job.batch_size)
+    args = start(recipe, jax.random.key(0)), jnp.asarray(job.x), jnp.asarray(job.t)
+    return partial(train.lower(recipe, *args, job.epochs).compile(), *args)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
