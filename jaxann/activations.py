@@ -17,7 +17,10 @@ from jax.lax import erfc, logistic
 from jaxann.layer import Layer
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PRNGKeyArray
+    from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+    Values = Float[Array, "*n"]
+    Vector = Float[Array, " n"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,14 +35,12 @@ class Elementwise(Layer):
     derivative: Callable[[Array, Array], Array]
 
     def forward(
-        self, params: tuple[()], x: Float[Array, "*n"], key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "*n"], tuple[Float[Array, "*n"], Float[Array, "*n"]]]:
+        self, params: PyTree, x: Values, key: PRNGKeyArray | None = None
+    ) -> tuple[Values, tuple[Values, Values]]:
         y = self.function(x)
         return y, (x, y)
 
-    def backward(
-        self, params: tuple[()], saved: tuple[Float[Array, "*n"], Float[Array, "*n"]], dy: Float[Array, "*n"]
-    ) -> tuple[tuple[()], Float[Array, "*n"]]:
+    def backward(self, params: PyTree, saved: tuple[Values, Values], dy: Values) -> tuple[PyTree, Values]:
         x, y = saved
         return (), self.derivative(x, y) * dy  # y = σ(x)
 
@@ -54,16 +55,12 @@ class Softmax(Layer):
     Shifting x by its maximum changes nothing but the overflow.
     """
 
-    def forward(
-        self, params: tuple[()], x: Float[Array, " n"], key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    def forward(self, params: PyTree, x: Vector, key: PRNGKeyArray | None = None) -> tuple[Vector, Vector]:
         e = jnp.exp(x - x.max())
         y = e / e.sum()
         return y, y
 
-    def backward(
-        self, params: tuple[()], saved: Float[Array, " n"], dy: Float[Array, " n"]
-    ) -> tuple[tuple[()], Float[Array, " n"]]:
+    def backward(self, params: PyTree, saved: Vector, dy: Vector) -> tuple[PyTree, Vector]:
         y = saved
         return (), y * (dy - y @ dy)  # y = e / Σe: (diag(y) - y yᵀ) dy without forming the matrix
 
@@ -71,15 +68,15 @@ class Softmax(Layer):
         return "softmax"
 
 
-def _elu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def _elu(x: Values) -> Values:
     return jnp.where(x > 0, x, jnp.expm1(jnp.where(x > 0, 0, x)))  # the branch not taken must not overflow
 
 
-def _normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def _normal_cdf(x: Values) -> Values:
     return erfc(-x / sqrt(2)) / 2
 
 
-def _normal_pdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def _normal_pdf(x: Values) -> Values:
     return jnp.exp(-x * x / 2) / sqrt(2 * pi)
 
 
@@ -94,7 +91,7 @@ relu = Elementwise("relu", lambda x: jnp.where(x > 0, x, 0), lambda x, y: jnp.wh
 leaky_relu = Elementwise(
     "leaky_relu",
     lambda x: jnp.where(x >= 0, x, _LEAK * x),
-    lambda x, y: jnp.where(y >= 0, 1, _LEAK),  # σ'(0) = 1
+    lambda x, y: jnp.where(x >= 0, 1, _LEAK),  # σ'(0) = 1
 )
 elu = Elementwise("elu", _elu, lambda x, y: jnp.where(y > 0, 1, y + 1))  # σ'(0) = 1; below it e^x = y + 1
 selu = Elementwise(
@@ -118,8 +115,18 @@ softmax = Softmax()
 
 ACTIVATIONS: dict[str, Layer] = {
     str(layer): layer
-    for layer in (
-        *(identity, sigmoid, tanh, relu, leaky_relu, elu, selu, softplus, gelu, silu, hard_tanh),
+    for layer in [
+        identity,
+        sigmoid,
+        tanh,
+        relu,
+        leaky_relu,
+        elu,
+        selu,
+        softplus,
+        gelu,
+        silu,
+        hard_tanh,
         softmax,
-    )
+    ]
 }

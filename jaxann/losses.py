@@ -15,6 +15,11 @@ from jax.lax import logistic
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Shaped
 
+    Output = Float[Array, "*m"]
+    Logits = Float[Array, " m"]
+    Target = Shaped[Array, "..."]
+    Scalar = Float[Array, ""]
+
 
 class Loss(ABC):
     """E(y, t) for an output y and a target t, and its gradient ∂E/∂y.
@@ -27,18 +32,18 @@ class Loss(ABC):
     wants: str = "finite numbers"
 
     @abstractmethod
-    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+    def value(self, y: Output, t: Target) -> Scalar:
         """E(y, t)."""
 
     @abstractmethod
-    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+    def gradient(self, y: Output, t: Target) -> Output:
         """∂E/∂y."""
 
     def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
         """Which entries of t have a meaning, given m outputs."""
         return jnp.isfinite(t)
 
-    def fitting(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Shaped[Array, "*m"]:
+    def fitting(self, y: Output, t: Target) -> Shaped[Array, "*m"]:
         """t, once it is known to have the shape of y."""
         if t.shape != y.shape:
             raise ValueError(f"{self} takes a target of the output's shape {y.shape}, not {t.dtype} of shape {t.shape}")
@@ -49,11 +54,11 @@ class Loss(ABC):
 class SquaredError(Loss):
     """E = ½ Σ_i (y_i - t_i)², with the half and without a mean, so that ∂E/∂y = y - t."""
 
-    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+    def value(self, y: Output, t: Target) -> Scalar:
         d = y - self.fitting(y, t)
         return jnp.sum(d * d) / 2
 
-    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+    def gradient(self, y: Output, t: Target) -> Output:
         return y - self.fitting(y, t)  # ½ d²
 
 
@@ -61,10 +66,10 @@ class SquaredError(Loss):
 class AbsoluteError(Loss):
     """E = Σ_i |y_i - t_i|, with derivative 1 at y_i = t_i, as `jnp.abs` has it."""
 
-    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+    def value(self, y: Output, t: Target) -> Scalar:
         return jnp.sum(jnp.abs(y - self.fitting(y, t)))
 
-    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+    def gradient(self, y: Output, t: Target) -> Output:
         return jnp.where(y >= self.fitting(y, t), 1, -1).astype(y.dtype)  # |d|
 
 
@@ -81,11 +86,11 @@ class Huber(Loss):
         if not self.delta > 0:
             raise ValueError(f"Huber takes a delta above 0, not {self.delta}")
 
-    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+    def value(self, y: Output, t: Target) -> Scalar:
         d = jnp.abs(y - self.fitting(y, t))
         return jnp.sum(jnp.where(d <= self.delta, d * d / 2, self.delta * (d - self.delta / 2)))
 
-    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+    def gradient(self, y: Output, t: Target) -> Output:
         return jnp.clip(y - self.fitting(y, t), -self.delta, self.delta)  # ½ d² and δ |d|
 
 
@@ -98,11 +103,11 @@ class Hinge(Loss):
     def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
         return jnp.abs(t) == 1
 
-    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+    def value(self, y: Output, t: Target) -> Scalar:
         margin = 1 - self.fitting(y, t) * y
         return jnp.sum(jnp.where(margin > 0, margin, 0))
 
-    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+    def gradient(self, y: Output, t: Target) -> Output:
         margin = 1 - self.fitting(y, t) * y
         return jnp.where(margin > 0, -t, 0).astype(y.dtype)  # where(margin > 0, margin, 0)
 
@@ -116,10 +121,10 @@ class Poisson(Loss):
     def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
         return jnp.isfinite(t) & (t >= 0)
 
-    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+    def value(self, y: Output, t: Target) -> Scalar:
         return jnp.sum(jnp.exp(y) - self.fitting(y, t) * y)
 
-    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+    def gradient(self, y: Output, t: Target) -> Output:
         return jnp.exp(y) - self.fitting(y, t)  # exp(y) - t y
 
 
@@ -135,10 +140,10 @@ class CrossEntropy(Loss):
     def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
         return jnp.isfinite(t) & (t >= 0)
 
-    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+    def value(self, y: Output, t: Target) -> Scalar:
         return -jnp.sum(self.fitting(y, t) * jnp.log(jnp.where(t > 0, y, 1)))
 
-    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+    def gradient(self, y: Output, t: Target) -> Output:
         return -self.fitting(y, t) / jnp.where(t > 0, y, 1)  # -t log y
 
 
@@ -162,17 +167,17 @@ class SoftmaxCrossEntropy(Loss):
     def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
         return jnp.isfinite(t) & (t >= 0) & ((t < m) | (t.ndim > 1))  # labels come one an example
 
-    def value(self, y: Float[Array, " m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+    def value(self, y: Logits, t: Target) -> Scalar:
         p = self._distribution(y, t)
         z = y - y.max()
         return p.sum() * jnp.log(jnp.sum(jnp.exp(z))) - p @ z
 
-    def gradient(self, y: Float[Array, " m"], t: Shaped[Array, "..."]) -> Float[Array, " m"]:
+    def gradient(self, y: Logits, t: Target) -> Logits:
         p = self._distribution(y, t)
         e = jnp.exp(y - y.max())
         return e / e.sum() * p.sum() - p  # Σp log Σexp(z) - p·z
 
-    def _distribution(self, y: Float[Array, " m"], t: Shaped[Array, "..."]) -> Float[Array, " m"]:
+    def _distribution(self, y: Logits, t: Target) -> Logits:
         (m,) = y.shape
         if t.shape == () and jnp.issubdtype(t.dtype, jnp.integer):
             t = (jnp.arange(m) == t).astype(y.dtype)
@@ -188,10 +193,10 @@ class SigmoidCrossEntropy(Loss):
     def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
         return (t >= 0) & (t <= 1)
 
-    def value(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, ""]:
+    def value(self, y: Output, t: Target) -> Scalar:
         return jnp.sum(jnp.logaddexp(y, 0) - self.fitting(y, t) * y)
 
-    def gradient(self, y: Float[Array, "*m"], t: Shaped[Array, "..."]) -> Float[Array, "*m"]:
+    def gradient(self, y: Output, t: Target) -> Output:
         return logistic(y) - self.fitting(y, t)  # log(1 + eʸ) - t y
 
 

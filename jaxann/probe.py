@@ -68,32 +68,30 @@ class Backward:
 
 
 def probed(model: Layer, path: str = "") -> Layer:
-    """`model` with a `Probe` around each layer in it that is not itself made of layers; same parameters."""
-    parts = {}
-    for name, part in _parts(model).items():
-        if isinstance(part, Layer):
-            parts[name] = probed(part, f"{path}.{name}".lstrip("."))
-        else:
-            parts[name] = tuple(probed(layer, f"{path}.{i}".lstrip(".")) for i, layer in enumerate(part))
-    return replace(model, **parts) if parts else Probe(model, path)  # pyright: ignore[reportArgumentType]
+    """`model` with a `Probe` around each layer in it that is not itself made of layers; same parameters.
 
+    A layer is made of the layers among its fields, alone or in tuples; each one's path is its field or place.
+    """
 
-def _parts(model: Layer) -> dict[str, Layer | tuple[Layer, ...]]:
-    """The fields of `model` that hold a layer or layers; none in a leaf."""
+    def inside(name: str | int, value: Any) -> Any:
+        if isinstance(value, Layer):
+            return probed(value, f"{path}.{name}".lstrip("."))
+        if isinstance(value, tuple):
+            return tuple(inside(place, entry) for place, entry in enumerate(value))
+        return value
+
     values = {f.name: getattr(model, f.name) for f in fields(model)} if is_dataclass(model) else {}
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, Layer)
-        or (isinstance(value, tuple) and value and all(isinstance(layer, Layer) for layer in value))
-    }
+    parts = {name: inside(name, value) for name, value in values.items()}
+    return Probe(model, path) if parts == values else replace(model, **parts)  # pyright: ignore[reportArgumentType]
 
 
+@partial(jax.jit, static_argnames=("model", "loss"))
 def passed(
     model: Layer, loss: Loss, params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."]
 ) -> tuple[list[Forward], Array, Array, list[Backward]]:
-    """What passes through `model` for a batch, each example's own: `Forward`s first to last, the losses, the losses'
-    gradients, `Backward`s last to first.
+    """What passes through `model` for a batch, each example's own and none weighted.
+
+    The `Forward`s from first to last, the losses [B], their gradients, and the `Backward`s from last to first.
     """
     watched = probed(model)
     y, saved = jax.vmap(watched.forward, in_axes=(None, 0))(params, x)
@@ -108,14 +106,14 @@ def first_nonfinite(
     model: Layer, loss: Loss, params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."]
 ) -> str | None:
     """In words, the first thing in a forward and backward pass that is not finite; None where all is."""
-    forwards, losses, dy, backwards = _passed(model, loss, params, x, t)
-    found = [f"the output of {record.probe}" for record in forwards if not finite(record.y)]
-    found += [f"{loss}"] * (not finite(losses)) + [f"the gradient of {loss}"] * (not finite(dy))
-    found += [f"the gradient of {record.probe}" for record in backwards if not finite((record.grads, record.dx))]
-    return found[0] if found else None
-
-
-_passed = partial(jax.jit, static_argnums=(0, 1))(passed)
+    forwards, losses, dy, backwards = passed(model, loss, params, x, t)
+    in_order = [
+        *((f"the output of {record.probe}", record.y) for record in forwards),
+        (f"the value of {loss}", losses),
+        (f"the gradient of {loss}", dy),
+        *((f"the gradient of {record.probe}", (record.grads, record.dx)) for record in backwards),
+    ]
+    return next((name for name, values in in_order if not finite(values)), None)
 
 
 def finite(tree: PyTree) -> bool:

@@ -1,6 +1,8 @@
 import ast
 from pathlib import Path
 
+import jax.numpy as jnp
+import jaxtyping
 import pytest
 
 import jaxann
@@ -80,3 +82,8 @@ def test_modules_and_public_names_say_what_they_are():
     for name, value in vars(jaxann).items():
         if getattr(value, "__module__", "").startswith("jaxann") and not name.startswith("_"):
             assert value.__doc__, name
+
+
+def test_annotations_are_checked_while_tests_run():
+    with pytest.raises(jaxtyping.TypeCheckError, match=r"f64\[2,2\]"):
+        jaxann.softmax.forward((), jnp.ones((2, 2)))

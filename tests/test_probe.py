@@ -53,7 +53,7 @@ STEEP = Elementwise("steep", lambda x: x, lambda x, y: 1 / (x - x))
         (mlp((4, 5, 2), hidden=POLE), SquaredError(), "the output of layer 1, pole"),
         (mlp((4, 5, 2), hidden=STEEP), SquaredError(), "the gradient of layer 1, steep"),
         (mlp((4, 5, 5, 2), hidden=STEEP), SquaredError(), "the gradient of layer 3, steep"),
-        (mlp((4, 5, 2)), CrossEntropy(), "CrossEntropy()"),
+        (mlp((4, 5, 2)), CrossEntropy(), "the value of CrossEntropy()"),
     ],
 )
 def test_the_first_thing_that_is_not_finite_is_named(model, loss, found):

@@ -166,10 +166,10 @@ BROKEN = Elementwise("broken", lambda x: x, lambda x, y: 1 / (x - x))
 @pytest.mark.parametrize(
     ("model", "rate", "sentence"),
     [
-        (mlp((4, 6, 2), hidden=SQUARE), 0.0, "epoch 1, step 1: .* in SquaredError"),
+        (mlp((4, 6, 2), hidden=SQUARE), 0.0, "epoch 1, step 1: .* in the value of SquaredError"),
         (mlp((4, 6, 6, 2), hidden=SQUARE), 0.0, "epoch 1, step 1: .* in the output of layer 3, square"),
         (mlp((4, 6, 2), hidden=BROKEN), 0.1, "epoch 1, step 1: .* in the gradient of layer 1, broken"),
-        (mlp((4, 6, 2)), 1e200, "epoch 1, step [23]: .* in (the output of layer|SquaredError)"),
+        (mlp((4, 6, 2)), 1e200, "epoch 1, step [23]: .* in the (output of layer|value of SquaredError)"),
         (mlp((4, 6, 2)), np.inf, "epoch 1, step 1: .* in the parameters, after the optimiser's update"),
     ],
 )
