@@ -51,7 +51,7 @@ def test_by_hand_is_automatic_for_any_network(dtype, **drawn):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(**NETWORKS)
 def test_by_hand_is_automatic_for_very_many_networks(dtype, **drawn):
     judge_drawn(**drawn, dtype=dtype)
