@@ -1,7 +1,7 @@
 """Activations: layers without parameters, each a function beside its derivative.
 
 The derivative sees input x and output y and uses whichever makes it shorter. At a kink it takes the value that
-`jax.nn` takes, which the comment beside it names.
+`jax.nn` takes, which the comment above it names.
 """
 
 from __future__ import annotations
@@ -80,36 +80,42 @@ def _normal_pdf(x: Values) -> Values:
     return jnp.exp(-x * x / 2) / sqrt(2 * pi)
 
 
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, section 2
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 _LEAK = 0.01
 
-# σ(x), then σ' as a function of x and y = σ(x)
+# The equation, then σ(x), then σ' as a function of x and y = σ(x). A NaN that comes in goes out.
+
+# x
 identity = Elementwise("identity", lambda x: x, lambda x, y: jnp.ones_like(y))
-sigmoid = Elementwise("sigmoid", lambda x: logistic(x), lambda x, y: y * (1 - y))  # 1 / (1 + e⁻ˣ)
+# 1 / (1 + e⁻ˣ)
+sigmoid = Elementwise("sigmoid", lambda x: logistic(x), lambda x, y: y * (1 - y))
+# (eˣ - e⁻ˣ) / (eˣ + e⁻ˣ)
 tanh = Elementwise("tanh", lambda x: jnp.tanh(x), lambda x, y: 1 - y * y)
-relu = Elementwise("relu", lambda x: jnp.where(x > 0, x, 0), lambda x, y: jnp.where(y > 0, 1, 0))  # σ'(0) = 0
+# max(0, x); σ'(0) = 0
+relu = Elementwise("relu", lambda x: jnp.where(x <= 0, 0, x), lambda x, y: jnp.where(y > 0, 1, 0))
+# x above 0, 0.01 x below; σ'(0) = 1 (Maas et al. 2013, section 2)
 leaky_relu = Elementwise(
-    "leaky_relu",
-    lambda x: jnp.where(x >= 0, x, _LEAK * x),
-    lambda x, y: jnp.where(x >= 0, 1, _LEAK),  # σ'(0) = 1
+    "leaky_relu", lambda x: jnp.where(x >= 0, x, _LEAK * x), lambda x, y: jnp.where(x >= 0, 1, _LEAK)
 )
-elu = Elementwise("elu", _elu, lambda x, y: jnp.where(y > 0, 1, y + 1))  # σ'(0) = 1; below it e^x = y + 1
+# x above 0, eˣ - 1 below; σ'(0) = 1 (Clevert et al. 2016, equation 15)
+elu = Elementwise("elu", _elu, lambda x, y: jnp.where(y > 0, 1, y + 1))
+# scale x above 0, scale alpha (eˣ - 1) below; σ'(0) = scale alpha (Klambauer et al. 2017, equation 2)
 selu = Elementwise(
     "selu",
     lambda x: _SELU_SCALE * jnp.where(x > 0, x, _SELU_ALPHA * _elu(x)),
-    lambda x, y: jnp.where(y > 0, _SELU_SCALE, y + _SELU_SCALE * _SELU_ALPHA),  # σ'(0) = scale alpha
+    lambda x, y: jnp.where(y > 0, _SELU_SCALE, y + _SELU_SCALE * _SELU_ALPHA),
 )
-softplus = Elementwise("softplus", lambda x: jnp.logaddexp(x, 0), lambda x, y: logistic(x))  # log(1 + eˣ)
-gelu = Elementwise(  # Hendrycks and Gimpel 2016, section 2: exact, not the tanh approximation
-    "gelu",
-    lambda x: x * _normal_cdf(x),
-    lambda x, y: _normal_cdf(x) + x * _normal_pdf(x),
-)
+# log(1 + eˣ)
+softplus = Elementwise("softplus", lambda x: jnp.logaddexp(x, 0), lambda x, y: logistic(x))
+# x Φ(x), exact and not the tanh approximation (Hendrycks and Gimpel 2016, section 2)
+gelu = Elementwise("gelu", lambda x: x * _normal_cdf(x), lambda x, y: _normal_cdf(x) + x * _normal_pdf(x))
+# x sigmoid(x) (Elfwing et al. 2018, equation 2)
 silu = Elementwise("silu", lambda x: x * logistic(x), lambda x, y: logistic(x) * (1 + x * logistic(-x)))
+# x between -1 and 1, which it is cut off at; σ'(±1) = 1
 hard_tanh = Elementwise(
     "hard_tanh",
     lambda x: jnp.where(x > 1, 1, jnp.where(x < -1, -1, x)),
-    lambda x, y: jnp.where(abs(x) <= 1, 1, 0),  # σ'(±1) = 1
+    lambda x, y: jnp.where(abs(x) <= 1, 1, 0),
 )
 softmax = Softmax()
 

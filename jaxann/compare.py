@@ -69,10 +69,10 @@ def _leaf(path: str, a: object, b: object) -> Leaf:
     p, q = (np.asarray(leaf, np.float64) for leaf in (a, b))
     if p.shape != q.shape:
         raise ValueError(f"leaf {path} of grads has shape {p.shape}, of the reference {q.shape}")
-    size, apart = np.max(np.abs(q), initial=0), np.max(np.abs(p - q), initial=0)
-    if apart == 0:
-        return Leaf(path, q.shape, 0.0, 1.0, 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):  # against zeros: infinitely wrong, and no angle
+        size, apart = np.max(np.abs(q), initial=0), np.max(np.abs(p - q), initial=0)
+        if apart == 0:
+            return Leaf(path, q.shape, 0.0, 1.0, 1.0)
         ratio = np.sum(p * q) / np.sum(q * q)
         cosine = np.sum(p * q) / np.linalg.norm(p) / np.linalg.norm(q)
         return Leaf(path, q.shape, float(apart / size), float(ratio), float(cosine))

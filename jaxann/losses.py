@@ -43,11 +43,11 @@ class Loss(ABC):
         """Which entries of t have a meaning, given m outputs."""
         return jnp.isfinite(t)
 
-    def fitting(self, y: Output, t: Target) -> Shaped[Array, "*m"]:
-        """t, once it is known to have the shape of y."""
+    def fitting(self, y: Output, t: Target) -> Output:
+        """t in the precision of y, once it is known to have its shape."""
         if t.shape != y.shape:
             raise ValueError(f"{self} takes a target of the output's shape {y.shape}, not {t.dtype} of shape {t.shape}")
-        return t
+        return t.astype(y.dtype)
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,16 @@ class Hinge(Loss):
 
     def value(self, y: Output, t: Target) -> Scalar:
         margin = 1 - self.fitting(y, t) * y
-        return jnp.sum(jnp.where(margin > 0, margin, 0))
+        return jnp.sum(jnp.where(margin <= 0, 0, margin))  # so that a NaN stays one
 
     def gradient(self, y: Output, t: Target) -> Output:
-        margin = 1 - self.fitting(y, t) * y
-        return jnp.where(margin > 0, -t, 0).astype(y.dtype)  # where(margin > 0, margin, 0)
+        t = self.fitting(y, t)
+        return jnp.where(1 - t * y <= 0, 0, -t)  # 1 - t y
 
 
 @dataclass(frozen=True)
 class Poisson(Loss):
-    """E = Σ_i exp(y_i) - t_i y_i for counts t_i: y is the logarithm of the rate, and log t_i! is left out."""
+    """E = Σ_i [exp(y_i) - t_i y_i] for counts t_i: y is the logarithm of the rate, and log t_i! is left out."""
 
     wants = "0 or more"
 
@@ -135,16 +135,18 @@ class CrossEntropy(Loss):
     Infinite where y_i = 0 < t_i: `SoftmaxCrossEntropy` on logits cannot overflow so.
     """
 
-    wants = "0 or more, a distribution over the classes"
+    wants = "0 or more"
 
     def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
         return jnp.isfinite(t) & (t >= 0)
 
     def value(self, y: Output, t: Target) -> Scalar:
-        return -jnp.sum(self.fitting(y, t) * jnp.log(jnp.where(t > 0, y, 1)))
+        t = self.fitting(y, t)
+        return -jnp.sum(t * jnp.log(jnp.where(t > 0, y, 1)))
 
     def gradient(self, y: Output, t: Target) -> Output:
-        return -self.fitting(y, t) / jnp.where(t > 0, y, 1)  # -t log y
+        t = self.fitting(y, t)
+        return -t / jnp.where(t > 0, y, 1)  # -t log y
 
 
 @dataclass(frozen=True)
@@ -179,14 +181,16 @@ class SoftmaxCrossEntropy(Loss):
 
     def _distribution(self, y: Logits, t: Target) -> Logits:
         (m,) = y.shape
-        if t.shape == () and jnp.issubdtype(t.dtype, jnp.integer):
-            t = (jnp.arange(m) == t).astype(y.dtype)
+        if t.shape == ():
+            if not jnp.issubdtype(t.dtype, jnp.integer):
+                raise ValueError(f"{self} takes an integer label or a distribution of shape {y.shape}, not {t.dtype}")
+            t = jnp.arange(m) == t
         return (1 - self.label_smoothing) * self.fitting(y, t) + self.label_smoothing / m
 
 
 @dataclass(frozen=True)
 class SigmoidCrossEntropy(Loss):
-    """E = -Σ_i t_i log σ(y_i) + (1 - t_i) log(1 - σ(y_i)) for logits y, fused so that ∂E/∂y = σ(y) - t."""
+    """E = -Σ_i [t_i log σ(y_i) + (1 - t_i) log(1 - σ(y_i))] for logits y, fused so that ∂E/∂y = σ(y) - t."""
 
     wants = "0 to 1"
 

@@ -5,7 +5,7 @@ Forward and backward stay the network's own: a probe is a layer, and what it saw
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxann.layer import Layer
+from jaxann.layers import Sequential
 from jaxann.losses import Loss
 
 if TYPE_CHECKING:
@@ -68,21 +69,13 @@ class Backward:
 
 
 def probed(model: Layer, path: str = "") -> Layer:
-    """`model` with a `Probe` around each layer in it that is not itself made of layers; same parameters.
+    """`model` with a `Probe` around each layer of its chain, at any depth; same parameters.
 
-    A layer is made of the layers among its fields, alone or in tuples; each one's path is its field or place.
+    Only a `Sequential` is entered: it hands its layers' grads on unread, which another layer made of layers may not.
     """
-
-    def inside(name: str | int, value: Any) -> Any:
-        if isinstance(value, Layer):
-            return probed(value, f"{path}.{name}".lstrip("."))
-        if isinstance(value, tuple):
-            return tuple(inside(place, entry) for place, entry in enumerate(value))
-        return value
-
-    values = {f.name: getattr(model, f.name) for f in fields(model)} if is_dataclass(model) else {}
-    parts = {name: inside(name, value) for name, value in values.items()}
-    return Probe(model, path) if parts == values else replace(model, **parts)  # pyright: ignore[reportArgumentType]
+    if not isinstance(model, Sequential):
+        return Probe(model, path)
+    return Sequential([probed(layer, f"{path}.{place}".lstrip(".")) for place, layer in enumerate(model.layers)])
 
 
 @partial(jax.jit, static_argnames=("model", "loss"))

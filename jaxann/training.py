@@ -35,7 +35,7 @@ class TrainState(NamedTuple):
 
 
 class History(NamedTuple):
-    """The loss of every step, on its own batch before its update, and their mean over each epoch's examples."""
+    """The mean loss over each epoch's examples, and the loss of each step, both before the steps' own updates."""
 
     loss: Float[Array, " epochs"]
     step_loss: Float[Array, "epochs steps"]
@@ -67,11 +67,13 @@ def train(
     """The next `epochs` epochs, in one compiled program; any split of a run into such pieces gives the same run."""
     orders, weights = _orders(recipe, state, len(x), epochs), _weights(recipe, len(x))
     step = _step(recipe, x, t)
-    (params, opt_state), step_loss = jax.lax.scan(
-        lambda carry, order: jax.lax.scan(step, carry, (order, weights)), (state.params, state.opt_state), orders
-    )
-    loss = step_loss @ weights.sum(axis=1) / len(x)
-    return TrainState(params, opt_state, state.key, state.epoch + epochs), History(loss, step_loss)
+
+    def epoch(carry, order):
+        carry, step_loss = jax.lax.scan(step, carry, (order, weights))
+        return carry, History(step_loss @ (weights.sum(axis=1) / len(x)), step_loss)
+
+    (params, opt_state), history = jax.lax.scan(epoch, (state.params, state.opt_state), orders)
+    return TrainState(params, opt_state, state.key, state.epoch + epochs), history
 
 
 def fit(
@@ -92,10 +94,11 @@ def fit(
     Every epoch takes the examples in a new order (unless `shuffle` is off) in batches of `batch_size`, the last one
     shorter where it must be; each step is one update W ← W - l ∂E/∂W, or whatever else `optimizer` makes of the
     batch's mean gradient, found by `gradient(model, loss)`. Pure: it may be under `jit` and `vmap`, over keys or
-    over numbers inside the optimiser. Takes epochs N integers of memory for the orders.
+    over numbers inside the optimiser. Takes epochs N integers of memory for the orders. It is compiled once for the
+    same model, loss and optimiser: make the optimiser before a loop around `fit`, not in it.
 
-    Raises ValueError as `validate` does, and FloatingPointError, naming epoch, step and layer, when the loss or the
-    parameters stop being finite; inside `jit` or `vmap` nothing can be raised, and `history` tells.
+    Raises ValueError as `validate` and `validate_schedule` do, and FloatingPointError, naming epoch, step and layer,
+    when the loss or the parameters stop being finite. Inside `jit` or `vmap` nothing can be raised: look at both.
     """
     x, t = validate(model, loss, x, t)
     validate_schedule(len(x), epochs, batch_size)
@@ -141,7 +144,7 @@ def raise_if_nonfinite(
             if found:
                 where = f"epoch {int(state.epoch) + epoch + 1}, step {i + 1}"
                 raise FloatingPointError(f"{where}: the first value that is not finite is in {found}")
-    raise FloatingPointError(f"step {first + 1} of {len(good)}: the loss is not finite")
+    raise FloatingPointError("the run is not finite, though its steps, taken again one by one, are")
 
 
 def _step(recipe: Recipe, x: Float[Array, "N ..."], t: Shaped[Array, "N ..."]) -> Callable:

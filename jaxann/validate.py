@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -32,14 +33,20 @@ def validate(model: Layer, loss: Loss, x: Any, t: Any) -> tuple[Array, Array]:
     if n not in (None, x.shape[-1]):
         raise ValueError(f"features have {x.shape[-1]} columns, but the network takes {n}")
     y = jax.eval_shape(lambda key: model.forward(model.init(key), x[0])[0], jax.random.key(0))
-    jax.eval_shape(loss.value, y, t[0])  # for its own refusal of a target that does not fit
+    try:
+        jax.eval_shape(loss.value, y, t[0])
+    except ValueError as error:
+        raise ValueError(f"targets of shape {t.shape} do not fit: {error}") from None
     _refuse("features", x, jnp.isfinite(x), f"finite {x.dtype} numbers are wanted")
     _refuse("targets", t, loss.valid(t, y.shape[-1]), f"{loss} with {y.shape[-1]} outputs wants {loss.wants}")
     return x, t
 
 
-def validate_schedule(examples: int, epochs: int, batch_size: int) -> None:
-    """Raises ValueError for a batch size outside 1 ... examples, and for less than one epoch."""
+def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
+    """Raises ValueError for a batch size outside 1 ... examples, less than one epoch, and what is no whole number."""
+    for name, number in {"batch_size": batch_size, "epochs": epochs}.items():
+        if not isinstance(number, Integral):
+            raise ValueError(f"{name} is {number!r}, but a whole number is wanted")
     if not 1 <= batch_size <= examples:
         raise ValueError(f"batch_size is {batch_size}, but 1 to {examples}, the number of examples, is wanted")
     if epochs < 1:
@@ -53,10 +60,15 @@ def _numeric(name: str, values: Any) -> Array:
             values = np.asarray(values)
         except ValueError:
             raise ValueError(f"{name} are ragged, but rows of one length are wanted") from None
-    if values.dtype.kind not in "biuf" and not jnp.issubdtype(values.dtype, jnp.floating):  # bfloat16 is of kind V
+    if values.dtype.kind in "biu":
+        integers = jnp.asarray(values, None if values.dtype.kind in "iu" else int)
+        if isinstance(values, np.ndarray) and not np.array_equal(integers, values):
+            raise ValueError(f"{name} hold integers that do not fit into {integers.dtype}")
+        return integers
+    if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{name} have dtype {values.dtype}, but real numbers are wanted")
     with np.errstate(over="ignore"):  # what the default precision cannot hold becomes infinite, and is refused as such
-        return jnp.asarray(values) if values.dtype.kind in "iu" else jnp.asarray(values, float)
+        return jnp.asarray(values, float)
 
 
 def _refuse(name: str, values: Array, valid: Array, wanted: str) -> None:

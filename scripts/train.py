@@ -5,6 +5,7 @@ Without arguments: the derivation's own network, 4-50-20-10-3 with sigmoids, sof
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import tyro
 if TYPE_CHECKING:
     import numpy as np
     from jax import Array
+    from optax import GradientTransformation
 
     from jaxann.data import Data
     from jaxann.training import Recipe
@@ -62,7 +64,7 @@ class Config:
     loss: Loss | None = None
     """None is cross_entropy for classes, squared_error for numbers."""
     label_smoothing: float = 0.03
-    """Share of a class's target that is spread over all: 0.03 gives targets .98 and .01 of three classes."""
+    """Share of a class's target spread over all: 0.03 gives targets .98 and .01 of three classes. Not for hinge."""
     optimizer: Optimizer = "sgd"
     learning_rate: float = 0.5
     epochs: int = 500
@@ -99,7 +101,7 @@ class Outcome(NamedTuple):
 def prepare(config: Config) -> Task:
     """Raises ValueError for what does not fit together."""
     import jax
-    import optax
+    import numpy as np
 
     from jaxann import ACTIVATIONS, LOSSES, SoftmaxCrossEntropy, autodiff, backprop, identity, mlp, softmax
     from jaxann.data import load
@@ -107,20 +109,27 @@ def prepare(config: Config) -> Task:
     from jaxann.validate import validate, validate_schedule
 
     jax.config.update("jax_enable_x64", config.precision == "float64")
-    if not config.learning_rate > 0:
-        raise ValueError(f"learning_rate is {config.learning_rate}, but a number above 0 is wanted")
+    if not 0 < config.learning_rate <= np.finfo(config.precision).max:
+        raise ValueError(f"learning_rate is {config.learning_rate}, but a finite number above 0 is wanted")
     data = load(config.dataset, held_out=config.held_out, seed=config.seed)
     name = config.loss or ("cross_entropy" if data.classes else "squared_error")
     loss = SoftmaxCrossEntropy(config.label_smoothing) if name == "softmax_cross_entropy" else LOSSES[name]()
     t, read = encode(data, name, config.label_smoothing)
     sizes = (data.x.shape[1], *config.hidden, len(data.classes) or 1)
     model = mlp(sizes, ACTIVATIONS[config.activation], softmax if name == "cross_entropy" else identity)
-    momentum = {"momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.9, "nesterov": True}}.get(config.optimizer)
-    optimizer = getattr(optax, "sgd" if momentum else config.optimizer)(config.learning_rate, **momentum or {})
     gradient = {"backprop": backprop, "autodiff": autodiff}[config.gradient]
     x, t = validate(model, loss, data.x, t)
     validate_schedule(len(x), config.epochs, config.batch_size)
-    return Task(data, Recipe(model, loss, optimizer, config.batch_size, gradient), x, t, read)
+    return Task(data, Recipe(model, loss, optimizer(config), config.batch_size, gradient), x, t, read)
+
+
+def optimizer(config: Config) -> GradientTransformation:
+    """optax's of that name, momentum being SGD's."""
+    import optax
+
+    if config.optimizer in ("momentum", "nesterov"):
+        return optax.sgd(config.learning_rate, momentum=0.9, nesterov=config.optimizer == "nesterov")
+    return getattr(optax, config.optimizer)(config.learning_rate)
 
 
 def encode(data: Data, loss: str, smoothing: float) -> tuple[np.ndarray, Callable[[Array], np.ndarray]]:
@@ -156,21 +165,22 @@ def run(task: Task, config: Config) -> Outcome:
     data, recipe, x, t, read = task
     measure, score = ("accuracy", accuracy_score) if data.classes else ("R²", r2_score)
     steps = -(-len(x) // recipe.batch_size)
-    # Some hundred steps, so that Ctrl-C is soon heard; all pieces of one length, so that one is compiled.
-    piece = next(n for n in range(max(1, 600 // steps), 0, -1) if config.epochs % n == 0)
-    began = perf_counter()
-    state = start(recipe, jax.random.key(config.seed))
-    compiled = train.lower(recipe, state, x, t, piece).compile()
+    piece = min(max(1, 600 // steps), config.epochs)  # some hundred steps: between pieces Ctrl-C is heard
+    began, key = perf_counter(), jax.random.key(config.seed)
+    # It runs once, so optimising it costs more than it saves.
+    state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "0"})(key)
+    pieces = {n: train.lower(recipe, state, x, t, n).compile() for n in {piece, config.epochs % piece} - {0}}
     predict(recipe.model, state.params, x).block_until_ready()
     compiling, began = perf_counter() - began, perf_counter()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to keep
     with tqdm(total=config.epochs, unit="epoch") as bar:
         try:
-            while state.epoch < config.epochs:
-                before, (state, history) = state, compiled(state, x, t)
+            while left := config.epochs - int(state.epoch):
+                before, (state, history) = state, pieces[min(piece, left)](state, x, t)
                 raise_if_nonfinite(recipe, before, state, history, x, t)
                 reached = score(data.t, read(predict(recipe.model, state.params, x)))
                 bar.set_postfix({"loss": f"{history.loss[-1]:.4f}", measure: f"{reached:.3f}"}, refresh=False)
-                bar.update(piece)
+                bar.update(min(piece, left))
         except KeyboardInterrupt:
             bar.write(f"interrupted after epoch {state.epoch}", file=sys.stderr)
     seconds, epochs = perf_counter() - began, int(state.epoch)
@@ -216,7 +226,5 @@ def stop(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:  # before there was anything to report
-        sys.exit(130)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to report, Ctrl-C just ends it
+    sys.exit(main())

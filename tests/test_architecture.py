@@ -30,6 +30,7 @@ def imports(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         if isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative imports hide from this test"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 

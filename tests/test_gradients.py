@@ -122,6 +122,15 @@ def test_comparison_reads_like_a_table():
     assert len({len(line) for line in lines}) == 1
 
 
+def test_ratio_and_cosine_tell_the_story():
+    b = jnp.array([3.0, 4.0])
+    stories = {"flipped": -b, "half": b / 2, "turned": jnp.array([-4.0, 3.0])}
+    found = {leaf.path: leaf for leaf in compare(stories, dict.fromkeys(stories, b)).leaves}
+    np.testing.assert_allclose(found["flipped"][2:], (2, -1, -1), rtol=1e-15)
+    np.testing.assert_allclose(found["half"][2:], (0.5, 0.5, 1), rtol=1e-15)
+    np.testing.assert_allclose(found["turned"][2:], (7 / 4, 0, 0), atol=1e-15)
+
+
 def test_comparison_hides_nothing():
     zero, one, nan = jnp.zeros(2), jnp.ones(2), jnp.array([1.0, jnp.nan])
     assert compare(zero, zero).error == 0
@@ -129,6 +138,7 @@ def test_comparison_hides_nothing():
     assert np.isnan(compare(nan, one).error)
     assert np.isnan(compare([nan, one], [one, one]).error)
     assert np.isnan(compare(nan, nan).error)
+    assert np.isnan(compare(one * jnp.inf, one * jnp.inf).error)
     with pytest.raises(ValueError, match=r"grads have the leaves \['a'\], the reference \['a', 'b'\]"):
         compare({"a": one}, {"a": one, "b": one})
     with pytest.raises(ValueError, match=r"leaf a of grads has shape \(2,\), of the reference \(\)"):

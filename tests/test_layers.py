@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +72,8 @@ def test_jit_is_eager_and_vmap_is_a_loop(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_are_hashable_values_and_save_no_parameters(name):
     layer, shape = LAYERS[name]
-    assert hash(layer) == hash(layer)
+    assert hash(layer) == hash(replace(layer))
+    assert layer == replace(layer)
     params, x = drawn(layer, shape)
     _, saved = layer.forward(params, x)
     other = jax.tree.map(lambda leaf: leaf + 1, params)
@@ -95,6 +98,11 @@ def test_activations_are_finite_both_ways_far_out(name, dtype):
     _, dx = ACTIVATIONS[name].backward((), saved, jnp.array([1.5, -0.5, 2.0, -1.0], dtype))
     assert jnp.isfinite(y).all()
     assert jnp.isfinite(dx).all()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_do_not_swallow_a_nan(name):
+    assert jnp.isnan(ACTIVATIONS[name].forward((), jnp.array([jnp.nan, 1.0]))[0][0])
 
 
 # σ' where there are two slopes, as jax.nn has it

@@ -114,6 +114,21 @@ def test_losses_on_logits_do_not_overflow(loss):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_losses_do_not_swallow_a_nan(name):
+    loss, y, t = drawn(name)
+    assert jnp.isnan(loss.value(y.at[1].set(jnp.nan), t))
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.bool])
+@pytest.mark.parametrize("loss", [loss() for loss in jaxann.LOSSES.values()], ids=str)
+def test_targets_may_be_of_any_type_of_number(loss, dtype):
+    y, t = jnp.array([0.3, 0.7]), jnp.array([1, 0], dtype)
+    np.testing.assert_array_equal(loss.value(y, t), loss.value(y, t.astype(float)))
+    np.testing.assert_array_equal(loss.gradient(y, t), loss.gradient(y, t.astype(float)))
+    judge_loss(loss, y, t)
+
+
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shape", [(1,), (4,), (5, 1), (1, 5)])
 def test_shapes_never_broadcast(name, shape):
     loss, y, _ = drawn(name)
@@ -125,7 +140,7 @@ def test_shapes_never_broadcast(name, shape):
 @pytest.mark.parametrize("name", set(LOSSES) - {"SoftmaxCrossEntropy, labels", "SoftmaxCrossEntropy, smoothed labels"})
 def test_a_lone_number_is_no_target_of_many_outputs(name):
     loss, y, _ = drawn(name)
-    with pytest.raises(ValueError, match="takes a target of the output's shape"):
+    with pytest.raises(ValueError, match=r"takes (a target of the output's shape|an integer label or a distribution)"):
         loss.value(y, jnp.array(1.0))
 
 

@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from judges import cast, judge, judge_network
-from mutants import MUTANTS, NOTEBOOK
+from mutants import MUTANTS, NOTEBOOK, activation, chain, dense, loss, output
 
-from jaxann import SquaredError, autodiff, backprop, mlp
+from jaxann import CrossEntropy, Outer, SquaredError, autodiff, backprop, mlp, tanh
 
 SIZE = 6
 
@@ -24,6 +24,21 @@ def test_a_wrong_backward_is_caught(name, dtype):
     model, loss = MUTANTS[name]
     with pytest.raises(AssertionError, match="max"):
         judge_network(model, loss, params_of(model, dtype), *batch(dtype))
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        dense(lambda p, x, dy, g, dx: ({"W": Outer(dy, x), "b": dy}, p["W"].T @ dy)),
+        activation(tanh, lambda x, y: 1 - y * y),
+        output(lambda p, y, dy, g, dx: (g, y * (dy - y @ dy))),
+        loss(CrossEntropy(), lambda y, t: -t / y),
+        chain(lambda p, s, dy, g, dx: (g, dx)),
+    ],
+)
+def test_the_same_done_right_is_not_caught(right):
+    model, loss = right
+    judge_network(model, loss, params_of(model, jnp.float64), *batch(jnp.float64))
 
 
 def test_the_notebooks_four_are_among_them():

@@ -1,11 +1,25 @@
 import itertools
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxann import CrossEntropy, Dense, Elementwise, Sequential, SquaredError, backprop, compare, mlp, sigmoid, tanh
+from jaxann import (
+    CrossEntropy,
+    Dense,
+    Elementwise,
+    Huber,
+    Layer,
+    Sequential,
+    SquaredError,
+    backprop,
+    compare,
+    mlp,
+    sigmoid,
+    tanh,
+)
 from jaxann.layer import sum_examples
 from jaxann.probe import Probe, first_nonfinite, passed, probed
 
@@ -46,6 +60,34 @@ POLE = Elementwise("pole", lambda x: 1 / (x - x), lambda x, y: y)
 STEEP = Elementwise("steep", lambda x: x, lambda x, y: 1 / (x - x))
 
 
+@dataclass(frozen=True)
+class Cliff(Huber):
+    """Finite, with a gradient that is not."""
+
+    def gradient(self, y, t):
+        return 1 / (y - y)
+
+
+@dataclass(frozen=True)
+class Twice(Layer):
+    """A layer that reads the gradients of the one it is made of."""
+
+    inner: Dense
+
+    def init(self, key):
+        return self.inner.init(key)
+
+    def forward(self, params, x, key=None):
+        h, below = self.inner.forward(params, x)
+        y, above = self.inner.forward(params, h)
+        return y, (below, above)
+
+    def backward(self, params, saved, dy):
+        above, dh = self.inner.backward(params, saved[1], dy)
+        below, dx = self.inner.backward(params, saved[0], dh)
+        return {"W": above["W"] + below["W"], "b": above["b"] + below["b"]}, dx
+
+
 @pytest.mark.parametrize(
     ("model", "loss", "found"),
     [
@@ -54,6 +96,8 @@ STEEP = Elementwise("steep", lambda x: x, lambda x, y: 1 / (x - x))
         (mlp((4, 5, 2), hidden=STEEP), SquaredError(), "the gradient of layer 1, steep"),
         (mlp((4, 5, 5, 2), hidden=STEEP), SquaredError(), "the gradient of layer 3, steep"),
         (mlp((4, 5, 2)), CrossEntropy(), "the value of CrossEntropy()"),
+        (mlp((4, 5, 2)), Cliff(), "the gradient of Cliff(delta=1.0)"),
+        (Sequential((Twice(Dense(4, 4)), STEEP, Dense(4, 2))), SquaredError(), "the gradient of layer 1, steep"),
     ],
 )
 def test_the_first_thing_that_is_not_finite_is_named(model, loss, found):

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from jaxann import CrossEntropy, Hinge, SoftmaxCrossEntropy, SquaredError, fit, mlp
-from jaxann.validate import validate
+from jaxann.validate import validate, validate_schedule
 
 X = np.random.default_rng(0).normal(size=(6, 4))
 T = np.full((6, 3), 1 / 3)
@@ -40,7 +40,7 @@ def put(array, place, value):
             r"targets\[3, 2\] is nan, but SquaredError\(\) .* wants finite numbers",
         ),
         (SquaredError(), X, T[:, :2], r"output's shape \(3,\), not float64 of shape \(2,\)"),
-        (SquaredError(), X, LABELS, r"output's shape \(3,\), not int64 of shape \(\)"),
+        (SquaredError(), X, LABELS, r"targets of shape \(6,\) do not fit: .* shape \(3,\), not int64 of shape \(\)"),
         (SquaredError(), X, 1.0, r"features have 6 rows, but targets have shape \(\)"),
         (SoftmaxCrossEntropy(), X, put(LABELS, 4, 3), r"targets\[4\] is 3, but .* with 3 outputs wants integer labels"),
         (
@@ -49,7 +49,8 @@ def put(array, place, value):
             put(LABELS, 4, -1),
             r"targets\[4\] is -1, but .* with 3 outputs wants integer labels",
         ),
-        (SoftmaxCrossEntropy(), X, LABELS / 2, r"output's shape \(3,\), not float64 of shape \(\)"),
+        (SoftmaxCrossEntropy(), X, LABELS / 2, r"an integer label or a distribution of shape \(3,\), not float64"),
+        (SoftmaxCrossEntropy(), X, np.full(6, 2**63, np.uint64) + 5, r"targets\[0\] is 9223372036854775813, but"),
         (CrossEntropy(), X, put(T, (0, 0), -0.5), r"targets\[0, 0\] is -0.5, but CrossEntropy\(\) .* wants 0 or more"),
         (Hinge(), X, T, r"targets\[0, 0\] is 0.333.*, but Hinge\(\) with 3 outputs wants -1 or \+1"),
     ],
@@ -66,11 +67,18 @@ def test_bad_data_gets_one_sentence(loss, x, t, sentence):
         (1, 0, "batch_size is 0, but 1 to 6, the number of examples, is wanted"),
         (1, 7, "batch_size is 7, but 1 to 6, the number of examples, is wanted"),
         (0, 2, "epochs is 0, but at least 1 is wanted"),
+        (2.0, 2, "epochs is 2.0, but a whole number is wanted"),
+        (1, "2", "batch_size is '2', but a whole number is wanted"),
     ],
 )
 def test_a_schedule_that_cannot_be_gets_one_sentence(epochs, batch_size, sentence):
     with pytest.raises(ValueError, match=sentence):
-        fit(MODEL, SquaredError(), optax.sgd(1), X, T, key=jax.random.key(0), epochs=epochs, batch_size=batch_size)
+        validate_schedule(6, epochs, batch_size)
+
+
+def test_fit_looks_at_its_schedule():
+    with pytest.raises(ValueError, match="batch_size is 7"):
+        fit(MODEL, SquaredError(), optax.sgd(1), X, T, key=jax.random.key(0), epochs=1, batch_size=7)
 
 
 def test_numbers_too_large_for_the_precision_are_refused():
@@ -82,8 +90,13 @@ def test_good_data_comes_back_as_arrays_of_the_default_precision():
     x, t = validate(MODEL, SoftmaxCrossEntropy(), X.astype(np.float32).tolist(), LABELS.astype(np.uint8))
     assert x.dtype == jnp.float64
     assert jnp.issubdtype(t.dtype, jnp.integer)
-    x, t = validate(MODEL, SquaredError(), jnp.asarray(X, jnp.bfloat16), T > 0)
-    assert x.dtype == t.dtype == jnp.float64
+    x, _ = validate(MODEL, SquaredError(), jnp.asarray(X, jnp.bfloat16), T > 0)
+    assert x.dtype == jnp.float64
+
+
+def test_integers_that_the_precision_would_wrap_are_refused():
+    with jax.enable_x64(False), pytest.raises(ValueError, match="targets hold integers that do not fit into int32"):
+        validate(MODEL, SoftmaxCrossEntropy(), X, put(LABELS, 4, 2**32 + 1))
 
 
 def test_shapes_are_judged_inside_a_program_too():
