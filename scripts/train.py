@@ -85,7 +85,7 @@ class Task(NamedTuple):
     recipe: Recipe
     x: Array
     t: Array
-    read: Callable[[Array], np.ndarray]
+    read: Callable[[np.ndarray], np.ndarray]
 
 
 class Outcome(NamedTuple):
@@ -132,7 +132,7 @@ def optimizer(config: Config) -> GradientTransformation:
     return getattr(optax, config.optimizer)(config.learning_rate)
 
 
-def encode(data: Data, loss: str, smoothing: float) -> tuple[np.ndarray, Callable[[Array], np.ndarray]]:
+def encode(data: Data, loss: str, smoothing: float) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """Training targets as `loss` wants them, and what reads labels, or numbers in their own unit, off outputs."""
     import numpy as np
 
@@ -142,13 +142,13 @@ def encode(data: Data, loss: str, smoothing: float) -> tuple[np.ndarray, Callabl
         if loss == "poisson":
             return data.t[:, None], lambda y: np.exp(y)[:, 0]
         mean, sd = data.t.mean(), data.t.std()
-        return (data.t[:, None] - mean) / sd, lambda y: np.asarray(y)[:, 0] * sd + mean
+        return (data.t[:, None] - mean) / sd, lambda y: y[:, 0] * sd + mean
     if not 0 <= smoothing < 1:
         raise ValueError(f"label_smoothing is {smoothing}, but a share from 0 to below 1 is wanted")
     one_hot = np.eye(len(data.classes))[data.t]
     smoothed = (1 - smoothing) * one_hot + smoothing / len(data.classes)
     t = {"softmax_cross_entropy": data.t, "hinge": 2 * one_hot - 1}.get(loss, smoothed)
-    return t, lambda y: np.argmax(y, axis=1)
+    return t, lambda y: y.argmax(axis=1)
 
 
 def run(task: Task, config: Config) -> Outcome:
@@ -157,6 +157,7 @@ def run(task: Task, config: Config) -> Outcome:
     Raises FloatingPointError where the loss stops being finite.
     """
     import jax
+    import numpy as np
     from sklearn.metrics import accuracy_score, r2_score
     from tqdm import tqdm
 
@@ -178,13 +179,13 @@ def run(task: Task, config: Config) -> Outcome:
             while left := config.epochs - int(state.epoch):
                 before, (state, history) = state, pieces[min(piece, left)](state, x, t)
                 raise_if_nonfinite(recipe, before, state, history, x, t)
-                reached = score(data.t, read(predict(recipe.model, state.params, x)))
-                bar.set_postfix({"loss": f"{history.loss[-1]:.4f}", measure: f"{reached:.3f}"}, refresh=False)
-                bar.update(min(piece, left))
+                if bar.update(min(piece, left)) or left <= piece:  # where it is drawn, and at the end
+                    reached = score(data.t, read(np.asarray(predict(recipe.model, state.params, x))))
+                    bar.set_postfix({"loss": f"{np.asarray(history.loss)[-1]:.4f}", measure: f"{reached:.3f}"})
         except KeyboardInterrupt:
             bar.write(f"interrupted after epoch {state.epoch}", file=sys.stderr)
     seconds, epochs = perf_counter() - began, int(state.epoch)
-    predicted = read(predict(recipe.model, state.params, data.x_test.astype(x.dtype)))
+    predicted = read(np.asarray(predict(recipe.model, state.params, data.x_test.astype(x.dtype))))
     outcome = Outcome(float(score(data.t_test, predicted)), epochs, epochs * steps, seconds, compiling)
     report(task, outcome, measure, predicted)
     return outcome
