@@ -24,7 +24,7 @@ def validate(model: Layer, loss: Loss, x: Any, t: Any) -> tuple[Array, Array]:
     loss does not fit, or with targets the loss has no meaning for. Inside `jit` or `vmap`, where values cannot be
     looked at, only shapes and types are judged.
     """
-    x, t = _numeric("features", x).astype(float), _numeric("targets", t)
+    x, t = _numeric("features", x), _numeric("targets", t, whole=True)
     if x.ndim < 2 or 0 in x.shape:
         raise ValueError(f"features have shape {x.shape}, but at least one example, a row each, is wanted")
     if t.ndim == 0 or len(x) != len(t):
@@ -53,19 +53,20 @@ def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
         raise ValueError(f"epochs is {epochs}, but at least 1 is wanted")
 
 
-def _numeric(name: str, values: Any) -> Array:
-    """`values` as an array; integers as they are, other numbers in the default precision."""
+def _numeric(name: str, values: Any, whole: bool = False) -> Array:
+    """`values` as an array in the default precision; `whole` lets integers stay integers."""
     if not isinstance(values, jax.Array):
         try:
             values = np.asarray(values)
         except ValueError:
             raise ValueError(f"{name} are ragged, but rows of one length are wanted") from None
-    if values.dtype.kind in "biu":
-        integers = jnp.asarray(values, None if values.dtype.kind in "iu" else int)
+    integral = values.dtype.kind in "biu"
+    if integral and whole:
+        integers = jnp.asarray(values, int if values.dtype.kind == "b" else None)
         if isinstance(values, np.ndarray) and not np.array_equal(integers, values):
             raise ValueError(f"{name} hold integers that do not fit into {integers.dtype}")
         return integers
-    if not jnp.issubdtype(values.dtype, jnp.floating):
+    if not integral and not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{name} have dtype {values.dtype}, but real numbers are wanted")
     with np.errstate(over="ignore"):  # what the default precision cannot hold becomes infinite, and is refused as such
         return jnp.asarray(values, float)

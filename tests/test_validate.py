@@ -94,6 +94,12 @@ def test_good_data_comes_back_as_arrays_of_the_default_precision():
     assert x.dtype == jnp.float64
 
 
+def test_large_integers_are_features_like_any_number():
+    with jax.enable_x64(False):
+        x, _ = validate(MODEL, SquaredError(), np.full((6, 4), 1_700_000_000_000), T)
+    np.testing.assert_allclose(x, 1.7e12, rtol=1e-7)
+
+
 def test_integers_that_the_precision_would_wrap_are_refused():
     with jax.enable_x64(False), pytest.raises(ValueError, match="targets hold integers that do not fit into int32"):
         validate(MODEL, SoftmaxCrossEntropy(), X, put(LABELS, 4, 2**32 + 1))
