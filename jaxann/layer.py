@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -44,6 +44,28 @@ class Layer(ABC):
     @abstractmethod
     def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
         """From dy = ∂E/∂y to ∂E/∂params, shaped like `params` with an `Outer` for a matrix, and dx = ∂E/∂x."""
+
+
+def rebuilt(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:
+    """`layer` with `change(name, part)` for each layer that it is made of: a field that is one, or a tuple of them.
+
+    A part's name is its field's, or its place in the tuple.
+    """
+    new: dict[str, Any] = {}
+    for field in fields(layer) if is_dataclass(layer) else ():
+        value = getattr(layer, field.name)
+        if isinstance(value, Layer):
+            new[field.name] = change(field.name, value)
+        elif isinstance(value, tuple) and value and all(isinstance(part, Layer) for part in value):
+            new[field.name] = tuple(change(str(place), part) for place, part in enumerate(value))
+    return replace(layer, **new) if new else layer
+
+
+def parts(layer: Layer) -> dict[str, Layer]:
+    """The layers that `layer` is made of, by name; none for a leaf."""
+    found: dict[str, Layer] = {}
+    rebuilt(layer, found.setdefault)
+    return found
 
 
 @jax.tree_util.register_dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxann.layer import Layer
+from jaxann.layer import Layer, rebuilt
 from jaxann.layers import Sequential
 from jaxann.losses import Loss
 
@@ -75,7 +75,7 @@ def probed(model: Layer, path: str = "") -> Layer:
     """
     if not isinstance(model, Sequential):
         return Probe(model, path)
-    return Sequential([probed(layer, f"{path}.{place}".lstrip(".")) for place, layer in enumerate(model.layers)])
+    return rebuilt(model, lambda name, layer: probed(layer, f"{path}.{name}".lstrip(".")))
 
 
 @partial(jax.jit, static_argnames=("model", "loss"))

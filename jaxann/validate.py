@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
 
-def validate(model: Layer, loss: Loss, x: Any, t: Any) -> tuple[Array, Array]:
+def validate(model: Layer, loss: Loss, x: Any, t: Any, params: Any = None) -> tuple[Array, Array]:
     """Features x [N, n] and targets t [N, ...] as arrays of the default precision; integer targets stay integers.
 
     Raises ValueError for data that is empty, not numeric, not finite, of differing lengths, that the model or the
@@ -32,7 +32,9 @@ def validate(model: Layer, loss: Loss, x: Any, t: Any) -> tuple[Array, Array]:
     n, _ = model.sizes
     if n not in (None, x.shape[-1]):
         raise ValueError(f"features have {x.shape[-1]} columns, but the network takes {n}")
-    y = jax.eval_shape(lambda key: model.forward(model.init(key), x[0])[0], jax.random.key(0))
+    if params is None:
+        params = jax.eval_shape(model.init, jax.random.key(0))
+    y = jax.eval_shape(lambda params: model.forward(params, x[0])[0], params)
     try:
         jax.eval_shape(loss.value, y, t[0])
     except ValueError as error:

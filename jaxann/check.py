@@ -1,0 +1,236 @@
+"""The gradient check: which handwritten gradient is wrong, and how.
+
+Every layer, loss and gradient function is judged alone by three voices: its own backward, `jax.vjp` of its forward,
+and central differences.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxann.autodiff import Automatic
+from jaxann.backprop import backprop
+from jaxann.layer import Layer, parts, rebuilt
+from jaxann.losses import Loss
+from jaxann.probe import first_nonfinite
+from jaxann.report import ON_PURPOSE, WRONG, Report, Row
+from jaxann.subjects import Args, OneGradient, OneLayer, OneLoss, Subject, real
+from jaxann.trial import judged, precisely, raising
+from jaxann.validate import validate
+from jaxann.walk import Place, joined, taken_apart
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, PyTree
+
+FEW = 8  # examples, for what is made of layers: its automatic twin forms the gradient of each
+
+
+def check(
+    model: Layer,
+    loss: Loss,
+    params: PyTree,
+    x: Any,
+    t: Any,
+    *,
+    gradient: Callable = backprop,
+    on_purpose: Sequence[str] = (),
+    examples: int = 64,
+    seed: int = 0,
+) -> Report:
+    """Which gradients of `model` and `loss` are wrong, and how, for features x [N, n] and targets t [N, ...].
+
+    Each layer is judged at its true input and true incoming cotangent, for random cotangents, and at inputs and
+    parameters near the true ones and drawn at random, kinks among them; all in float64 and in float32. Networks made of
+    layers, and `gradient(model, loss)`, are judged with right parts, so that a wrong formula is named once.
+
+    A gradient whose path is in `on_purpose`, or inside one that is, may differ, and is reported with its angle to the
+    true one. At most `examples` are looked at, evenly spaced; `seed` draws what is random.
+
+    Raises ValueError for data that does not fit, as `validate` does, for a model or a loss that is not hashable, and
+    for a path in `on_purpose` that no gradient has. What is wrong with a forward or backward is a row of the report.
+    """
+    _hashable(model, loss, gradient)
+    try:
+        x, t = validate(model, loss, x, t, params)
+    except ValueError:
+        raise
+    except Exception as error:  # forward's own: a row, never a traceback
+        return Report((raising("forward", str(model), error),), 0, len(x))
+    chosen = np.unique(np.linspace(0, len(x) - 1, examples).round().astype(int))
+    data = Args(params, np.asarray(x)[chosen], np.asarray(t)[chosen], ()).cast("float64")
+    draw = np.random.default_rng(seed)
+    cases, y = _network(model, loss, data, draw)
+    cases.append(Case(OneLoss("loss", loss), _loss_trials(y, data.aux, draw), 1))
+    for name, weighted in {"gradient": False, "gradient.weighted": True}.items():
+        cases.append(Case(OneGradient(name, gradient, model, loss), _gradient_trials(data, weighted, draw), 1))
+    return Report(_declared(_rows(cases, seed), on_purpose), len(chosen), len(x))
+
+
+def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[str] = (), seed: int = 0) -> Report:
+    """`check` for one layer and one example x, as its `forward` takes it, with random cotangents.
+
+    Raises ValueError as `check` does, but takes any x.
+    """
+    _hashable(layer)
+    draw = np.random.default_rng(seed)
+    batch = np.stack([np.asarray(x)] * FEW)
+    try:
+        y = jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, batch[0])
+    except Exception as error:
+        return Report((raising("forward", str(layer), error),), 0, 1)
+    data = Args(params, batch, draw.normal(size=(FEW, *y.shape)), ()).cast("float64")
+    cases, _ = _network(layer, _Pairing(), data, draw)
+    return Report(_declared(_rows(cases, seed), on_purpose), 1, 1)
+
+
+@dataclass(frozen=True)
+class _Pairing(Loss):
+    """E = <t, y>, so that ∂E/∂y = t."""
+
+    def value(self, y: Array, t: Array) -> Array:
+        return jnp.sum(y * t)
+
+    def gradient(self, y: Array, t: Array) -> Array:
+        return t
+
+
+class Case(NamedTuple):
+    """A subject and its trials, of which the first `given` are at its true inputs."""
+
+    subject: Subject
+    trials: Args
+    given: int
+
+
+def _rows(cases: list[Case], seed: int) -> list[Row]:
+    """The rows of every case, in order: on as many threads as there are cores, since most of the time is compiling."""
+
+    def rows(i):
+        return judged(*cases[i], np.random.default_rng([seed, i]))
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return [row for found in threads.map(rows, range(len(cases))) for row in found]
+
+
+def _network(model: Layer, loss: Loss, data: Args, draw: np.random.Generator) -> tuple[list[Case], np.ndarray]:
+    """A case for every layer in `model`, in order, then for what is made of layers; and the outputs."""
+    with precisely("float64"):
+        places, y = jax.tree.map(np.asarray, taken_apart(model, loss, data.params, data.x, data.aux))
+    paths = {place.path for place in places}
+    leaves, wholes = [], []
+    for place in places:
+        names = [name for name in parts(place.layer) if joined(place.path, name) in paths]
+        if names:
+            wholes.append(_whole(place, "chain" if names[0].isdecimal() else "", draw))
+        else:
+            leaves += _leaf(place, draw)
+    return leaves + wholes, y
+
+
+def _leaf(place: Place, draw: np.random.Generator) -> list[Case]:
+    """A layer as it stands, and once more with a key where it draws from one."""
+    trials = _layer_trials(place, draw)
+    return [
+        Case(OneLayer(place.path, place.layer, str(place.layer), random), trials, 2)
+        for random in ((False, True) if _draws(place) else (False,))
+    ]
+
+
+def _whole(place: Place, name: str, draw: np.random.Generator) -> Case:
+    """A layer made of layers, its parts automatic, on a few examples."""
+    few = slice(None, None, -(-len(place.x) // FEW))
+    layer = rebuilt(place.layer, lambda _, part: Automatic(part))
+    trials = _layer_trials(replace(place, x=place.x[few], dy=place.dy[few]), draw)
+    return Case(OneLayer(joined(place.path, name), layer, type(place.layer).__name__), trials, 2)
+
+
+def _draws(place: Place) -> bool:
+    """Whether the layer's forward pass changes with a key."""
+
+    def program(key):
+        return str(jax.make_jaxpr(lambda params, x: place.layer.forward(params, x, key)[0])(place.params, place.x[0]))
+
+    with precisely("float64"):
+        return program(None) != program(jax.random.key(0))
+
+
+def _layer_trials(place: Place, draw: np.random.Generator) -> Args:
+    """At the true input: the true cotangent and a random one. Then near the true input, and at a random one."""
+    params, x, dy = place.params, place.x, place.dy
+    largest = np.nanmax(np.abs(dy), initial=0)
+    cotangents = [dy / largest if 0 < largest < np.inf else dy, *(draw.normal(size=dy.shape) for _ in range(3))]
+    seeds = draw.integers(2**31, size=(4, len(x)))
+    moved = [_shaken(params, draw) for _ in range(2)]
+    inputs = [x, x, _near(x, draw), _anywhere(x, draw)]
+    return _stacked([Args(*each) for each in zip([params, params, *moved], inputs, seeds, cotangents, strict=True)])
+
+
+def _loss_trials(y: np.ndarray, t: np.ndarray, draw: np.random.Generator) -> Args:
+    """At the true output, near it and at the target, and at a random one."""
+    near = _near(y, draw)
+    if t.shape == y.shape:
+        near = np.where(draw.random(y.shape) < 0.2, t, near)
+    return _stacked([Args((), each, t, draw.normal(size=len(y))) for each in (y, near, _anywhere(y, draw))])
+
+
+def _gradient_trials(data: Args, weighted: bool, draw: np.random.Generator) -> Args:
+    """At the true parameters and near them, each batch an example, without weights or with random ones."""
+    few = slice(None, None, -(-len(data.x) // FEW))
+    x, t = data.x[few], data.aux[few]
+    trials = []
+    for params in (data.params, _shaken(data.params, draw)):
+        weights = (draw.random(len(x)) + 0.1,) if weighted else ()
+        batch = jax.tree.map(lambda leaf: leaf[None], (x, t, *weights))
+        trials.append(Args(params, (), batch, draw.normal(size=1)))
+    return _stacked(trials)
+
+
+def _near(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    return x * np.exp(0.3 * draw.normal(size=x.shape)) if real(x) else x
+
+
+def _anywhere(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Normal numbers, among them those at which functions have their kinks."""
+    if not real(x):
+        return x
+    return np.where(draw.random(x.shape) < 0.25, draw.choice([0.0, -0.0, 1.0, -1.0], x.shape), draw.normal(size=x.shape))
+
+
+def _shaken(params: PyTree, draw: np.random.Generator) -> PyTree:
+    return jax.tree.map(lambda p: p + 0.1 * draw.normal(size=p.shape) if real(p) else p, params)
+
+
+def _stacked(trials: list[Args]) -> Args:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trials)
+
+
+def _hashable(*things: Any) -> None:
+    for thing in things:
+        try:
+            hash(thing)
+        except TypeError as error:
+            name = type(thing).__name__
+            raise ValueError(f"{name} is not hashable ({error}): a layer or loss is a frozen dataclass") from None
+
+
+def _declared(rows: list[Row], on_purpose: Sequence[str]) -> tuple[Row, ...]:
+    """The rows, those whose paths are in `on_purpose` or inside one that is no longer wrong."""
+    lone = [path for path in on_purpose if not any(f"{row.path}.".startswith(f"{path}.") for row in rows)]
+    if lone:
+        known = ", ".join(row.path for row in rows)
+        raise ValueError(f"on_purpose has {lone[0]!r}, but the gradients are {known}")
+    meant = tuple(f"{path}." for path in on_purpose)
+    return tuple(
+        replace(row, verdict=ON_PURPOSE, diagnosis=f"{row.degrees:.1f} degrees from the true gradient")
+        if row.verdict == WRONG and f"{row.path}.".startswith(meant) and np.isfinite(row.degrees)
+        else row
+        for row in rows
+    )

@@ -1,0 +1,428 @@
+"""Simple stories that may explain how a handwritten gradient differs from the true one.
+
+Each is tried on every trial and told only where it explains the difference to rounding. Even then it is no more than
+consistent with what was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxann.activations import ACTIVATIONS
+from jaxann.autodiff import CHANGES, Automatic, changed, steps
+from jaxann.layer import Layer
+from jaxann.losses import LOSSES
+from jaxann.subjects import Args, OneGradient, OneLayer, OneLoss, Subject, named
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, PRNGKeyArray, PyTree
+
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """R trials of one gradient by hand, a, and in truth, b; all gradients in truth, and what they come from.
+
+    `sway` [R] is how far b moves for a relative move of its arguments by one.
+    """
+
+    subject: Subject
+    name: str
+    args: Args
+    y: np.ndarray
+    a: np.ndarray
+    automatic: dict[str, np.ndarray]
+    sway: np.ndarray
+
+    @property
+    def b(self) -> np.ndarray:
+        return self.automatic[self.name]
+
+    @property
+    def slack(self) -> np.ndarray:
+        """What rounding may do to an entry in each trial, [R, 1, ...]."""
+        sizes = [np.abs(g).reshape(len(g), -1).max(axis=1, initial=0) for g in (self.a, self.b)]
+        slack = ROUNDING * np.maximum.reduce([*sizes, np.nan_to_num(self.sway, posinf=0)])
+        return slack.reshape(-1, *(1,) * (self.a.ndim - 1))
+
+    def agree(self, one: Any, other: Any) -> bool:
+        """Whether two arrays of the gradient's shape are the same to rounding."""
+        same_shape = np.shape(one) == np.shape(other) == self.a.shape
+        return same_shape and bool((np.abs(one - other) <= self.slack).all())
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether this is dx, and x, dy and y have one shape."""
+        return self.name == "dx" and np.shape(self.args.x) == np.shape(self.args.dy) == self.a.shape
+
+    def per_example(self, array: np.ndarray) -> np.ndarray:
+        """Numbers [R, B] as they multiply dx [R, B, ...]."""
+        return array.reshape(*array.shape, *(1,) * (self.a.ndim - 2))
+
+
+def tell(e: Evidence) -> tuple[str, str]:
+    """The first story that explains the difference, by its name and in words; "none" and the figures where none does."""
+    for name, story in STORIES.items():
+        found = story(e)
+        if found:
+            return name, f"consistent with {found}"
+    place = np.unravel_index(np.argmax(np.abs(e.a - e.b)), e.a.shape)
+    product, sizes = np.sum(e.a * e.b), np.linalg.norm(e.a) * np.linalg.norm(e.b)
+    size = np.max(np.abs(e.a - e.b)) / np.max(np.abs(e.b), initial=np.finfo(float).tiny)
+    figures = f"max|a-b|/max|b| {size:.2g}, cosine {product / sizes if sizes else np.nan:.4f}"
+    worst = f"worst at {[int(i) for i in place[1:]]}: {e.a[place]:.6g} by hand, {e.b[place]:.6g} in truth"
+    return "none", f"no simple story explains it; {figures}, {worst}"
+
+
+def tell_shape(a: np.ndarray | None, b: np.ndarray, problem: str) -> tuple[str, str]:
+    """The story of a gradient whose form is wrong: `problem`, and what makes a [R, ...] the true b [R, ...]."""
+    if a is not None:
+        alike = partial(np.allclose, rtol=ROUNDING, atol=ROUNDING * np.abs(b).max(initial=0))
+        for axes in _subsets(range(1, a.ndim)):
+            summed = a.sum(axis=axes)
+            if summed.shape == b.shape and alike(summed, b):
+                return "not summed", f"{problem}, consistent with a sum left out over axis {_listed(i - 1 for i in axes)}"
+        if a.ndim >= 3 and a.swapaxes(-1, -2).shape == b.shape and alike(a.swapaxes(-1, -2), b):
+            return "transposed", f"{problem}, consistent with the transposed"
+    return "structure", problem
+
+
+def _rounding(e: Evidence) -> str | None:
+    size = np.max(np.abs(e.a - e.b) / np.maximum(e.slack / ROUNDING, np.finfo(float).tiny))
+    if size > 1e-6:
+        return None
+    return f"arithmetic in less than float64 inside it: it is off by {size:.1g}"
+
+
+def _zero(e: Evidence) -> str | None:
+    return None if e.a.any() else "zeros"
+
+
+def _sign(e: Evidence) -> str | None:
+    return "its sign flipped" if e.agree(e.a, -e.b) else None
+
+
+def _factor(e: Evidence) -> str | None:
+    factor = np.sum(e.a * e.b) / np.sum(e.b * e.b) if e.b.any() else 0
+    if not factor or not e.agree(e.a, factor * e.b):
+        return None
+    meanings = [meaning for meaning, number in _numbers(e) if abs(abs(factor) - number) <= 1e-6 * number]
+    return f"a factor of {factor:.6g}" + "".join(f", which is {meaning}" for meaning in meanings[:1])
+
+
+def _numbers(e: Evidence) -> Iterator[tuple[str, float]]:
+    """Numbers that a factor may have come from, and what they are."""
+    counts = {"the number of examples": np.shape(e.args.dy)[1]}
+    if isinstance(e.subject, OneGradient):
+        counts = {"the number of examples": np.shape(e.args.aux[0])[2]}
+    if np.ndim(e.args.x) > 2:
+        counts["the number of inputs"] = np.shape(e.args.x)[-1]
+    if np.ndim(e.y) > 2:
+        counts["the number of outputs"] = e.y.shape[-1]
+    for name, count in counts.items():
+        if count > 2:
+            yield name, count
+            yield f"1 / {name}", 1 / count
+    thing = getattr(e.subject, "layer", getattr(e.subject, "loss", None))
+    for field in fields(thing) if is_dataclass(thing) else ():
+        p = getattr(thing, field.name)
+        if isinstance(p, float) and p > 0:
+            yield from {field.name: p, f"1 / {field.name}": 1 / p}.items()
+            if p < 1:
+                yield from {f"1 - {field.name}": 1 - p, f"1 / (1 - {field.name})": 1 / (1 - p)}.items()
+
+
+def _kink(e: Evidence) -> str | None:
+    if e.name != "dx" or np.shape(e.args.x) != e.a.shape:
+        return None
+    x, apart = e.args.x, np.abs(e.a - e.b) > e.slack
+    if isinstance(e.subject, OneLoss) and np.shape(e.args.aux) == x.shape and (x == e.args.aux)[apart].all():
+        return f"another slope at a kink: it differs only where the output is the target ({apart.sum()} entries)"
+    found = x[apart]
+    if not np.isin(found, [0, 1, -1]).all():
+        return None
+    zeros = "-0" if np.signbit(found).all() else "0"
+    where = _listed(sorted({f"{value:g}" if value else zeros for value in found}))
+    return f"another slope at a kink: it differs only where the input is {where} ({apart.sum()} entries)"
+
+
+def _entries(e: Evidence) -> str | None:
+    apart = np.abs(e.a - e.b) > e.slack
+    every = (0, 1) if e.name == "dx" else (0,)
+    mask = apart.any(axis=every)
+    if not mask.ndim or not 0 < mask.sum() <= mask.size / 2:
+        return None
+    places = [[int(i) for i in place] for place in np.argwhere(mask)[:3]]
+    how = "differences" if e.a[..., mask].any() else "zeros"
+    more = ", ..." if mask.sum() > 3 else ""
+    return f"{how} in {mask.sum()} of its {mask.size} entries only: {', '.join(map(str, places))}{more}"
+
+
+def _transposed(e: Evidence) -> str | None:
+    if e.a.ndim >= 3 and e.name != "dx" and e.agree(e.a, e.b.swapaxes(-1, -2)):
+        return "its transposed"
+    if e.name == "dx" and np.ndim(e.args.dy) == 3:
+        for name, W in named(e.args.params, ()).items():
+            if W.ndim == 3 and W.shape[1] == W.shape[2]:
+                for product, meant in ((W, f"{name} dy instead of {name}ᵀ dy"), (W.swapaxes(1, 2), f"{name}ᵀ dy")):
+                    if e.agree(e.a, np.einsum("rij,rbj->rbi", product, e.args.dy)):
+                        return f"the transposed matrix: {meant}"
+    return None
+
+
+def _passed_on(e: Evidence) -> str | None:
+    return "dy handed on as it is: the derivative is left out" if e.elementwise and e.agree(e.a, e.args.dy) else None
+
+
+@dataclass(frozen=True)
+class _Confused(Layer):
+    """`layer` with its input saved in place of its output, or the other way round."""
+
+    layer: Layer
+    saves_output: bool
+
+    def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
+        y, saved = self.layer.forward(params, x, key)
+        wrong, right = (x, y) if self.saves_output else (y, x)
+        return y, jax.tree.map(lambda leaf: right if leaf is wrong else leaf, saved)
+
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+        return self.layer.backward(params, saved, dy)
+
+
+def _confused(e: Evidence) -> str | None:
+    if not isinstance(e.subject, OneLayer) or np.shape(e.args.x) != e.y.shape:
+        return None
+    for saves_output in (True, False):
+        subject = replace(e.subject, layer=_Confused(e.subject.layer, saves_output))
+        mended = _by_hand(subject, e.args)[e.name]
+        if e.agree(mended, e.b) and not e.agree(mended, e.a):
+            told = ("input x", "output y") if saves_output else ("output y", "input x")
+            return f"the derivative taken at the {told[0]} where it is meant at the {told[1]}"
+    return None
+
+
+def _diagonal(e: Evidence) -> str | None:
+    if not e.elementwise or e.a.ndim != 3 or not 1 < e.a.shape[2] <= 1024:
+        return None
+    few = 2
+    e = replace(
+        e,
+        args=e.args._replace(
+            **{k: jax.tree.map(lambda leaf: leaf[:, :few], getattr(e.args, k)) for k in ("x", "aux", "dy")}
+        ),
+        a=e.a[:, :few],
+        automatic={"dx": e.b[:, :few]},
+    )
+    diagonal = _diagonals(e.subject, e.args)
+    on = diagonal * e.args.dy
+    if e.agree(e.a, on):
+        return "the diagonal of the Jacobian alone"
+    return "the Jacobian without its diagonal" if e.agree(e.a, e.b - on) else None
+
+
+def _axis(e: Evidence) -> str | None:
+    for axes in _subsets(range(1, e.b.ndim)):
+        wide = np.broadcast_to(e.b.sum(axis=axes, keepdims=True), e.b.shape)
+        if e.agree(e.a, wide):
+            return f"a sum over axis {_listed(i - 1 for i in axes)} of the gradient in every entry"
+    if e.name == "dx" or np.ndim(e.args.dy) < 3:
+        return None
+    dy, x = e.args.dy, e.args.x
+    for what, terms in {"dy": dy, "dy x": dy * x if x.shape == dy.shape else None, "dy y": dy * e.y}.items():
+        for axes in _subsets(range(2, dy.ndim)):
+            if terms is not None and e.agree(e.a, terms.sum(axis=(1, *axes))):
+                return f"a sum of {what} over axis {_listed(i - 2 for i in axes)}, which is the wrong one"
+    return None
+
+
+def _another(e: Evidence) -> str | None:
+    return next(
+        (f"the gradient of {name}" for name, g in e.automatic.items() if name != e.name and e.agree(e.a, g)), None
+    )
+
+
+def _decay(e: Evidence) -> str | None:
+    p, apart = named(e.args.params, ()).get(e.name), e.a - e.b
+    if p is None or not p.any():
+        return None
+    weight = e.args.dy.sum(axis=1) if isinstance(e.subject, OneGradient) else np.full(len(p), e.args.dy.shape[1])
+    p = p * weight.reshape(-1, *(1,) * (p.ndim - 1))
+    share = np.sum(apart * p) / np.sum(p * p)
+    if not share or not e.agree(apart, share * p):
+        return None
+    return f"{abs(share):.4g} times the parameter itself {'added' if share > 0 else 'missing'}, as by weight decay"
+
+
+def _clipped(e: Evidence) -> str | None:
+    if e.name != "dx":
+        return None
+    for one, other, how in ((e.a, e.b, "clipped at"), (e.b, e.a, "not clipped, where it is meant to be, at")):
+        bound = np.abs(one).max()
+        if e.agree(one, np.clip(other, -bound, bound)):
+            return f"a gradient {how} ±{bound:.4g}"
+    return None
+
+
+def _known(e: Evidence) -> str | None:
+    if not e.elementwise and not isinstance(e.subject, OneLoss):
+        return None
+    for name, candidate in _candidates(e).items():
+        if e.agree(e.a, candidate):
+            return name
+    return None
+
+
+def _candidates(e: Evidence) -> dict[str, np.ndarray]:
+    """What other activations and losses would have for dx, by their names."""
+    if isinstance(e.subject, OneLayer):
+        twins = {f"the derivative of {n}": OneLayer("", Automatic(layer), n) for n, layer in ACTIVATIONS.items()}
+    elif isinstance(e.subject, OneLoss):
+        twins = {f"the gradient of {loss.__name__}": OneLoss("", loss()) for loss in LOSSES.values()}
+    else:
+        return {}
+    found = {}
+    for name, twin in twins.items():
+        try:
+            found[name] = _by_hand(twin, e.args)["dx"]
+        except (ValueError, TypeError):  # it takes another kind of target
+            continue
+    if isinstance(e.subject, OneLoss) and e.args.x.shape == np.shape(e.args.aux):
+        y, t = e.args.x, e.args.aux
+        with np.errstate(all="ignore"):
+            binary = e.per_example(e.args.dy) * (-t / y + (1 - t) / (1 - y))
+        found["the binary cross-entropy's derivative, -t/y + (1 - t)/(1 - y)"] = binary
+    return found
+
+
+def _term(e: Evidence) -> str | None:
+    if not e.elementwise or e.a.ndim != 3 or e.a.shape[2] < 3:
+        return None
+    ones, apart = np.ones_like(e.a), e.a - e.b
+    spans = {
+        "the same number in every feature, as a mean is": [ones],
+        "a multiple of the output": [e.y],
+        "a multiple of the input": [e.args.x],
+        "a multiple of the input plus a number": [ones, e.args.x],
+    }
+    for what, span in spans.items():
+        if len(span) + 2 <= e.a.shape[2] and e.agree(_projected(apart, np.stack(span, axis=-1)), apart):
+            return f"a missing term, which is {what} in each example"
+    return None
+
+
+def _projected(d: np.ndarray, span: np.ndarray) -> np.ndarray:
+    """d [R, B, n] on what `span` [R, B, n, k] spans."""
+    q, _ = np.linalg.qr(span)
+    return np.einsum("rbnk,rbmk,rbm->rbn", q, q, d)
+
+
+def _step(e: Evidence) -> str | None:
+    if isinstance(e.subject, OneGradient):
+        return None
+    one = e.args.example()
+    names = steps(lambda params, x: e.subject.forward(params, x, one.aux), one.params, one.x)
+    if len(names) > 64:
+        return None
+    sentences = {
+        "constant": "{} taken for a constant: what flows back through it is left out",
+        "one": "the derivative of {} left out",
+        "at the output": "the derivative of {} taken at its output instead of its input",
+    }
+    for change in CHANGES:
+        for place, found in _rewritten(e.subject, e.name, len(names), change, e.args).items():
+            if e.agree(e.a, np.asarray(found)):
+                return sentences[change].format(f"step {place + 1} of its forward pass, {names[place]},")
+    return None
+
+
+@dataclass(frozen=True)
+class _Rewritten(Subject):
+    """`subject` with one step of its forward pass changed."""
+
+    subject: Subject
+    place: int
+    change: str
+
+    @property
+    def name(self) -> str:
+        return self.subject.name
+
+    def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
+        return changed(lambda p, x: self.subject.forward(p, x, aux), self.place, self.change)(params, x)
+
+    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
+        return self.subject.backward(params, x, aux, dy)
+
+
+@partial(jax.jit, static_argnames=("subject", "name", "count", "change"))
+def _rewritten(subject: Subject, name: str, count: int, change: str, args: Args) -> dict[int, Array]:
+    """The automatic gradient called `name` with each step changed that can be, by its place."""
+    found = {}
+    for place in range(count):
+        twin = _Rewritten(subject.path, subject, place, change)
+        try:
+            found[place] = jax.vmap(lambda args, twin=twin: twin.automatic(*args)[1][name])(args)
+        except (TypeError, ValueError):  # a step without a derivative, or of another shape
+            continue
+    return found
+
+
+def _by_hand(subject: Subject, args: Args) -> dict[str, np.ndarray]:
+    return jax.tree.map(np.asarray, _by_hand_jitted(subject, args))
+
+
+@partial(jax.jit, static_argnames="subject")
+def _by_hand_jitted(subject: Subject, args: Args) -> dict[str, Array]:
+    return jax.vmap(lambda args: subject.by_hand(*args))(args)
+
+
+@partial(jax.jit, static_argnames="subject")
+def _diagonals(subject: Subject, args: Args) -> Array:
+    """∂y_i/∂x_i of every example, [R, B, n]."""
+
+    def of_feature(i):
+        unit = jnp.zeros_like(args.dy).at[..., i].set(1)
+        return jax.vmap(lambda args: subject.automatic(*args)[1]["dx"])(args._replace(dy=unit))[..., i]
+
+    return jnp.moveaxis(jax.lax.map(of_feature, jnp.arange(args.dy.shape[-1])), 0, -1)
+
+
+def _subsets(axes: Any) -> Iterator[tuple[int, ...]]:
+    axes = list(axes)
+    for k in range(1, len(axes) + 1):
+        yield from combinations(axes, k)
+
+
+def _listed(items: Any) -> str:
+    return " and ".join(map(str, items))
+
+
+STORIES: dict[str, Callable[[Evidence], str | None]] = {
+    "rounding": _rounding,
+    "zero": _zero,
+    "sign": _sign,
+    "factor": _factor,
+    "kink": _kink,
+    "entries": _entries,
+    "transposed": _transposed,
+    "derivative missing": _passed_on,
+    "taken elsewhere": _confused,
+    "diagonal": _diagonal,
+    "axis": _axis,
+    "another gradient": _another,
+    "weight decay": _decay,
+    "clipping": _clipped,
+    "another derivative": _known,
+    "missing term": _term,
+    "step": _step,
+}

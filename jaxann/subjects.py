@@ -1,0 +1,204 @@
+"""What a gradient check judges alone: a layer, a loss, a gradient function, each as one pair (forward, backward).
+
+What a subject is made of is replaced by its automatic twin, so that only its own handwriting is on trial.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxann.autodiff import Automatic, AutomaticLoss, mean_loss, transposed
+from jaxann.layer import Layer, formed, sum_examples
+from jaxann.losses import Loss
+from jaxann.walk import joined
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+
+@dataclass(frozen=True)
+class Subject(ABC):
+    """y = forward(params, x, aux) of one example, and by hand (grads, dx) = backward(params, x, aux, dy).
+
+    `aux` is what no gradient is taken to: a target, a random seed.
+    """
+
+    path: str
+
+    @abstractmethod
+    def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
+        """y = f(x; params)."""
+
+    @abstractmethod
+    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
+        """The gradient of <dy, y> with respect to params and x."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it is called in a report."""
+
+    def leaf(self, name: str) -> str:
+        """The path of one of its gradients in a report."""
+        return joined(self.path, name)
+
+    def by_hand(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> dict[str, Array]:
+        """The handwritten gradients for a batch x, aux, dy [B, ...], summed but for dx, by name."""
+        grads, dx = jax.vmap(self.backward, (None, 0, 0, 0))(params, x, aux, dy)
+        return named(sum_examples(grads), dx)
+
+    def automatic(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[Any, dict[str, Array]]:
+        """y and the automatic gradients for a batch, as `by_hand` gives them."""
+        batch = jax.vmap(self.forward, (None, 0, 0))
+        y, pull = transposed(lambda params, x: batch(params, x, aux), params, x)
+        return y, {name: leaf for name, leaf in named(*pull(dy)).items() if leaf.dtype != jax.dtypes.float0}
+
+
+@dataclass(frozen=True)
+class OneLayer(Subject):
+    """A layer. With `random`, aux seeds the key that it draws from."""
+
+    layer: Layer
+    title: str
+    random: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    def _forward(self, params: PyTree, x: PyTree, aux: PyTree) -> tuple[Any, Any]:
+        return self.layer.forward(params, x, jax.random.key(aux) if self.random else None)
+
+    def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
+        return self._forward(params, x, aux)[0]
+
+    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
+        return self.layer.backward(params, self._forward(params, x, aux)[1], dy)
+
+
+@dataclass(frozen=True)
+class OneLoss(Subject):
+    """A loss: x is the network's output y, aux the target."""
+
+    loss: Loss
+
+    @property
+    def name(self) -> str:
+        return str(self.loss)
+
+    def leaf(self, name: str) -> str:
+        return self.path
+
+    def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Float[Array, ""]:
+        return self.loss.value(x, aux)
+
+    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
+        return (), dy * self.loss.gradient(x, aux)
+
+
+@dataclass(frozen=True)
+class OneGradient(Subject):
+    """A gradient function, given an automatic model and loss: one example is a batch aux = (x, t, weights).
+
+    Its grads are judged by the derivative of the value that it gives itself, and that value by the mean loss.
+    """
+
+    gradient: Callable[[Layer, Loss], Callable]
+    model: Layer
+    loss: Loss
+
+    @property
+    def name(self) -> str:
+        return getattr(self.gradient, "__name__", str(self.gradient))
+
+    def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Float[Array, ""]:
+        return self.gradient(_Mute(self.model), _MuteLoss(self.loss))(params, *aux)[0]
+
+    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
+        _, grads = self.gradient(Automatic(self.model), AutomaticLoss(self.loss))(params, *aux)
+        return jax.tree.map(lambda leaf: dy * leaf, grads), ()
+
+    def by_hand(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> dict[str, Array]:
+        gradient = self.gradient(Automatic(self.model), AutomaticLoss(self.loss))
+        value, grads = jax.vmap(lambda aux: gradient(params, *aux))(aux)
+        weighted = jax.tree.map(lambda leaf: jnp.tensordot(dy, leaf, 1), grads)
+        return named(weighted, ()) | {"value": dy * value}
+
+    def automatic(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[Any, dict[str, Array]]:
+        y, grads = super().automatic(params, x, aux, dy)
+        mean = jax.vmap(lambda aux: mean_loss(self.model, self.loss)(params, *aux))(aux)
+        return y, grads | {"value": dy * mean}
+
+
+@dataclass(frozen=True)
+class _Mute(Layer):
+    """`layer` with zeros for gradients: where only the value counts, and its derivative is to be taken cheaply."""
+
+    layer: Layer
+
+    def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Array]:
+        return self.layer.forward(params, x, key)[0], x
+
+    def backward(self, params: PyTree, saved: Array, dy: Array) -> tuple[PyTree, Array]:
+        return jax.tree.map(jnp.zeros_like, (params, saved))
+
+
+@dataclass(frozen=True)
+class _MuteLoss(Loss):
+    """`loss` with zeros for a gradient."""
+
+    loss: Loss
+
+    def value(self, y: Array, t: Array) -> Float[Array, ""]:
+        return self.loss.value(y, t)
+
+    def gradient(self, y: Array, t: Array) -> Array:
+        return jnp.zeros_like(y)
+
+
+class Args(NamedTuple):
+    """What a subject is called with, in R trials of B examples: params [R, ...]; x, aux and dy [R, B, ...]."""
+
+    params: PyTree
+    x: PyTree
+    aux: PyTree
+    dy: Any
+
+    def cast(self, dtype: str) -> Args:
+        """With floats in `dtype`, and integers of its width, whatever the default precision is."""
+        whole = dtype.replace("float", "int")
+        return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if real(leaf) else whole), self)
+
+    def wiggled(self, share: float, draw: np.random.Generator) -> Args:
+        """With every float off by about that share of itself."""
+        return jax.tree.map(
+            lambda leaf: leaf * (1 + share * draw.normal(size=leaf.shape)) if real(leaf) else leaf, self
+        )
+
+    def example(self) -> Args:
+        """The first example of the first trial."""
+        first = self.at(0)
+        return first._replace(**{k: jax.tree.map(lambda leaf: leaf[0], getattr(first, k)) for k in ("x", "aux", "dy")})
+
+    def at(self, trials: Any) -> Args:
+        """Some of the trials."""
+        return jax.tree.map(lambda leaf: leaf[trials], self)
+
+
+def named(grads: PyTree, dx: PyTree) -> dict[str, Array]:
+    """The leaves of params' gradients by their paths, and dx."""
+    leaves = jax.tree_util.tree_leaves_with_path(formed(grads))
+    found = {jax.tree_util.keystr(path, simple=True, separator=".") or "params": leaf for path, leaf in leaves}
+    return found if jax.tree.leaves(dx) == [] else found | {"dx": dx}
+
+
+def real(leaf: Any) -> bool:
+    """Whether it is of floating point."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
