@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxann.layer import Layer
@@ -87,6 +89,7 @@ class AutomaticLoss(Loss):
 # What can be wrong with one step v ↦ f(v) of a forward pass, as f(v) rewritten so that only its derivative changes.
 CHANGES: dict[str, Callable[[Callable, Any], Any]] = {
     "constant": lambda f, v: jax.lax.stop_gradient(f(v)),
+    "constant operand": lambda f, v: f(jax.lax.stop_gradient(v)),
     "one": lambda f, v: jax.lax.stop_gradient(f(v) - v) + v,
     "at the output": lambda f, v: _moved(f, v, f(v)),
 }
@@ -98,42 +101,46 @@ def _moved(f: Callable, v: Array, w: Array) -> Array:
     return stop(f(v)) + f(stop(w) + v - stop(v)) - stop(f(w))
 
 
-def steps(function: Callable, *args: PyTree) -> list[str]:
-    """The names of the steps that `function` takes: the operations of its jaxpr, in order."""
-    return [eqn.params.get("name", eqn.primitive.name) for eqn in jax.make_jaxpr(function)(*args).eqns]
+def steps(function: Callable, *args: PyTree) -> list[tuple[str, int]]:
+    """The steps that `function` takes, the operations of its jaxpr in order: their names and numbers of operands."""
+    return [
+        (eqn.params.get("name", eqn.primitive.name), len(eqn.invars)) for eqn in jax.make_jaxpr(function)(*args).eqns
+    ]
 
 
-def changed(function: Callable, place: int, change: str) -> Callable:
-    """`function` with the same value, but the derivative of its step `place` changed as `CHANGES` says.
+def changed(function: Callable, place: int, operand: int, change: str) -> Callable:
+    """`function` with the same value, but its derivative by an operand of step `place` changed as `CHANGES` says.
 
-    What a step has beside its first input is held fixed. Raises TypeError for a step that cannot be changed so.
+    Raises TypeError for a step that cannot be changed so.
     """
 
     def run(*args: PyTree) -> PyTree:
-        jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        values = dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
-        values.update(zip(jaxpr.jaxpr.invars, jax.tree.leaves(args), strict=True))
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+        values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+        values.update(zip(closed.jaxpr.invars, jax.tree.leaves(args), strict=True))
 
         def read(atom):
             return atom.val if isinstance(atom, Literal) else values[atom]
 
-        for i, eqn in enumerate(jaxpr.eqns):
-            functions, settings = eqn.primitive.get_bind_params(eqn.params)
-            inputs = [read(atom) for atom in eqn.invars]
-
-            def step(*v, eqn=eqn, functions=functions, settings=settings):
-                out = eqn.primitive.bind(*functions, *v, **settings)
-                return out if eqn.primitive.multiple_results else [out]
-
+        for i, eqn in enumerate(closed.eqns):
+            operands = [read(atom) for atom in eqn.invars]
             if i == place:
-                if len(eqn.outvars) != 1 or not inputs:
-                    raise TypeError(f"{eqn.primitive} is not a function of one value")
-                out = [CHANGES[change](lambda v, step=step, others=inputs[1:]: step(v, *others)[0], inputs[0])]
-                if out[0].shape != eqn.outvars[0].aval.shape:
-                    raise TypeError(f"{eqn.primitive} changes the shape")
+                if not all(jnp.issubdtype(atom.aval.dtype, jnp.floating) for atom in (eqn.invars[operand], *eqn.outvars)):
+                    raise TypeError(f"{eqn.primitive} has no derivative")
+                f = partial(_step, eqn, operands, operand)
+                out = [CHANGES[change](lambda v, f=f: f(v)[0], operands[operand])]
+                if [value.shape for value in out] != [var.aval.shape for var in eqn.outvars]:
+                    raise TypeError(f"{eqn.primitive} does not keep the shape of what it takes")
             else:
-                out = step(*inputs)
+                out = _step(eqn, operands)
             values.update(zip(eqn.outvars, out, strict=True))
-        return jax.tree.unflatten(jax.tree.structure(shape), [read(atom) for atom in jaxpr.jaxpr.outvars])
+        return jax.tree.unflatten(jax.tree.structure(shape), [read(atom) for atom in closed.jaxpr.outvars])
 
     return run
+
+
+def _step(eqn: Any, operands: list[Any], place: int = 0, *instead: Any) -> list[Any]:
+    """What one equation of a jaxpr gives, with another operand at `place` where there is one."""
+    operands = [*operands[:place], *instead, *operands[place + len(instead) :]]
+    out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+    return out if eqn.primitive.multiple_results else [out]

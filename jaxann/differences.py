@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
+from jaxann.once import once
 from jaxann.subjects import Args, Subject, named, real
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _directions(leaf: np.ndarray, draw: np.random.Generator, within: int) -> np.
     return directions
 
 
-@partial(jax.jit, static_argnames="subject", compiler_options={"xla_backend_optimization_level": 0})
+@partial(once, static="subject")
 def _outputs(subject: Subject, args: Args) -> Array:
     params, x, aux, _ = args
     return jax.vmap(subject.forward, (None, 0, 0))(params, x, aux)

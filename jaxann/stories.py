@@ -7,6 +7,7 @@ consistent with what was seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -17,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxann.activations import ACTIVATIONS
-from jaxann.autodiff import CHANGES, Automatic, changed, steps
+from jaxann.autodiff import Automatic, changed, steps
 from jaxann.layer import Layer
 from jaxann.losses import LOSSES
+from jaxann.once import once, precisely
 from jaxann.subjects import Args, OneGradient, OneLayer, OneLoss, Subject, named
 
 if TYPE_CHECKING:
@@ -59,6 +61,14 @@ class Evidence:
         same_shape = np.shape(one) == np.shape(other) == self.a.shape
         return same_shape and bool((np.abs(one - other) <= self.slack).all())
 
+    def of_one(self) -> Evidence:
+        """The same for dy = 1, of a loss."""
+        dy, one = self.per_example(self.args.dy), np.ones_like(self.args.dy)
+        sway = self.sway / np.abs(self.args.dy).min(axis=1)
+        return replace(
+            self, args=self.args._replace(dy=one), a=self.a / dy, automatic={"dx": self.b / dy}, sway=sway
+        )
+
     @property
     def elementwise(self) -> bool:
         """Whether this is dx, and x, dy and y have one shape."""
@@ -71,10 +81,14 @@ class Evidence:
 
 def tell(e: Evidence) -> tuple[str, str]:
     """The first story that explains the difference, by its name and in words; "none" and the figures where none does."""
-    for name, story in STORIES.items():
-        found = story(e)
-        if found:
-            return name, f"consistent with {found}"
+    if isinstance(e.subject, OneLoss):
+        e = e.of_one()
+    with precisely("float64"):
+        for name, story in STORIES.items():
+            with suppress(Exception):  # what a story tries may not be possible with what a user has written
+                found = story(e)
+                if found:
+                    return name, f"consistent with {found}"
     place = np.unravel_index(np.argmax(np.abs(e.a - e.b)), e.a.shape)
     product, sizes = np.sum(e.a * e.b), np.linalg.norm(e.a) * np.linalg.norm(e.b)
     size = np.max(np.abs(e.a - e.b)) / np.max(np.abs(e.b), initial=np.finfo(float).tiny)
@@ -119,13 +133,20 @@ def _factor(e: Evidence) -> str | None:
     return f"a factor of {factor:.6g}" + "".join(f", which is {meaning}" for meaning in meanings[:1])
 
 
+def _varying_factor(e: Evidence) -> str | None:
+    factors = np.array([np.sum(a * b) / np.sum(b * b) if b.any() else 1 for a, b in zip(e.a, e.b, strict=True)])
+    if len(factors) < 2 or not e.agree(e.a, factors.reshape(e.slack.shape) * e.b) or e.b[0].size < 2:
+        return None
+    return f"a factor that differs from trial to trial: {', '.join(f'{factor:.4g}' for factor in factors)}"
+
+
 def _numbers(e: Evidence) -> Iterator[tuple[str, float]]:
     """Numbers that a factor may have come from, and what they are."""
     counts = {"the number of examples": np.shape(e.args.dy)[1]}
     if isinstance(e.subject, OneGradient):
         counts = {"the number of examples": np.shape(e.args.aux[0])[2]}
     if np.ndim(e.args.x) > 2:
-        counts["the number of inputs"] = np.shape(e.args.x)[-1]
+        counts[f"the number of {'out' if isinstance(e.subject, OneLoss) else 'in'}puts"] = np.shape(e.args.x)[-1]
     if np.ndim(e.y) > 2:
         counts["the number of outputs"] = e.y.shape[-1]
     for name, count in counts.items():
@@ -181,6 +202,13 @@ def _transposed(e: Evidence) -> str | None:
 
 def _passed_on(e: Evidence) -> str | None:
     return "dy handed on as it is: the derivative is left out" if e.elementwise and e.agree(e.a, e.args.dy) else None
+
+
+def _passed_by(e: Evidence) -> str | None:
+    for sign, how in ((-1, "missing"), (1, "too much")) if e.elementwise else ():
+        if e.agree(e.a - e.b, sign * e.args.dy):
+            return f"dy itself {how}: what flows past the layer in a residual connection"
+    return None
 
 
 @dataclass(frozen=True)
@@ -330,18 +358,20 @@ def _step(e: Evidence) -> str | None:
     if isinstance(e.subject, OneGradient):
         return None
     one = e.args.example()
-    names = steps(lambda params, x: e.subject.forward(params, x, one.aux), one.params, one.x)
-    if len(names) > 64:
+    found = steps(lambda params, x: e.subject.forward(params, x, one.aux), one.params, one.x)
+    if len(found) > 64:
         return None
     sentences = {
         "constant": "{} taken for a constant: what flows back through it is left out",
+        "constant operand": "an operand of {} taken for a constant: what flows back through it is left out",
         "one": "the derivative of {} left out",
         "at the output": "the derivative of {} taken at its output instead of its input",
     }
-    for change in CHANGES:
-        for place, found in _rewritten(e.subject, e.name, len(names), change, e.args).items():
-            if e.agree(e.a, np.asarray(found)):
-                return sentences[change].format(f"step {place + 1} of its forward pass, {names[place]},")
+    for change, sentence in sentences.items():
+        places = tuple((i, k) for i, (_, count) in enumerate(found) for k in range(count) if k == 0 or change != "constant")
+        for (i, _), gradient in zip(places, _rewritten(e.subject, e.name, places, change, e.args), strict=True):
+            if gradient is not None and e.agree(e.a, np.asarray(gradient)):
+                return sentence.format(f"step {i + 1} of its forward pass, {found[i][0]},")
     return None
 
 
@@ -350,7 +380,7 @@ class _Rewritten(Subject):
     """`subject` with one step of its forward pass changed."""
 
     subject: Subject
-    place: int
+    place: tuple[int, int]
     change: str
 
     @property
@@ -358,35 +388,38 @@ class _Rewritten(Subject):
         return self.subject.name
 
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
-        return changed(lambda p, x: self.subject.forward(p, x, aux), self.place, self.change)(params, x)
+        return changed(lambda p, x: self.subject.forward(p, x, aux), *self.place, self.change)(params, x)
 
     def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
         return self.subject.backward(params, x, aux, dy)
 
 
-@partial(jax.jit, static_argnames=("subject", "name", "count", "change"))
-def _rewritten(subject: Subject, name: str, count: int, change: str, args: Args) -> dict[int, Array]:
-    """The automatic gradient called `name` with each step changed that can be, by its place."""
-    found = {}
-    for place in range(count):
+@partial(once, static=("subject", "name", "places", "change"))
+def _rewritten(
+    subject: Subject, name: str, places: tuple[tuple[int, int], ...], change: str, args: Args
+) -> list[Array | None]:
+    """The automatic gradient called `name` with the step at each of `places` changed; None where it cannot be."""
+
+    def gradient(place):
         twin = _Rewritten(subject.path, subject, place, change)
         try:
-            found[place] = jax.vmap(lambda args, twin=twin: twin.automatic(*args)[1][name])(args)
+            return jax.vmap(lambda args: twin.automatic(*args)[1][name])(args)
         except (TypeError, ValueError):  # a step without a derivative, or of another shape
-            continue
-    return found
+            return None
+
+    return [gradient(place) for place in places]
 
 
 def _by_hand(subject: Subject, args: Args) -> dict[str, np.ndarray]:
     return jax.tree.map(np.asarray, _by_hand_jitted(subject, args))
 
 
-@partial(jax.jit, static_argnames="subject")
+@partial(once, static="subject")
 def _by_hand_jitted(subject: Subject, args: Args) -> dict[str, Array]:
     return jax.vmap(lambda args: subject.by_hand(*args))(args)
 
 
-@partial(jax.jit, static_argnames="subject")
+@partial(once, static="subject")
 def _diagonals(subject: Subject, args: Args) -> Array:
     """∂y_i/∂x_i of every example, [R, B, n]."""
 
@@ -412,10 +445,12 @@ STORIES: dict[str, Callable[[Evidence], str | None]] = {
     "zero": _zero,
     "sign": _sign,
     "factor": _factor,
+    "varying factor": _varying_factor,
     "kink": _kink,
     "entries": _entries,
     "transposed": _transposed,
     "derivative missing": _passed_on,
+    "residual": _passed_by,
     "taken elsewhere": _confused,
     "diagonal": _diagonal,
     "axis": _axis,

@@ -71,7 +71,10 @@ class OneLayer(Subject):
 
     @property
     def name(self) -> str:
-        return self.title
+        return f"{self.title}, with a key" if self.random else self.title
+
+    def leaf(self, name: str) -> str:
+        return joined(joined(self.path, "random") if self.random else self.path, name)
 
     def _forward(self, params: PyTree, x: PyTree, aux: PyTree) -> tuple[Any, Any]:
         return self.layer.forward(params, x, jax.random.key(aux) if self.random else None)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxann.differences import Quotients, quotients
+from jaxann.once import once, precisely
 from jaxann.report import NOT_FINITE, RIGHT, WRONG, Row
 from jaxann.stories import Evidence, tell, tell_shape
 from jaxann.subjects import Args, Subject, named, real
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # Of max|a - b| / max|b|: some hundred roundings in float32, some thousand in float64.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
-WIGGLE = 1e-6
+# How far a gradient moves is seen at two distances, for across a kink it jumps, however near.
+WIGGLES = (1e-6, 1e-2)
 
 
 class Voices(NamedTuple):
@@ -31,7 +32,9 @@ class Voices(NamedTuple):
     automatic: dict[str, Any]
 
 
-def judged(subject: Subject, args: Args, given: int, draw: np.random.Generator) -> list[Row]:
+def judged(
+    subject: Subject, args: Args, given: int, draw: np.random.Generator, dtypes: Sequence[str] = tuple(TOLERANCE)
+) -> list[Row]:
     """A row for each gradient of `subject`, given R trials of which the first `given` are at its true inputs.
 
     Where a trial beyond those is not finite it does not count: it may lie outside of what the function is for.
@@ -39,8 +42,8 @@ def judged(subject: Subject, args: Args, given: int, draw: np.random.Generator) 
     args = args.cast("float64")
     try:
         problems = _problems(subject, args.example())
-        voices = {dtype: _heard(subject, args, dtype) for dtype in TOLERANCE}
-        wiggled = _heard(subject, args.wiggled(WIGGLE, draw), "float64").automatic
+        voices = {dtype: _heard(subject, args, dtype) for dtype in dtypes}
+        wiggled = {share: _heard(subject, args.wiggled(share, draw), "float64").automatic for share in WIGGLES}
         with precisely("float64"):
             third = quotients(subject, args.at(given - 1), draw)
     except Exception as error:  # whatever it is, it is the subject's: a row, never a traceback
@@ -51,7 +54,7 @@ def judged(subject: Subject, args: Args, given: int, draw: np.random.Generator) 
         if name in problems:
             rows.append(row(WRONG, *tell_shape(voices["float64"].by_hand.get(name), b, problems[name])))
         else:
-            sway = _largest(wiggled[name] - b) / WIGGLE
+            sway = np.fmin.reduce([_largest(other[name] - b) / share for share, other in wiggled.items()])
             rows.append(_row(row, Leaf(subject, name, args, given, voices, sway, third.get(name))))
     strange = {name: problem for name, problem in problems.items() if name not in voices["float64"].automatic}
     return rows + [Row(subject.leaf(name), subject.name, (), WRONG, "structure", p) for name, p in strange.items()]
@@ -100,7 +103,8 @@ def _row(row: partial[Row], leaf: Leaf) -> Row:
     """The verdict on one gradient whose shape is right."""
     a, b = leaf.pair("float64")
     shown = 0 if _finite(b[:1]) & (_largest(b[:1]) > 0) else leaf.given - 1
-    (error32, excess32), (error64, excess64) = leaf.gap("float32"), leaf.gap("float64")
+    gaps = {dtype: leaf.gap(dtype) for dtype in leaf.voices}
+    (error64, excess64), (error32, excess32) = gaps["float64"], gaps.get("float32", (np.nan, 0))
     ratio, degrees = _angle(a[shown], b[shown])
     claimed, truth = a[leaf.given - 1], b[leaf.given - 1]
     (third, by_hand), (_, automatic) = (leaf.third.gap(g) if leaf.third else (np.nan, np.nan) for g in (claimed, truth))
@@ -121,7 +125,7 @@ def _row(row: partial[Row], leaf: Leaf) -> Row:
         if _finite(a[given]).all() and by_hand <= 1:
             return row(RIGHT, "autodiff", f"autodiff gives {_odd(b[given])}, the differences agree with the handwritten")
         return row(NOT_FINITE, "not finite", f"autodiff gives {_odd(b[given])}, the handwritten {_odd(a[given])}")
-    for dtype in ("float64", "float32"):
+    for dtype in leaf.voices:
         counts = leaf.counting(dtype) & _finite(leaf.pair(dtype)[1])
         if not _finite(leaf.pair(dtype)[0][counts]).all():
             where = _odd(leaf.pair(dtype)[0][counts])
@@ -138,13 +142,14 @@ def _row(row: partial[Row], leaf: Leaf) -> Row:
     counts = leaf.counting("float64") & _finite(b)
     evidence = Evidence(
         leaf.subject,
+        leaf.name,
         leaf.args.at(counts),
         leaf.voices["float64"].y[counts],
         a[counts],
         {name: g[counts] for name, g in leaf.voices["float64"].automatic.items()},
         leaf.sway[counts],
     )
-    return row(WRONG, *tell(evidence, leaf.name))
+    return row(WRONG, *tell(evidence))
 
 
 def _angle(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -179,7 +184,7 @@ def _heard(subject: Subject, args: Args, dtype: str) -> Voices:
     return jax.tree.map(lambda *each: np.stack([np.asarray(leaf, np.float64) for leaf in each]), *trials)
 
 
-@partial(jax.jit, static_argnames="subject", compiler_options={"xla_backend_optimization_level": 0})
+@partial(once, static="subject")
 def _voices(subject: Subject, args: Args) -> Voices:
     y, automatic = subject.automatic(*args)
     return Voices(y, subject.by_hand(*args), automatic)
@@ -212,10 +217,3 @@ def raising(path: str, of: str, error: Exception) -> Row:
     """The row of something that raises."""
     first = next(iter(str(error).strip().splitlines()), "")
     return Row(path, of, (), WRONG, "raises", f"it raises {type(error).__name__}: {first}")
-
-
-@contextmanager
-def precisely(dtype: str) -> Iterator[None]:
-    """With `dtype` for a default, and matrix products that use all of it."""
-    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
-        yield

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxann.autodiff import transposed
 from jaxann.layer import Layer, parts, rebuilt
 from jaxann.losses import Loss
+from jaxann.once import once
 
 if TYPE_CHECKING:
     from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
@@ -79,7 +80,7 @@ def taken_apart(
             continue
         if inside and set(inside) <= {seen.path for seen in found}:
             layers, entered = layers | inside, entered | {path}
-    owned, seen, dy, y = _passed(model, loss, entered, params, x, t)
+    owned, seen, dy, y = _passed_once(model, loss, entered, params, x, t)
     return [Place(p.path, layers[p.path], p.params, s.x, dy[s.path]) for p, s in zip(owned, seen, strict=True)], y
 
 
@@ -97,7 +98,6 @@ def _composites(layer: Layer, path: str = "") -> Iterator[str]:
         yield from _composites(part, joined(path, name))
 
 
-@partial(jax.jit, static_argnames=("model", "loss", "entered"))
 def _passed(
     model: Layer,
     loss: Loss,
@@ -121,6 +121,9 @@ def _passed(
         return owned, [Seen(s.path, None, s.x, s.y, None) for s in seen], dy, y
 
     return jax.vmap(one, out_axes=(None, 0, 0, 0))(x, t)
+
+
+_passed_once = once(_passed, static=("model", "loss", "entered"))
 
 
 def _tapped(layer: Layer, path: str, entered: frozenset[str], shifts: dict[str, Array]) -> Tap:

@@ -1,0 +1,38 @@
+"""How a gradient check computes: in the precision asked for, and with programs that run once, so are compiled in haste."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial, wraps
+
+import jax
+
+
+@contextmanager
+def precisely(dtype: str) -> Iterator[None]:
+    """With `dtype` for a default, and matrix products that use all of it."""
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+        yield
+
+
+def once(function: Callable, static: str | tuple[str, ...]) -> Callable:
+    """`jax.jit` of `function`, with the arguments named in `static` static, that compiles fast and runs slowly."""
+
+    @cache
+    def jitted() -> Callable:
+        return jax.jit(function, static_argnames=static, compiler_options=_haste())
+
+    return wraps(function)(lambda *args: jitted()(*args))
+
+
+@cache
+def _haste() -> dict[str, int | bool]:
+    """The compiler's options for little optimisation, those of them that this jaxlib has."""
+    options = {"xla_backend_optimization_level": 0}
+    emitters = options | {"xla_cpu_use_fusion_emitters": False}  # without them, two thirds of the time
+    try:
+        jax.jit(lambda: 0, compiler_options=emitters)()
+    except jax.errors.JaxRuntimeError:
+        return options
+    return emitters
