@@ -123,7 +123,8 @@ def _rows(cases: list[Case], seed: int) -> list[Row]:
         return [replace(row, whole=whole) for row in found]
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return [row for found in threads.map(rows, range(len(cases))) for row in found]
+        found = list(threads.map(rows, reversed(range(len(cases)))))  # the whole ones, which take longest, first
+    return [row for rows in reversed(found) for row in rows]
 
 
 def _network(model: Layer, loss: Loss, data: Args, draw: np.random.Generator) -> tuple[list[Case], np.ndarray]:

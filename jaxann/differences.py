@@ -17,7 +17,7 @@ from jaxann.subjects import Args, Subject, named, real
 if TYPE_CHECKING:
     from jaxtyping import Array
 
-ENTRIES, DIRECTIONS = 16, 4
+ENTRIES, DIRECTIONS = 8, 3
 # Two step sizes leave an error of the order STEP⁴ = 1e-12, to be seen against the size of the fifth derivative.
 STEP, TOLERANCE = 1e-3, 1e-5
 
@@ -41,9 +41,8 @@ class Quotients(NamedTuple):
         apart = np.abs(self.values[k] - self.directions[k] @ flat)
         entry = np.count_nonzero(self.directions[k], axis=1) == 1
         size = np.where(entry, np.abs(flat).max(initial=0), np.linalg.norm(flat))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            error = np.where(apart > 0, apart / size, 0)
-            excess = np.where(apart > 0, apart / (TOLERANCE * size + self.rounding[k]), 0)
+        error = np.where(apart > 0, apart / size, 0)
+        excess = np.where(apart > 0, apart / (TOLERANCE * size + self.rounding[k]), 0)
         return float(error.max()), float(excess.max())
 
 
@@ -75,8 +74,7 @@ def quotients(subject: Subject, args: Args, draw: np.random.Generator) -> dict[s
         rounding = 1e-15 * scale / steps
         # A smooth function's second difference is a quarter at half the step, up to STEP⁴; that of a kink a half.
         rough = np.abs(far + back - 4 * (near + near_back)) / steps
-        with np.errstate(invalid="ignore"):
-            smooth = rough <= TOLERANCE / 10 * np.nanmax(np.abs(values), initial=0) + 10 * rounding
+        smooth = rough <= TOLERANCE / 10 * np.nanmax(np.abs(values), initial=0) + 10 * rounding
         found[name] = Quotients(directions, values, smooth, rounding)
     return found
 

@@ -28,11 +28,14 @@ def once(function: Callable, static: str | tuple[str, ...]) -> Callable:
 
 @cache
 def _haste() -> dict[str, int | bool]:
-    """The compiler's options for little optimisation, those of them that this jaxlib has."""
-    options = {"xla_backend_optimization_level": 0}
-    emitters = options | {"xla_cpu_use_fusion_emitters": False}  # without them, two thirds of the time
+    """The compiler's options for less work, those of them that this jaxlib has.
+
+    Not optimisation level 0: on a CPU it was seen to make infinities of finite numbers.
+    """
+    options = {"xla_backend_optimization_level": 1}
+    more = options | {"xla_cpu_use_fusion_emitters": False}  # the older ones compile in two thirds of the time
     try:
-        jax.jit(lambda: 0, compiler_options=emitters)()
+        jax.jit(lambda: 0, compiler_options=more)()
     except jax.errors.JaxRuntimeError:
         return options
-    return emitters
+    return more

@@ -194,9 +194,10 @@ def _transposed(e: Evidence) -> str | None:
     if e.name == "dx" and np.ndim(e.args.dy) == 3:
         for name, W in named(e.args.params, ()).items():
             if W.ndim == 3 and W.shape[1] == W.shape[2]:
-                for product, meant in ((W, f"{name} dy instead of {name}ᵀ dy"), (W.swapaxes(1, 2), f"{name}ᵀ dy")):
-                    if e.agree(e.a, np.einsum("rij,rbj->rbi", product, e.args.dy)):
-                        return f"the transposed matrix: {meant}"
+                products = [np.einsum(how, W, e.args.dy) for how in ("rij,rbj->rbi", "rji,rbj->rbi")]
+                for (one, other), told in zip((products, products[::-1]), (("", "ᵀ"), ("ᵀ", "")), strict=True):
+                    if e.agree(e.a, one) and e.agree(e.b, other):
+                        return f"the transposed matrix, {name}{told[0]} dy instead of {name}{told[1]} dy"
     return None
 
 
@@ -326,9 +327,7 @@ def _candidates(e: Evidence) -> dict[str, np.ndarray]:
             continue
     if isinstance(e.subject, OneLoss) and e.args.x.shape == np.shape(e.args.aux):
         y, t = e.args.x, e.args.aux
-        with np.errstate(all="ignore"):
-            binary = e.per_example(e.args.dy) * (-t / y + (1 - t) / (1 - y))
-        found["the binary cross-entropy's derivative, -t/y + (1 - t)/(1 - y)"] = binary
+        found["the binary cross-entropy's derivative, -t/y + (1 - t)/(1 - y)"] = -t / y + (1 - t) / (1 - y)
     return found
 
 

@@ -13,7 +13,7 @@ from jaxann.differences import Quotients, quotients
 from jaxann.once import once, precisely
 from jaxann.report import NOT_FINITE, RIGHT, WRONG, Row
 from jaxann.stories import Evidence, tell, tell_shape
-from jaxann.subjects import Args, Subject, named, real
+from jaxann.subjects import Args, OneGradient, Subject, named, real
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -32,6 +32,7 @@ class Voices(NamedTuple):
     automatic: dict[str, Any]
 
 
+@np.errstate(all="ignore")  # what is not finite is looked for, and told
 def judged(
     subject: Subject, args: Args, given: int, draw: np.random.Generator, dtypes: Sequence[str] = tuple(TOLERANCE)
 ) -> list[Row]:
@@ -45,7 +46,7 @@ def judged(
         voices = {dtype: _heard(subject, args, dtype) for dtype in dtypes}
         wiggled = {share: _heard(subject, args.wiggled(share, draw), "float64").automatic for share in WIGGLES}
         with precisely("float64"):
-            third = quotients(subject, args.at(given - 1), draw)
+            third = {} if isinstance(subject, OneGradient) else quotients(subject, args.at(given - 1), draw)
     except Exception as error:  # whatever it is, it is the subject's: a row, never a traceback
         return [raising(subject.leaf(""), subject.name, error)]
     rows = []
@@ -155,8 +156,7 @@ def _row(row: partial[Row], leaf: Leaf) -> Row:
 def _angle(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """<a, b> / <b, b>, and the angle between a and b in degrees; NaN where one is zero."""
     product, sizes = np.sum(a * b), np.linalg.norm(a) * np.linalg.norm(b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(product / np.sum(b * b)), float(np.degrees(np.arccos(np.clip(product / sizes, -1, 1))))
+    return float(product / np.sum(b * b)), float(np.degrees(np.arccos(np.clip(product / sizes, -1, 1))))
 
 
 def _largest(values: np.ndarray) -> np.ndarray:

@@ -168,8 +168,8 @@ def run(task: Task, config: Config) -> Outcome:
     steps = -(-len(x) // recipe.batch_size)
     piece = min(max(1, 600 // steps), config.epochs)  # some hundred steps: between pieces Ctrl-C is heard
     began, key = perf_counter(), jax.random.key(config.seed)
-    # It runs once, so optimising it costs more than it saves.
-    state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "0"})(key)
+    # It runs once, so optimising it much costs more than it saves; level 0 was seen to compile other programs wrongly.
+    state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "1"})(key)
     pieces = {n: train.lower(recipe, state, x, t, n).compile() for n in {piece, config.epochs % piece} - {0}}
     predict(recipe.model, state.params, x).block_until_ready()
     compiling, began = perf_counter() - began, perf_counter()

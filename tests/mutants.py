@@ -82,6 +82,10 @@ class LayerNorm(Layer):
     n: int
     wrong: str = ""
 
+    @property
+    def sizes(self):
+        return self.n, self.n
+
     def init(self, key):
         return {"scale": jax.random.normal(key, (self.n,)), "shift": jnp.zeros(self.n)}
 
@@ -124,6 +128,10 @@ class Positions(Layer):
     m: int
     wrong: str = ""
 
+    @property
+    def sizes(self):
+        return self.n, self.m
+
     def init(self, key):
         return {"W": jax.random.normal(key, (self.m, self.n)), "b": jnp.zeros(self.m)}
 
@@ -163,6 +171,10 @@ class Tied(Layer):
     m: int
     wrong: str = ""
 
+    @property
+    def sizes(self):
+        return self.n, self.n
+
     def init(self, key):
         return {"W": jax.random.normal(key, (self.m, self.n))}
 
@@ -184,6 +196,10 @@ class Neurons(Layer):
     n: int
     m: int
     wrong: str = ""
+
+    @property
+    def sizes(self):
+        return self.n, self.m
 
     def init(self, key):
         return {"W": jax.random.normal(key, (self.m, self.n)), "b": jnp.zeros(self.m)}
@@ -438,7 +454,7 @@ MUTANTS = NOTEBOOK | {
     "absolute error: not its sign": loss(AbsoluteError(), lambda y, t: y - t, "another derivative"),
     "absolute error: zero at the target": loss(AbsoluteError(), lambda y, t: jnp.sign(y - t), "kink"),
     "Huber: not clipped": loss(Huber(), lambda y, t: y - t, "clipping"),
-    "hinge: beyond the margin too": loss(Hinge(), lambda y, t: -t),
+    "hinge: beyond the margin too": loss(Hinge(), lambda y, t: -t, "step"),
     "hinge: -t at the margin": loss(Hinge(), lambda y, t: jnp.where(1 - t * y < 0, 0, -t), "kink"),
     "Poisson: without the count": loss(Poisson(), lambda y, t: jnp.exp(y), "step"),
     "cross-entropy: already fused": loss(CrossEntropy(), lambda y, t: y - t, "another derivative"),
@@ -451,7 +467,7 @@ MUTANTS = NOTEBOOK | {
     "chain: two biases' gradients swapped": chain(
         Wrong(mlp((4, 5, 5, 3), hidden=tanh), swapped), "0.b", "2.b", story="another gradient"
     ),
-    "chain: an activation skipped": chain(Wrong(mlp((4, 5, 5, 3), hidden=tanh), elsewhere), "2.b"),
+    "chain: an activation skipped": chain(Wrong(mlp((4, 5, 5, 3), hidden=tanh), elsewhere), "2.b", story="step"),
     "chain: the last bias's gradient forgotten": chain(
         Wrong(mlp((4, 5, 5, 3), hidden=tanh), lambda p, s, dy, g, dx: ((*g[:4], g[4] | {"b": 0 * dy}, g[5]), dx)),
         "4.b",
