@@ -125,7 +125,9 @@ def changed(function: Callable, place: int, operand: int, change: str) -> Callab
         for i, eqn in enumerate(closed.eqns):
             operands = [read(atom) for atom in eqn.invars]
             if i == place:
-                if not all(jnp.issubdtype(atom.aval.dtype, jnp.floating) for atom in (eqn.invars[operand], *eqn.outvars)):
+                if not all(
+                    jnp.issubdtype(atom.aval.dtype, jnp.floating) for atom in (eqn.invars[operand], *eqn.outvars)
+                ):
                     raise TypeError(f"{eqn.primitive} has no derivative")
                 f = partial(_step, eqn, operands, operand)
                 out = [CHANGES[change](lambda v, f=f: f(v)[0], operands[operand])]

@@ -22,7 +22,7 @@ from jaxann.layer import Layer, formed, parts, rebuilt
 from jaxann.losses import Loss
 from jaxann.once import precisely
 from jaxann.probe import first_nonfinite
-from jaxann.report import ON_PURPOSE, WRONG, Report, Row
+from jaxann.report import NOT_FINITE, ON_PURPOSE, WRONG, Report, Row
 from jaxann.subjects import Args, OneGradient, OneLayer, OneLoss, Subject, real
 from jaxann.trial import judged, raising
 from jaxann.validate import validate
@@ -73,7 +73,14 @@ def check(
     plain, weighted = (_gradient_trials(data, weighted, draw) for weighted in (False, True))
     cases.append(Case(OneGradient("gradient", gradient, model, loss), plain, 1, whole=True))
     cases.append(Case(OneGradient("gradient.weighted", gradient, model, loss), weighted, 1, ("float64",), whole=True))
-    return Report(_declared(_rows(cases, seed), on_purpose), len(chosen), len(x))
+    rows = _rows(cases, seed)
+    if any(row.story in ("not finite", "range") for row in rows):
+        found = first_nonfinite(model, loss, params, x[chosen], t[chosen])
+        sentence = f"the first value that is not finite is in {found}"
+        rows = (
+            [Row("values", str(type(model).__name__), (), NOT_FINITE, "not finite", sentence), *rows] if found else rows
+        )
+    return Report(_declared(rows, on_purpose), len(chosen), len(x))
 
 
 def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[str] = (), seed: int = 0) -> Report:
@@ -165,7 +172,9 @@ def _raises(layer: Layer, one: Args) -> bool:
     """Whether its backward raises."""
     try:
         with precisely("float64"):
-            jax.eval_shape(lambda p, x, dy: formed(layer.backward(p, layer.forward(p, x)[1], dy)), one.params, one.x, one.dy)
+            jax.eval_shape(
+                lambda p, x, dy: formed(layer.backward(p, layer.forward(p, x)[1], dy)), one.params, one.x, one.dy
+            )
     except Exception:
         return True
     return False
@@ -220,7 +229,9 @@ def _anywhere(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Normal numbers, among them those at which functions have their kinks."""
     if not real(x):
         return x
-    return np.where(draw.random(x.shape) < 0.25, draw.choice([0.0, -0.0, 1.0, -1.0], x.shape), draw.normal(size=x.shape))
+    return np.where(
+        draw.random(x.shape) < 0.25, draw.choice([0.0, -0.0, 1.0, -1.0], x.shape), draw.normal(size=x.shape)
+    )
 
 
 def _shaken(params: PyTree, draw: np.random.Generator) -> PyTree:

@@ -1,10 +1,10 @@
-"""How a gradient check computes: in the precision asked for, and with programs that run once, so are compiled in haste."""
+"""How a gradient check computes: in the precision asked for, by programs that run once and are compiled in haste."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial, wraps
+from functools import cache, wraps
 
 import jax
 

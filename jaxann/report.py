@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -16,11 +16,12 @@ RIGHT, WRONG, ON_PURPOSE, NOT_FINITE = "right", "wrong", "on purpose", "not fini
 
 @dataclass(frozen=True)
 class Row:
-    """One gradient: of a parameter, of a layer's input (dx), of a loss, or of a whole gradient function's.
+    """One gradient: of a parameter, of a layer's input (dx), of a loss, or of a whole gradient function.
 
-    float32, float64: max|a - b| / max|b| of the handwritten a and the automatic b, where it is worst by what is allowed.
-    differences: that of a and the difference quotients, of which `compared` counted and `rough` were left out, being
-    within reach of a kink. ratio = <a, b> / <b, b>; degrees, the angle between a and b. What was not measured is NaN.
+    float32, float64: max|a - b| / max|b| of the handwritten a and the automatic b, where it is worst for what is
+    allowed. differences: the like of a and central differences, of which `compared` count and `rough` do not, being
+    within reach of a kink. ratio: <a, b> / <b, b>. degrees: the angle between a and b. What was not measured is NaN.
+    `story` names the `diagnosis`; a `whole` row is of something made of layers; `by_hand` and `automatic` are a and b.
     """
 
     path: str
@@ -40,24 +41,18 @@ class Row:
     by_hand: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
     automatic: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
-    @property
-    def sentence(self) -> str:
-        """The row in words."""
-        return f"{self.path} of {self.of} is {self.verdict}: {self.diagnosis}"
-
 
 @dataclass(frozen=True)
 class Report:
-    """The rows, from the input to the output, and how many of how many examples they were found on."""
+    """The rows, from the first layer to the loss and then the whole; found on `examples` of `of` examples."""
 
     rows: tuple[Row, ...]
     examples: int
     of: int
-    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong or not finite."""
+        """Whether every gradient is right, or differs on purpose."""
         return not self.culprits
 
     @property
@@ -66,82 +61,92 @@ class Report:
         return tuple(row.path for row in self.rows if row.verdict in (WRONG, NOT_FINITE))
 
     def __getitem__(self, path: str) -> Row:
-        """The row of that path. Raises KeyError, with the paths that there are, where it has none."""
+        """The row of the gradient at `path`. Raises KeyError, with the paths that there are, where there is none."""
         for row in self.rows:
             if row.path == path:
                 return row
-        raise KeyError(f"there is no gradient {path}, only {', '.join(row.path for row in self.rows)}")
+        raise KeyError(f"there is no gradient {path!r}, only {', '.join(row.path for row in self.rows)}")
 
     def raise_if_wrong(self) -> None:
-        """Raises AssertionError, with this report in it, unless all is right."""
+        """Raises AssertionError with this report for its message, unless all is right."""
         if not self.ok:
-            raise AssertionError(str(self))
+            raise AssertionError(f"\n{self}")
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the gradients themselves, as JSON takes it: None for a number that was not measured."""
-        rows = []
-        for row in self.rows:
-            row_dict = asdict(row)
-            del row_dict["by_hand"], row_dict["automatic"]
-            rows.append({name: _plain(value) for name, value in row_dict.items()})
+        """All but the gradients themselves, as JSON takes it: numbers that are not finite are null."""
         return {
             "ok": self.ok,
             "culprits": list(self.culprits),
             "examples": self.examples,
             "of": self.of,
-            "notes": list(self.notes),
-            "rows": rows,
+            "rows": [{f.name: _plain(getattr(row, f.name)) for f in fields(row) if f.compare} for row in self.rows],
         }
 
     def to_json(self) -> str:
-        """`to_dict` as JSON."""
+        """`to_dict`, written out."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def __str__(self) -> str:
-        header = ("gradient", "of", "shape", "float32", "float64", "differences", "verdict")
-        table = [header, *(cells for _, group in groupby(self.rows, _group) for cells in _lines(list(group)))]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        left = (0, 1, 2, 6)
-        lines = [
-            "  ".join(cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-            for row in table
-        ]
-        said = [f"{row.path}: {row.diagnosis}" for row in self.rows if row.diagnosis]
-        wrong, all_ = len(self.culprits), len(self.rows)
-        verdict = f"{wrong} of {all_} gradients are wrong: {', '.join(self.culprits)}" if wrong else f"all {all_} gradients are right"
-        return "\n".join([*(line.rstrip() for line in lines), *said, *self.notes, verdict])
+        header = ("gradient", "of", "shape", "float32", "float64", "differences", "")
+        shown = [cells for _, rows in groupby(self.rows, _kind) for cells in _shown(list(rows))]
+        count, wrong = len(self.rows), len(self.culprits)
+        return "\n".join(
+            [
+                *_aligned([header, *shown]),
+                *(f"{row.path}: {row.diagnosis}" for row in self.rows if row.diagnosis),
+                f"{f'{wrong} of {count} gradients are wrong' if wrong else f'all {count} gradients are right'}, "
+                f"on {self.examples} of {self.of} examples",
+            ]
+        )
 
 
-def _group(row: Row) -> tuple[str, str]:
-    """Rows of what is made of layers are shown as one, where they are right."""
-    return (row.of, row.verdict) if row.whole else (row.path, row.of)
+def _kind(row: Row) -> tuple[str, ...]:
+    """What rows have in common that are shown as one: what is made of layers, where it is right."""
+    return (row.of,) if row.whole and row.verdict == RIGHT and not row.diagnosis else (row.of, row.path)
 
 
-def _lines(rows: list[Row]) -> list[tuple[str, ...]]:
-    if len(rows) == 1 or rows[0].verdict != RIGHT:
-        return [_cells(row) for row in rows]
-    path = os.path.commonprefix([row.path for row in rows]) + "*"
-    worst = {name: max((getattr(row, name) for row in rows if getattr(row, name) == getattr(row, name)), default=math.nan) for name in ("float32", "float64", "differences")}
-    row = replace(rows[0], path=path, shape=(), compared=sum(row.compared for row in rows), rough=sum(row.rough for row in rows), **worst)
-    cells = list(_cells(row))
-    cells[2] = f"{len(rows)} leaves"
-    return [tuple(cells)]
+def _shown(rows: list[Row]) -> list[tuple[str, ...]]:
+    """The cells of a row, or of several right ones as one."""
+    if len(rows) == 1:
+        return [_cells(rows[0])]
+    worst = {name: _largest([getattr(row, name) for row in rows]) for name in ("float32", "float64", "differences")}
+    sums = {name: sum(getattr(row, name) for row in rows) for name in ("compared", "rough")}
+    first = rows[0].path.split(".")[0]
+    path, of, _, *cells = _cells(replace(rows[0], path=f"{first}.*", **worst, **sums))
+    return [(path, of, f"{len(rows)} leaves", *cells)]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    def number(value: float) -> str:
-        return "-" if math.isnan(value) else f"{value:.1e}"
-
-    tried = f" ({row.compared} of {row.compared + row.rough})" if row.compared + row.rough else ""
+    tried = row.compared + row.rough
     return (
         row.path,
         row.of,
         "x".join(map(str, row.shape)) or "()",
-        number(row.float32),
-        number(row.float64),
-        number(row.differences) + tried,
+        _number(row.float32),
+        _number(row.float64),
+        _number(row.differences) + (f" ({row.compared} of {tried})" if tried else ""),
         row.verdict if row.verdict == RIGHT else row.verdict.upper(),
     )
+
+
+def _aligned(table: Sequence[tuple[str, ...]]) -> list[str]:
+    """The table's lines, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if 3 <= column < 6 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1e}"
+
+
+def _largest(values: list[float]) -> float:
+    return max((value for value in values if not math.isnan(value)), default=math.nan)
 
 
 def _plain(value: Any) -> Any:

@@ -65,9 +65,7 @@ class Evidence:
         """The same for dy = 1, of a loss."""
         dy, one = self.per_example(self.args.dy), np.ones_like(self.args.dy)
         sway = self.sway / np.abs(self.args.dy).min(axis=1)
-        return replace(
-            self, args=self.args._replace(dy=one), a=self.a / dy, automatic={"dx": self.b / dy}, sway=sway
-        )
+        return replace(self, args=self.args._replace(dy=one), a=self.a / dy, automatic={"dx": self.b / dy}, sway=sway)
 
     @property
     def elementwise(self) -> bool:
@@ -80,7 +78,7 @@ class Evidence:
 
 
 def tell(e: Evidence) -> tuple[str, str]:
-    """The first story that explains the difference, by its name and in words; "none" and the figures where none does."""
+    """The first story that explains the difference, its name and its words; where none does, "none" and figures."""
     if isinstance(e.subject, OneLoss):
         e = e.of_one()
     with precisely("float64"):
@@ -104,7 +102,10 @@ def tell_shape(a: np.ndarray | None, b: np.ndarray, problem: str) -> tuple[str, 
         for axes in _subsets(range(1, a.ndim)):
             summed = a.sum(axis=axes)
             if summed.shape == b.shape and alike(summed, b):
-                return "not summed", f"{problem}, consistent with a sum left out over axis {_listed(i - 1 for i in axes)}"
+                return (
+                    "not summed",
+                    f"{problem}, consistent with a sum left out over axis {_listed(i - 1 for i in axes)}",
+                )
         if a.ndim >= 3 and a.swapaxes(-1, -2).shape == b.shape and alike(a.swapaxes(-1, -2), b):
             return "transposed", f"{problem}, consistent with the transposed"
     return "structure", problem
@@ -367,7 +368,8 @@ def _step(e: Evidence) -> str | None:
         "at the output": "the derivative of {} taken at its output instead of its input",
     }
     for change, sentence in sentences.items():
-        places = tuple((i, k) for i, (_, count) in enumerate(found) for k in range(count) if k == 0 or change != "constant")
+        operands = 1 if change == "constant" else 3
+        places = tuple((i, k) for i, (_, count) in enumerate(found) for k in range(min(count, operands)))
         for (i, _), gradient in zip(places, _rewritten(e.subject, e.name, places, change, e.args), strict=True):
             if gradient is not None and e.agree(e.a, np.asarray(gradient)):
                 return sentence.format(f"step {i + 1} of its forward pass, {found[i][0]},")

@@ -1,10 +1,10 @@
-"""One subject of a gradient check on trial: what its voices say, in two precisions, and the verdict on each gradient."""
+"""One subject of a gradient check on trial: what its voices say in two precisions, and the verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,13 +15,11 @@ from jaxann.report import NOT_FINITE, RIGHT, WRONG, Row
 from jaxann.stories import Evidence, tell, tell_shape
 from jaxann.subjects import Args, OneGradient, Subject, named, real
 
-if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
 # Of max|a - b| / max|b|: some hundred roundings in float32, some thousand in float64.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 # How far a gradient moves is seen at two distances, for across a kink it jumps, however near.
 WIGGLES = (1e-6, 1e-2)
+FINITE = "finite values"
 
 
 class Voices(NamedTuple):
@@ -73,47 +71,42 @@ class Leaf(NamedTuple):
     third: Quotients | None
 
     def pair(self, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-        """The gradients by hand and automatic, [R, ...]."""
+        """The gradient by hand, a, and automatic, b: [R, ...]."""
         return self.voices[dtype].by_hand[self.name], self.voices[dtype].automatic[self.name]
 
     def counting(self, dtype: str) -> np.ndarray:
-        """Which trials count: those at the true inputs, and the others where all is finite, [R]."""
+        """Which trials count, [R]: where b is finite, and beyond the given ones all else too."""
         y, _, automatic = self.voices[dtype]
-        return (np.arange(len(y)) < self.given) | _finite(y) & np.all([_finite(b) for b in automatic.values()], axis=0)
+        invented = _finite(y) & np.all([_finite(b) for b in automatic.values()], axis=0)
+        return np.where(np.arange(len(y)) < self.given, _finite(automatic[self.name]), invented)
 
     def gap(self, dtype: str) -> tuple[float, float]:
-        """max|a - b| / max|b| in the worst trial, and how many times what is allowed it is.
+        """max|a - b| / max|b| in the worst trial, and how many times what is allowed it is; NaN and 0 if none counts.
 
         What is allowed grows where the gradient is the small difference of large terms, as at a minimum: there the
         automatic one is no better. A few roundings of dy are always allowed.
         """
-        a, b = self.pair(dtype)
-        counts = self.counting(dtype) & _finite(b)
+        counts = self.counting(dtype) if dtype in self.voices else np.zeros(1, bool)
         if not counts.any():
-            return np.nan, np.nan
-        apart, size = _largest(a - b)[counts], _largest(b)[counts]
-        allowed = TOLERANCE[dtype] * np.fmax(size, self.sway[counts])
-        allowed = allowed + 4 * np.finfo(dtype).eps * _largest(self.args.dy)[counts]
-        excess = np.divide(apart, allowed, out=np.where(apart > 0, np.inf, 0.0), where=allowed > 0)
-        worst = np.argmax(excess)
-        error = apart[worst] / size[worst] if size[worst] > 0 else np.inf if apart[worst] > 0 else 0.0
-        return float(error), float(excess[worst])
+            return np.nan, 0.0
+        a, b = (gradient[counts] for gradient in self.pair(dtype))
+        apart, size = _largest(a - b), _largest(b)
+        rounding = 4 * np.finfo(dtype).eps * _largest(self.args.dy[counts])
+        excess = apart / (TOLERANCE[dtype] * np.fmax(size, self.sway[counts]) + rounding)
+        worst = int(np.nanargmax(excess)) if np.isfinite(excess).any() else 0
+        return float(_share(apart, size)[worst]), float(excess[worst])
 
 
 def _row(row: partial[Row], leaf: Leaf) -> Row:
-    """The verdict on one gradient whose shape is right."""
+    """The row of a gradient whose form is right."""
     a, b = leaf.pair("float64")
-    shown = 0 if _finite(b[:1]) & (_largest(b[:1]) > 0) else leaf.given - 1
-    gaps = {dtype: leaf.gap(dtype) for dtype in leaf.voices}
-    (error64, excess64), (error32, excess32) = gaps["float64"], gaps.get("float32", (np.nan, 0))
+    shown = 0 if _finite(b)[0] and _largest(b)[0] > 0 else leaf.given - 1
     ratio, degrees = _angle(a[shown], b[shown])
-    claimed, truth = a[leaf.given - 1], b[leaf.given - 1]
-    (third, by_hand), (_, automatic) = (leaf.third.gap(g) if leaf.third else (np.nan, np.nan) for g in (claimed, truth))
-    row = partial(
-        row,
-        float32=error32,
-        float64=error64,
-        differences=third,
+    return row(
+        *_verdict(leaf),
+        float32=leaf.gap("float32")[0],
+        float64=leaf.gap("float64")[0],
+        differences=leaf.third.gap(a[leaf.given - 1])[0] if leaf.third else np.nan,
         compared=int(leaf.third.smooth.sum()) if leaf.third else 0,
         rough=int((~leaf.third.smooth).sum()) if leaf.third else 0,
         ratio=ratio,
@@ -121,36 +114,38 @@ def _row(row: partial[Row], leaf: Leaf) -> Row:
         by_hand=a[shown],
         automatic=b[shown],
     )
-    given = slice(leaf.given)
+
+
+def _verdict(leaf: Leaf) -> tuple[str, str, str]:
+    """The verdict, its story by name, and its diagnosis."""
+    given, last = slice(leaf.given), leaf.given - 1
+    a, b = leaf.pair("float64")
+    agrees = [bool(leaf.third) and leaf.third.gap(g[last])[1] <= 1 for g in (a, b)]
     if not _finite(b[given]).all():
-        if _finite(a[given]).all() and by_hand <= 1:
-            return row(RIGHT, "autodiff", f"autodiff gives {_odd(b[given])}, the differences agree with the handwritten")
-        return row(NOT_FINITE, "not finite", f"autodiff gives {_odd(b[given])}, the handwritten {_odd(a[given])}")
+        if _finite(a[given]).all() and agrees[0]:
+            return RIGHT, "autodiff", f"autodiff gives {_odd(b[given])}, differences agree with the handwritten"
+        return NOT_FINITE, "not finite", f"autodiff gives {_odd(b[given])}, the handwritten {_odd(a[given])}"
     for dtype in leaf.voices:
-        counts = leaf.counting(dtype) & _finite(leaf.pair(dtype)[1])
-        if not _finite(leaf.pair(dtype)[0][counts]).all():
-            where = _odd(leaf.pair(dtype)[0][counts])
-            return row(WRONG, "not finite", f"it is not finite in {dtype}, where autodiff is: {where}")
-    if excess64 <= 1 and excess32 <= 1:
-        if by_hand > 1:
-            sentence = "it agrees with autodiff, but not with differences of the forward pass, as if that had a derivative of its own"
-            return row(WRONG, "custom derivative", sentence)
-        return row(RIGHT)
-    if excess64 <= 1:
-        return row(WRONG, "float32", f"it is right in float64, but loses digits in float32: error {error32:.1e}")
-    if by_hand <= 1 < automatic:
-        return row(RIGHT, "autodiff", "autodiff differs, and the differences agree with the handwritten")
-    counts = leaf.counting("float64") & _finite(b)
-    evidence = Evidence(
-        leaf.subject,
-        leaf.name,
-        leaf.args.at(counts),
-        leaf.voices["float64"].y[counts],
-        a[counts],
-        {name: g[counts] for name, g in leaf.voices["float64"].automatic.items()},
-        leaf.sway[counts],
-    )
-    return row(WRONG, *tell(evidence))
+        odd = _odd(leaf.pair(dtype)[0][leaf.counting(dtype)])
+        if odd != FINITE:
+            return WRONG, "not finite", f"it is {odd} in {dtype}, where autodiff is finite"
+    if leaf.gap("float64")[1] > 1:
+        if agrees == [True, False]:
+            return RIGHT, "autodiff", "autodiff differs from it, and differences agree with the handwritten"
+        counts = leaf.counting("float64")
+        y, _, automatic = leaf.voices["float64"]
+        truth = {name: g[counts] for name, g in automatic.items()}
+        evidence = Evidence(
+            leaf.subject, leaf.name, leaf.args.at(counts), y[counts], a[counts], truth, leaf.sway[counts]
+        )
+        return WRONG, *tell(evidence)
+    error, excess = leaf.gap("float32")
+    if excess > 1:
+        return WRONG, "float32", f"it is right in float64, but loses digits in float32, where it is off by {error:.1e}"
+    if leaf.third and leaf.third.smooth.any() and agrees == [False, False]:
+        return WRONG, "custom derivative", "autodiff agrees, differences do not: forward has a derivative of its own"
+    narrow = _odd(leaf.pair("float32")[1][given]) if "float32" in leaf.voices else FINITE
+    return (RIGHT, "", "") if narrow == FINITE else (RIGHT, "range", f"in float32 autodiff gives {narrow}")
 
 
 def _angle(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -166,14 +161,19 @@ def _largest(values: np.ndarray) -> np.ndarray:
 
 def _finite(values: np.ndarray) -> np.ndarray:
     """Whether all of a trial is finite, [R]."""
-    return np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return np.all(np.isfinite(values).reshape(len(values), -1), axis=1)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, and nothing of nothing is 0."""
+    return np.where(part == 0, 0, part / whole)
 
 
 def _odd(values: np.ndarray) -> str:
-    """The first value of some trials that is not finite, and its place; "finite values" where all are."""
+    """The first value of some trials that is not finite, and its place."""
     places = np.argwhere(~np.isfinite(values))
     if not len(places):
-        return "finite values"
+        return FINITE
     return f"{values[tuple(places[0])]} at {places[0][1:].tolist()}"
 
 

@@ -371,9 +371,7 @@ NOTEBOOK = {  # the four that keep the derivation's own network from learning, 1
 }
 
 MUTANTS = NOTEBOOK | {
-    "W: transposed": dense(
-        lambda p, x, dy, g, dx: ({"W": Outer(x, dy), "b": g["b"]}, dx), "2.W", story="transposed"
-    ),
+    "W: transposed": dense(lambda p, x, dy, g, dx: ({"W": Outer(x, dy), "b": g["b"]}, dx), "2.W", story="transposed"),
     "W: a tenth of a per cent too long": dense(
         lambda p, x, dy, g, dx: ({"W": Outer(1.001 * dy, x), "b": dy}, dx), "2.W", story="factor"
     ),
@@ -390,9 +388,7 @@ MUTANTS = NOTEBOOK | {
     "b: summed over the neurons": dense(
         lambda p, x, dy, g, dx: ({"W": g["W"], "b": 0 * dy + dy.sum()}, dx), "2.b", story="axis"
     ),
-    "dx: W dy instead of its transpose": dense(
-        lambda p, x, dy, g, dx: (g, p["W"] @ dy), "2.dx", story="transposed"
-    ),
+    "dx: W dy instead of its transpose": dense(lambda p, x, dy, g, dx: (g, p["W"] @ dy), "2.dx", story="transposed"),
     "dx: passed through": dense(lambda p, x, dy, g, dx: (g, dy), "2.dx", story="derivative missing"),
     "dx: zero": dense(lambda p, x, dy, g, dx: (g, 0 * dx), "2.dx", story="zero"),
     "W: weight decay that the loss does not have": dense(
@@ -417,7 +413,9 @@ MUTANTS = NOTEBOOK | {
     "relu: the wrong side": activation(relu, lambda x, y: jnp.where(x < 0, 1, 0)),
     "relu: everywhere": activation(relu, lambda x, y: jnp.ones_like(y), "derivative missing"),
     "relu: one at zero": activation(relu, lambda x, y: jnp.where(x >= 0, 1, 0), "kink"),
-    "relu: one at minus zero": activation(relu, lambda x, y: jnp.where((x > 0) | ((x == 0) & jnp.signbit(x)), 1, 0), "kink"),
+    "relu: one at minus zero": activation(
+        relu, lambda x, y: jnp.where((x > 0) | ((x == 0) & jnp.signbit(x)), 1, 0), "kink"
+    ),
     "leaky relu: slope 0.1": activation(leaky_relu, lambda x, y: jnp.where(x >= 0, 1, 0.1)),
     "leaky relu: the lower slope at zero": activation(leaky_relu, lambda x, y: jnp.where(x > 0, 1, 0.01), "kink"),
     "elu: y instead of y + 1": activation(elu, lambda x, y: jnp.where(x > 0, 1, y)),
@@ -439,9 +437,7 @@ MUTANTS = NOTEBOOK | {
     "layer norm: dy for its scale": inside(LayerNorm(5, "scale's"), "1.scale", story="another gradient"),
     "dropout: without 1 / (1 - rate)": inside(Dropout(0.3, "scale"), "1.random.dx", story="factor"),
     "dropout: without its mask": inside(Dropout(0.3, "mask"), "1.random.dx", story="derivative missing"),
-    "positions: b summed over the neurons": Mutant(
-        Positions(4, 3, "axis"), SquaredError(), ("b",), "axis"
-    ),
+    "positions: b summed over the neurons": Mutant(Positions(4, 3, "axis"), SquaredError(), ("b",), "axis"),
     "positions: b not summed": Mutant(Positions(4, 3, "not summed"), SquaredError(), ("b",), "not summed"),
     "residual: without the skip connection": inside(Residual(tanh, "skip"), "1.dx", story="residual"),
     "residual: the skip connection alone": inside(Residual(tanh, "inner"), "1.dx", story="derivative missing"),
@@ -474,11 +470,14 @@ MUTANTS = NOTEBOOK | {
         story="zero",
     ),
     "chain: gradients not turned round": chain(
-        Backwards((Dense(4, 4), Dense(4, 4))), "chain.0.W", "chain.0.b", "chain.1.W", "chain.1.b", story="another gradient"
+        Backwards((Dense(4, 4), Dense(4, 4))),
+        "chain.0.W",
+        "chain.0.b",
+        "chain.1.W",
+        "chain.1.b",
+        story="another gradient",
     ),
-    "chain: off by one": chain(
-        OffByOne((tanh, tanh, tanh)), "chain.dx"
-    ),
+    "chain: off by one": chain(OffByOne((tanh, tanh, tanh)), "chain.dx"),
     "batch: the sum, of all": seam(Summed, *VALUES, story="factor"),
     "batch: the sum, of the gradients": seam(
         lambda gradient: Summed(gradient, ("grads",)), *PLAIN, *WEIGHTED, story="factor"
