@@ -76,10 +76,9 @@ def check(
     rows = _rows(cases, seed)
     if any(row.story in ("not finite", "range") for row in rows):
         found = first_nonfinite(model, loss, params, x[chosen], t[chosen])
-        sentence = f"the first value that is not finite is in {found}"
-        rows = (
-            [Row("values", str(type(model).__name__), (), NOT_FINITE, "not finite", sentence), *rows] if found else rows
-        )
+        if found:
+            sentence = f"the first value that is not finite is in {found}"
+            rows.insert(0, Row("values", type(model).__name__, (), NOT_FINITE, "not finite", sentence))
     return Report(_declared(rows, on_purpose), len(chosen), len(x))
 
 
@@ -112,7 +111,7 @@ class _Pairing(Loss):
 
 
 class Case(NamedTuple):
-    """A subject and its trials, of which the first `given` are at its true inputs; and the precisions to judge it in."""
+    """A subject and its trials, of which the first `given` are at its true inputs."""
 
     subject: Subject
     trials: Args
@@ -170,11 +169,13 @@ def _whole(place: Place, name: str, draw: np.random.Generator) -> Case:
 
 def _raises(layer: Layer, one: Args) -> bool:
     """Whether its backward raises."""
+
+    def backward(params, x, dy):
+        return formed(layer.backward(params, layer.forward(params, x)[1], dy))
+
     try:
         with precisely("float64"):
-            jax.eval_shape(
-                lambda p, x, dy: formed(layer.backward(p, layer.forward(p, x)[1], dy)), one.params, one.x, one.dy
-            )
+            jax.eval_shape(backward, one.params, one.x, one.dy)
     except Exception:
         return True
     return False
@@ -226,12 +227,11 @@ def _near(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def _anywhere(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Normal numbers, among them those at which functions have their kinks."""
+    """Normal numbers, and in every fourth place one of those at which functions have their kinks."""
     if not real(x):
         return x
-    return np.where(
-        draw.random(x.shape) < 0.25, draw.choice([0.0, -0.0, 1.0, -1.0], x.shape), draw.normal(size=x.shape)
-    )
+    kinks = draw.choice([0.0, -0.0, 1.0, -1.0], x.shape)
+    return np.where(draw.random(x.shape) < 0.25, kinks, draw.normal(size=x.shape))
 
 
 def _shaken(params: PyTree, draw: np.random.Generator) -> PyTree:

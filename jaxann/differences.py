@@ -33,7 +33,8 @@ class Quotients(NamedTuple):
     def gap(self, gradient: np.ndarray) -> tuple[float, float]:
         """The largest |value - <gradient, direction>| / |gradient| of those that count, and over what is allowed.
 
-        |·| is the largest entry where the direction is an entry, the Euclidean length otherwise. NaN if none counts.
+        |·| is the largest entry where the direction is an entry, the Euclidean length otherwise, and no less than the
+        largest value. NaN if none counts.
         """
         k, flat = self.smooth, gradient.ravel()
         if not k.any() or not np.isfinite(flat).all():
@@ -41,6 +42,7 @@ class Quotients(NamedTuple):
         apart = np.abs(self.values[k] - self.directions[k] @ flat)
         entry = np.count_nonzero(self.directions[k], axis=1) == 1
         size = np.where(entry, np.abs(flat).max(initial=0), np.linalg.norm(flat))
+        size = np.maximum(size, np.abs(self.values[k]).max())
         error = np.where(apart > 0, apart / size, 0)
         excess = np.where(apart > 0, apart / (TOLERANCE * size + self.rounding[k]), 0)
         return float(error.max()), float(excess.max())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def rebuilt(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:
             new[field.name] = change(field.name, value)
         elif isinstance(value, tuple) and value and all(isinstance(part, Layer) for part in value):
             new[field.name] = tuple(change(str(place), part) for place, part in enumerate(value))
-    return replace(layer, **new) if new else layer
+    return replace(cast(Any, layer), **new) if new else layer
 
 
 def parts(layer: Layer) -> dict[str, Layer]:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 import numpy as np
@@ -111,8 +111,9 @@ def _shown(rows: list[Row]) -> list[tuple[str, ...]]:
         return [_cells(rows[0])]
     worst = {name: _largest([getattr(row, name) for row in rows]) for name in ("float32", "float64", "differences")}
     sums = {name: sum(getattr(row, name) for row in rows) for name in ("compared", "rough")}
-    first = rows[0].path.split(".")[0]
-    path, of, _, *cells = _cells(replace(rows[0], path=f"{first}.*", **worst, **sums))
+    names = zip(*(row.path.split(".") for row in rows), strict=False)
+    shared = [alike[0] for alike in takewhile(lambda alike: len(set(alike)) == 1, names)]
+    path, of, _, *cells = _cells(replace(rows[0], path=".".join([*shared, "*"]), **worst, **sums))
     return [(path, of, f"{len(rows)} leaves", *cells)]
 
 
