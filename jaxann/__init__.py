@@ -19,6 +19,7 @@ from jaxann.activations import (
 )
 from jaxann.autodiff import autodiff
 from jaxann.backprop import backprop
+from jaxann.check import check, check_layer
 from jaxann.compare import Comparison, compare
 from jaxann.layer import Layer, Outer, formed, sum_examples
 from jaxann.layers import Dense, Sequential, mlp
@@ -34,4 +35,5 @@ from jaxann.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from jaxann.report import Report, Row
 from jaxann.training import History, fit, predict

@@ -59,6 +59,8 @@ def check(
     for a path in `on_purpose` that no gradient has. What is wrong with a forward or backward is a row of the report.
     """
     _hashable(model, loss, gradient)
+    if examples < 1:
+        raise ValueError(f"examples is {examples}, but at least 1 is wanted")
     try:
         x, t = validate(model, loss, x, t, params)
     except ValueError:
@@ -74,8 +76,8 @@ def check(
     cases.append(Case(OneGradient("gradient", gradient, model, loss), plain, 1, whole=True))
     cases.append(Case(OneGradient("gradient.weighted", gradient, model, loss), weighted, 1, ("float64",), whole=True))
     rows = _rows(cases, seed)
-    if any(row.story in ("not finite", "range") for row in rows):
-        found = first_nonfinite(model, loss, params, x[chosen], t[chosen])
+    if any(row.verdict == NOT_FINITE or row.story == "range" for row in rows):
+        found = first_nonfinite(model, loss, params, jnp.asarray(x)[chosen], jnp.asarray(t)[chosen])
         if found:
             sentence = f"the first value that is not finite is in {found}"
             rows.insert(0, Row("values", type(model).__name__, (), NOT_FINITE, "not finite", sentence))
@@ -136,7 +138,8 @@ def _rows(cases: list[Case], seed: int) -> list[Row]:
 def _network(model: Layer, loss: Loss, data: Args, draw: np.random.Generator) -> tuple[list[Case], np.ndarray]:
     """A case for every layer in `model`, in order, then for what is made of layers; and the outputs."""
     with precisely("float64"):
-        places, y = jax.tree.map(np.asarray, taken_apart(model, loss, data.params, data.x, data.aux))
+        given = jax.tree.map(jnp.asarray, (data.params, data.x, data.aux))
+        places, y = jax.tree.map(np.asarray, taken_apart(model, loss, *given))
     paths = {place.path for place in places}
     leaves, wholes = [], []
     for place in places:

@@ -6,7 +6,7 @@ Where the function is not smooth within the step, as across a kink, a difference
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,19 +30,18 @@ class Quotients(NamedTuple):
     smooth: np.ndarray
     rounding: np.ndarray
 
-    def gap(self, gradient: np.ndarray) -> tuple[float, float]:
-        """The largest |value - <gradient, direction>| / |gradient| of those that count, and over what is allowed.
+    def gap(self, gradient: Any, truth: Any) -> tuple[float, float]:
+        """The largest |value - <gradient, direction>| / |truth| of those that count, and over what is allowed.
 
-        |·| is the largest entry where the direction is an entry, the Euclidean length otherwise, and no less than the
-        largest value. NaN if none counts.
+        |·| is the largest entry where the direction is an entry, the Euclidean length otherwise. NaN if none counts.
         """
         k, flat = self.smooth, gradient.ravel()
         if not k.any() or not np.isfinite(flat).all():
             return np.nan, np.nan
+        truth = truth if np.isfinite(truth).all() else gradient
         apart = np.abs(self.values[k] - self.directions[k] @ flat)
         entry = np.count_nonzero(self.directions[k], axis=1) == 1
-        size = np.where(entry, np.abs(flat).max(initial=0), np.linalg.norm(flat))
-        size = np.maximum(size, np.abs(self.values[k]).max())
+        size = np.where(entry, np.abs(truth).max(initial=0), np.linalg.norm(truth))
         error = np.where(apart > 0, apart / size, 0)
         excess = np.where(apart > 0, apart / (TOLERANCE * size + self.rounding[k]), 0)
         return float(error.max()), float(excess.max())
@@ -53,7 +52,7 @@ def quotients(subject: Subject, args: Args, draw: np.random.Generator) -> dict[s
 
     A direction in x stays within one example, so that fewer kinks are in its reach.
     """
-    leaves, structure = jax.tree.flatten((args.params, args.x))
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, (args.params, args.x)))
     here = np.asarray(_outputs(subject, args))
     scale = np.abs(args.dy * here).sum()
     found = {}

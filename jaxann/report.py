@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 RIGHT, WRONG, ON_PURPOSE, NOT_FINITE = "right", "wrong", "on purpose", "not finite"
+WIDTH = 32  # of a layer's name in the table
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     tried = row.compared + row.rough
     return (
         row.path,
-        row.of,
+        row.of if len(row.of) <= WIDTH else row.of[: WIDTH - 3] + "...",
         "x".join(map(str, row.shape)) or "()",
         _number(row.float32),
         _number(row.float64),

@@ -82,7 +82,7 @@ class OneLayer(Subject):
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
         return self._forward(params, x, aux)[0]
 
-    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
+    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> Any:
         return self.layer.backward(params, self._forward(params, x, aux)[1], dy)
 
 
@@ -180,10 +180,18 @@ class Args(NamedTuple):
         return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if real(leaf) else whole), self)
 
     def wiggled(self, share: float, draw: np.random.Generator) -> Args:
-        """With every float off by about that share of itself."""
-        return jax.tree.map(
-            lambda leaf: leaf * (1 + share * draw.normal(size=leaf.shape)) if real(leaf) else leaf, self
-        )
+        """With every float but aux off by about that share of itself, unless it lies where a kink may be."""
+
+        def wiggle(leaf):
+            if not real(leaf):
+                return leaf
+            kink = np.isin(leaf, (-1, 1))
+            if isinstance(self.aux, np.ndarray) and self.aux.shape == leaf.shape:
+                kink |= leaf == self.aux
+            return np.where(kink, leaf, leaf * (1 + share * draw.normal(size=leaf.shape)))
+
+        params, x, dy = jax.tree.map(wiggle, (self.params, self.x, self.dy))
+        return Args(params, x, self.aux, dy)
 
     def example(self) -> Args:
         """The first example of the first trial."""
@@ -195,7 +203,7 @@ class Args(NamedTuple):
         return jax.tree.map(lambda leaf: leaf[trials], self)
 
 
-def named(grads: PyTree, dx: PyTree) -> dict[str, Array]:
+def named(grads: PyTree, dx: PyTree) -> dict[str, Any]:
     """The leaves of params' gradients by their paths, and dx."""
     leaves = jax.tree_util.tree_leaves_with_path(formed(grads))
     found = {jax.tree_util.keystr(path, simple=True, separator=".") or "params": leaf for path, leaf in leaves}

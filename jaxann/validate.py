@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 def validate(model: Layer, loss: Loss, x: Any, t: Any, params: Any = None) -> tuple[Array, Array]:
     """Features x [N, n] and targets t [N, ...] as arrays of the default precision; integer targets stay integers.
 
-    Raises ValueError for data that is empty, not numeric, not finite, of differing lengths, that the model or the
-    loss does not fit, or with targets the loss has no meaning for. Inside `jit` or `vmap`, where values cannot be
-    looked at, only shapes and types are judged.
+    Without `params` they are taken to be as the model draws them. Raises ValueError for data that is empty, not
+    numeric, not finite, of differing lengths, that the model or the loss does not fit, or with targets the loss has no
+    meaning for. Inside `jit` or `vmap`, where values cannot be looked at, only shapes and types are judged.
     """
     x, t = _numeric("features", x), _numeric("targets", t, whole=True)
     if x.ndim < 2 or 0 in x.shape:
@@ -39,9 +40,17 @@ def validate(model: Layer, loss: Loss, x: Any, t: Any, params: Any = None) -> tu
         jax.eval_shape(loss.value, y, t[0])
     except ValueError as error:
         raise ValueError(f"targets of shape {t.shape} do not fit: {error}") from None
-    _refuse("features", x, jnp.isfinite(x), f"finite {x.dtype} numbers are wanted")
-    _refuse("targets", t, loss.valid(t, y.shape[-1]), f"{loss} with {y.shape[-1]} outputs wants {loss.wants}")
+    m = y.shape[-1]
+    good_x, good_t = _valid(loss, m, x, t)
+    _refuse("features", x, good_x, f"finite {x.dtype} numbers are wanted")
+    _refuse("targets", t, good_t, f"{loss} with {m} outputs wants {loss.wants}")
     return x, t
+
+
+@partial(jax.jit, static_argnames=("loss", "m"))
+def _valid(loss: Loss, m: int, x: Array, t: Array) -> tuple[Array, Array]:
+    """Which entries are valid; one program, because that compiles sooner than its pieces."""
+    return jnp.isfinite(x), loss.valid(t, m)
 
 
 def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
@@ -76,7 +85,7 @@ def _numeric(name: str, values: Any, whole: bool = False) -> Array:
 
 def _refuse(name: str, values: Array, valid: Array, wanted: str) -> None:
     """Raises ValueError for the first entry of `values` that is not valid, unless they are being traced."""
-    if isinstance(valid, Tracer) or valid.all():
+    if isinstance(valid, Tracer) or np.all(valid):
         return
     place = np.argwhere(~np.asarray(valid))[0]
     raise ValueError(f"{name}{place.tolist()} is {values[tuple(place)]}, but {wanted}")

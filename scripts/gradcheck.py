@@ -86,10 +86,10 @@ def named(name: str) -> Layer:
         call = expression if isinstance(expression, ast.Call) else None
         target = call.func if call else expression
         if not module or not isinstance(target, ast.Name):
-            raise ValueError(f"layer is {name!r}, but {wanted} is wanted")
+            raise SyntaxError(wanted)
         arguments = [ast.literal_eval(argument) for argument in call.args] if call else []
         settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords} if call else {}
-    except SyntaxError:
+    except (SyntaxError, ValueError):
         raise ValueError(f"layer is {name!r}, but {wanted} is wanted") from None
     sys.path.insert(0, "")
     try:

@@ -7,6 +7,7 @@ import typing
 import beartype  # noqa: F401
 import jax
 import optax  # noqa: F401
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
@@ -27,3 +28,10 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """Each takes memory maps, of which a process may not have many more than all tests together would need."""
+    yield
+    jax.clear_caches()

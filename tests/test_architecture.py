@@ -12,9 +12,14 @@ ROOMS = [  # bottom to top; a module imports only from rows above its own in thi
     {"activations", "losses"},
     {"layers"},
     {"backprop", "autodiff"},
-    {"compare", "probe", "validate"},
+    {"compare", "probe", "validate", "report", "once"},
+    {"walk"},
+    {"subjects"},
+    {"differences", "stories"},
+    {"trial"},
+    {"check"},
     {"training"},
-    {"data"},
+    {"data", "plots"},
 ]
 PACKAGE = Path(jaxann.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
