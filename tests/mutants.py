@@ -1,4 +1,4 @@
-"""Backward passes that are wrong on purpose, each as people write them, with what they must be pinned on, and the story.
+"""Backward passes wrong on purpose, each as people write them, with what they are to be pinned on, and the story.
 
 Every one is right but for one thing. `RIGHT` holds the same parts with nothing wrong.
 """
@@ -206,10 +206,10 @@ class Neurons(Layer):
 
     def forward(self, params, x, key=None):
         z = params["W"] @ x + params["b"]
-        return logistic(z), (x, z, logistic(z))
+        return logistic(z), (x, logistic(z))
 
     def backward(self, params, saved, dy):
-        x, z, y = saved
+        x, y = saved
         y = {"output": logistic(y)}.get(self.wrong, y)
         dz = dy if self.wrong == "derivative" else y * (1 - y) * dy
         return {"W": Outer(dz, x), "b": dz}, params["W"].T @ dz
