@@ -82,7 +82,7 @@ def test_no_alarm_at_a_minimum(x64):
     with jax.enable_x64(x64):
         model, loss = mlp((4, 8, 3), hidden=tanh, output=softmax), CrossEntropy()
         t = jax.nn.softmax(10 * T)
-        params, history = fit(model, loss, optax.adam(0.03), X, t, key=jax.random.key(0), epochs=1000, batch_size=6)
+        params, _ = fit(model, loss, optax.adam(0.03), X, t, key=jax.random.key(0), epochs=1000, batch_size=6)
         assert np.abs(autodiff(model, loss)(params, jnp.asarray(X, t.dtype), t)[1][0]["W"]).max() < 1e-3
         assert check(model, loss, params, X, t).ok
 
@@ -313,7 +313,7 @@ def test_bad_input_is_refused():
         def backward(self, params, saved, dy):
             return (), dy
 
-    with pytest.raises(ValueError, match="Thawed is not hashable .*: a layer or loss is a frozen dataclass"):
+    with pytest.raises(ValueError, match=r"Thawed is not hashable .*: a layer or loss is a frozen dataclass"):
         check_layer(Thawed(), (), x[0])
     with pytest.raises(ValueError, match="examples is 0, but at least 1 is wanted"):
         check(model, loss, params, x, t, examples=0)
