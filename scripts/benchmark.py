@@ -3,6 +3,7 @@
 notebook: 4-50-20-10-3 on Iris, batch 2, 500 epochs in one compiled run, against peers stepping it in their usual loop.
 gradient: handwritten : autodiff in a training step of 784-512-512-10, in time, memory and time to compile.
 script: `train.py` without arguments, as a process of its own with nothing cached, against the time it should take.
+check: the gradient check in a new process, from the call to its report, against the time it should take.
 epoch: 60,000 x 784 through that network in batches of 128, against a bare matrix product and the peers' epoch.
 
 Peers that are not installed are left out, with a line that says so. A missed target is a finding, not an error.
@@ -35,10 +36,11 @@ Row = tuple[str, str, str, str, str]
 class Config:
     """What to measure, and how thoroughly."""
 
-    sections: tuple[Literal["notebook", "gradient", "script", "epoch"], ...] = (
+    sections: tuple[Literal["notebook", "gradient", "script", "check", "epoch"], ...] = (
         "notebook",
         "gradient",
         "script",
+        "check",
         "epoch",
     )
     quick: bool = False
@@ -57,7 +59,8 @@ def main(config: Config) -> None:
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.platform} ({device.device_kind})")
     for section in config.sections:
-        rows = {"notebook": notebook, "gradient": gradient, "script": script, "epoch": epoch}[section](config)
+        sections = {"notebook": notebook, "gradient": gradient, "script": script, "check": check, "epoch": epoch}
+        rows = sections[section](config)
         table = [(section, "measured", "ratio", "target", ""), *rows]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for line in table:
@@ -122,6 +125,35 @@ def script(config: Config) -> list[Row]:
         versus("the whole process : of 8 s", (np.array(whole), np.array(8.0)), "s", at_most=1),
         versus("its training : of 0.5 s", (np.array(training), np.array(0.5)), "s", at_most=1),
     ]
+
+
+CHECK = """
+from time import perf_counter
+import jax
+import numpy as np
+from jaxann import CrossEntropy, check, mlp, relu, sigmoid, softmax
+
+model = mlp({sizes}, {hidden}, softmax)
+params = model.init(jax.random.key(0))
+draw = np.random.default_rng(0)
+x, t = draw.normal(size=({examples}, {sizes}[0])), draw.dirichlet(np.ones({sizes}[-1]), {examples})
+began = perf_counter()
+check(model, CrossEntropy(), params, x, t).raise_if_wrong()
+print(perf_counter() - began)
+"""
+
+
+def check(config: Config) -> list[Row]:
+    """The gradient check of two networks, cold: all that it runs is compiled for it."""
+    rows = []
+    iris, mnist = ((4, 50, 20, 10, 3), "sigmoid", 120, 5.0), ((784, 512, 512, 10), "relu", 64, 10.0)
+    for sizes, hidden, examples, bound in (iris, mnist):
+        command = [sys.executable, "-c", CHECK.format(sizes=sizes, hidden=hidden, examples=examples)]
+        runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(config.rounds(5))]
+        seconds = np.array([float(run.stdout) for run in runs])
+        what = f"{'-'.join(map(str, sizes))} : of {bound:.0f} s"
+        rows.append(versus(what, (seconds, np.array(bound)), "s", at_most=1))
+    return rows
 
 
 def epoch(config: Config) -> list[Row]:
