@@ -93,7 +93,7 @@ def _directions(leaf: np.ndarray, draw: np.random.Generator, within: int) -> np.
     return directions
 
 
-@partial(once, static="subject")
+@partial(once, static=1)
 def _outputs(subject: Subject, args: Args) -> Array:
     params, x, aux, _ = args
     return jax.vmap(subject.forward, (None, 0, 0))(params, x, aux)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache, lru_cache, partial, wraps
+from typing import Any
 
 import jax
 
@@ -16,14 +17,17 @@ def precisely(dtype: str) -> Iterator[None]:
         yield
 
 
-def once(function: Callable, static: str | tuple[str, ...]) -> Callable:
-    """`jax.jit` of `function`, with the arguments named in `static` static, that compiles fast and runs slowly."""
+def once(function: Callable, static: int) -> Callable:
+    """`jax.jit` of `function`, its first `static` arguments static: compiled in haste, and forgotten in time.
 
-    @cache
-    def jitted() -> Callable:
-        return jax.jit(function, static_argnames=static, compiler_options=_haste())
+    A process can hold only so many programs, and one that checks hundreds of networks must not keep them all.
+    """
 
-    return wraps(function)(lambda *args: jitted()(*args))
+    @lru_cache(maxsize=256)
+    def program(*fixed: Any) -> Callable:
+        return jax.jit(partial(function, *fixed), compiler_options=_haste())
+
+    return wraps(function)(lambda *args: program(*args[:static])(*args[static:]))
 
 
 @cache

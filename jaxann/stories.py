@@ -395,7 +395,7 @@ class _Rewritten(Subject):
         return self.subject.backward(params, x, aux, dy)
 
 
-@partial(once, static=("subject", "name", "places", "change"))
+@partial(once, static=4)
 def _rewritten(
     subject: Subject, name: str, places: tuple[tuple[int, int], ...], change: str, args: Args
 ) -> list[Array | None]:
@@ -415,12 +415,12 @@ def _by_hand(subject: Subject, args: Args) -> dict[str, np.ndarray]:
     return jax.tree.map(np.asarray, _by_hand_jitted(subject, args))
 
 
-@partial(once, static="subject")
+@partial(once, static=1)
 def _by_hand_jitted(subject: Subject, args: Args) -> dict[str, Array]:
     return jax.vmap(lambda args: subject.by_hand(*args))(args)
 
 
-@partial(once, static="subject")
+@partial(once, static=1)
 def _diagonals(subject: Subject, args: Args) -> Array:
     """∂y_i/∂x_i of every example, [R, B, n]."""
 

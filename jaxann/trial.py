@@ -184,7 +184,7 @@ def _heard(subject: Subject, args: Args, dtype: str) -> Voices:
     return jax.tree.map(lambda *each: np.stack([np.asarray(leaf, np.float64) for leaf in each]), *trials)
 
 
-@partial(once, static="subject")
+@partial(once, static=1)
 def _voices(subject: Subject, args: Args) -> Voices:
     y, automatic = subject.automatic(*args)
     return Voices(y, subject.by_hand(*args), automatic)
