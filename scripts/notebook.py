@@ -173,10 +173,11 @@ class Start(NamedTuple):
 def beginning(seed: int) -> Start:
     """The flowers in their order, and W normal with a standard deviation of 1 / n, b zero."""
     from sklearn.datasets import load_iris
-    from sklearn.utils import shuffle
 
     draw = np.random.RandomState(seed)
-    x, labels = map(np.asarray, shuffle(*load_iris(return_X_y=True), random_state=draw))
+    order = np.arange(150)
+    draw.shuffle(order)
+    x, labels = (np.take(np.asarray(values), order, axis=0) for values in load_iris(return_X_y=True))
     x = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, ddof=1, keepdims=True)
     params = []
     for n, m in pairwise((4, 50, 20, 10, 3)):
