@@ -8,73 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxann.activations import ACTIVATIONS
-from jaxann.autodiff import Automatic, changed, steps
-from jaxann.layer import Layer
-from jaxann.losses import LOSSES
-from jaxann.once import once, precisely
-from jaxann.subjects import Args, OneGradient, OneLayer, OneLoss, Subject, named
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, PRNGKeyArray, PyTree
-
-ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """R trials of one gradient by hand, a, and in truth, b; all gradients in truth, and what they come from.
-
-    `sway` [R] is how far b moves for a relative move of its arguments by one.
-    """
-
-    subject: Subject
-    name: str
-    args: Args
-    y: np.ndarray
-    a: np.ndarray
-    automatic: dict[str, np.ndarray]
-    sway: np.ndarray
-
-    @property
-    def b(self) -> np.ndarray:
-        return self.automatic[self.name]
-
-    @property
-    def slack(self) -> np.ndarray:
-        """What rounding may do to an entry in each trial, [R, 1, ...]."""
-        sizes = [np.abs(g).reshape(len(g), -1).max(axis=1, initial=0) for g in (self.a, self.b)]
-        slack = ROUNDING * np.maximum.reduce([*sizes, np.nan_to_num(self.sway, posinf=0)])
-        return slack.reshape(-1, *(1,) * (self.a.ndim - 1))
-
-    def agree(self, one: Any, other: Any) -> bool:
-        """Whether two arrays of the gradient's shape are the same to rounding."""
-        same_shape = np.shape(one) == np.shape(other) == self.a.shape
-        return same_shape and bool((np.abs(one - other) <= self.slack).all())
-
-    def of_one(self) -> Evidence:
-        """The same for dy = 1, of a loss."""
-        dy, one = self.per_example(self.args.dy), np.ones_like(self.args.dy)
-        sway = self.sway / np.abs(self.args.dy).min(axis=1)
-        return replace(self, args=self.args._replace(dy=one), a=self.a / dy, automatic={"dx": self.b / dy}, sway=sway)
-
-    @property
-    def elementwise(self) -> bool:
-        """Whether this is dx, and x, dy and y have one shape."""
-        return self.name == "dx" and np.shape(self.args.x) == np.shape(self.args.dy) == self.a.shape
-
-    def per_example(self, array: np.ndarray) -> np.ndarray:
-        """Numbers [R, B] as they multiply dx [R, B, ...]."""
-        return array.reshape(*array.shape, *(1,) * (self.a.ndim - 2))
+from jaxann.evidence import ROUNDING, Evidence
+from jaxann.once import precisely
+from jaxann.reruns import confused, diagonal, known, step
+from jaxann.subjects import OneGradient, OneLoss, named
 
 
 def tell(e: Evidence) -> tuple[str, str]:
@@ -213,53 +157,6 @@ def _passed_by(e: Evidence) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Confused(Layer):
-    """`layer` with its input saved in place of its output, or the other way round."""
-
-    layer: Layer
-    saves_output: bool
-
-    def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
-        y, saved = self.layer.forward(params, x, key)
-        wrong, right = (x, y) if self.saves_output else (y, x)
-        return y, jax.tree.map(lambda leaf: right if leaf is wrong else leaf, saved)
-
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
-        return self.layer.backward(params, saved, dy)
-
-
-def _confused(e: Evidence) -> str | None:
-    if not isinstance(e.subject, OneLayer) or np.shape(e.args.x) != e.y.shape:
-        return None
-    for saves_output in (True, False):
-        subject = replace(e.subject, layer=_Confused(e.subject.layer, saves_output))
-        mended = _by_hand(subject, e.args)[e.name]
-        if e.agree(mended, e.b) and not e.agree(mended, e.a):
-            told = ("input x", "output y") if saves_output else ("output y", "input x")
-            return f"the derivative taken at the {told[0]} where it is meant at the {told[1]}"
-    return None
-
-
-def _diagonal(e: Evidence) -> str | None:
-    if not e.elementwise or e.a.ndim != 3 or not 1 < e.a.shape[2] <= 1024:
-        return None
-    few = 2
-    e = replace(
-        e,
-        args=e.args._replace(
-            **{k: jax.tree.map(lambda leaf: leaf[:, :few], getattr(e.args, k)) for k in ("x", "aux", "dy")}
-        ),
-        a=e.a[:, :few],
-        automatic={"dx": e.b[:, :few]},
-    )
-    diagonal = _diagonals(e.subject, e.args)
-    on = diagonal * e.args.dy
-    if e.agree(e.a, on):
-        return "the diagonal of the Jacobian alone"
-    return "the Jacobian without its diagonal" if e.agree(e.a, e.b - on) else None
-
-
 def _axis(e: Evidence) -> str | None:
     for axes in _subsets(range(1, e.b.ndim)):
         wide = np.broadcast_to(e.b.sum(axis=axes, keepdims=True), e.b.shape)
@@ -303,35 +200,6 @@ def _clipped(e: Evidence) -> str | None:
     return None
 
 
-def _known(e: Evidence) -> str | None:
-    if not e.elementwise and not isinstance(e.subject, OneLoss):
-        return None
-    for name, candidate in _candidates(e).items():
-        if e.agree(e.a, candidate):
-            return name
-    return None
-
-
-def _candidates(e: Evidence) -> dict[str, np.ndarray]:
-    """What other activations and losses would have for dx, by their names."""
-    if isinstance(e.subject, OneLayer):
-        twins = {f"the derivative of {n}": OneLayer("", Automatic(layer), n) for n, layer in ACTIVATIONS.items()}
-    elif isinstance(e.subject, OneLoss):
-        twins = {f"the gradient of {loss.__name__}": OneLoss("", loss()) for loss in LOSSES.values()}
-    else:
-        return {}
-    found = {}
-    for name, twin in twins.items():
-        try:
-            found[name] = _by_hand(twin, e.args)["dx"]
-        except (ValueError, TypeError):  # it takes another kind of target
-            continue
-    if isinstance(e.subject, OneLoss) and e.args.x.shape == np.shape(e.args.aux):
-        y, t = e.args.x, e.args.aux
-        found["the binary cross-entropy's derivative, -t/y + (1 - t)/(1 - y)"] = -t / y + (1 - t) / (1 - y)
-    return found
-
-
 def _term(e: Evidence) -> str | None:
     if not e.elementwise or e.a.ndim != 3 or e.a.shape[2] < 3:
         return None
@@ -352,83 +220,6 @@ def _projected(d: np.ndarray, span: np.ndarray) -> np.ndarray:
     """d [R, B, n] on what `span` [R, B, n, k] spans."""
     q, _ = np.linalg.qr(span)
     return np.einsum("rbnk,rbmk,rbm->rbn", q, q, d)
-
-
-def _step(e: Evidence) -> str | None:
-    if isinstance(e.subject, OneGradient):
-        return None
-    one = e.args.example()
-    found = steps(lambda params, x: e.subject.forward(params, x, one.aux), one.params, one.x)
-    if len(found) > 64:
-        return None
-    sentences = {
-        "constant": "{} taken for a constant: what flows back through it is left out",
-        "constant operand": "an operand of {} taken for a constant: what flows back through it is left out",
-        "one": "the derivative of {} left out",
-        "at the output": "the derivative of {} taken at its output instead of its input",
-    }
-    for change, sentence in sentences.items():
-        operands = 1 if change == "constant" else 3
-        places = tuple((i, k) for i, (_, count) in enumerate(found) for k in range(min(count, operands)))
-        for (i, _), gradient in zip(places, _rewritten(e.subject, e.name, places, change, e.args), strict=True):
-            if gradient is not None and e.agree(e.a, np.asarray(gradient)):
-                return sentence.format(f"step {i + 1} of its forward pass, {found[i][0]},")
-    return None
-
-
-@dataclass(frozen=True)
-class _Rewritten(Subject):
-    """`subject` with one step of its forward pass changed."""
-
-    subject: Subject
-    place: tuple[int, int]
-    change: str
-
-    @property
-    def name(self) -> str:
-        return self.subject.name
-
-    def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
-        return changed(lambda p, x: self.subject.forward(p, x, aux), *self.place, self.change)(params, x)
-
-    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
-        return self.subject.backward(params, x, aux, dy)
-
-
-@partial(once, static=4)
-def _rewritten(
-    subject: Subject, name: str, places: tuple[tuple[int, int], ...], change: str, args: Args
-) -> list[Array | None]:
-    """The automatic gradient called `name` with the step at each of `places` changed; None where it cannot be."""
-
-    def gradient(place):
-        twin = _Rewritten(subject.path, subject, place, change)
-        try:
-            return jax.vmap(lambda args: twin.automatic(*args)[1][name])(args)
-        except (TypeError, ValueError):  # a step without a derivative, or of another shape
-            return None
-
-    return [gradient(place) for place in places]
-
-
-def _by_hand(subject: Subject, args: Args) -> dict[str, np.ndarray]:
-    return jax.tree.map(np.asarray, _by_hand_jitted(subject, args))
-
-
-@partial(once, static=1)
-def _by_hand_jitted(subject: Subject, args: Args) -> dict[str, Array]:
-    return jax.vmap(lambda args: subject.by_hand(*args))(args)
-
-
-@partial(once, static=1)
-def _diagonals(subject: Subject, args: Args) -> Array:
-    """∂y_i/∂x_i of every example, [R, B, n]."""
-
-    def of_feature(i):
-        unit = jnp.zeros_like(args.dy).at[..., i].set(1)
-        return jax.vmap(lambda args: subject.automatic(*args)[1]["dx"])(args._replace(dy=unit))[..., i]
-
-    return jnp.moveaxis(jax.lax.map(of_feature, jnp.arange(args.dy.shape[-1])), 0, -1)
 
 
 def _subsets(axes: Any) -> Iterator[tuple[int, ...]]:
@@ -452,13 +243,13 @@ STORIES: dict[str, Callable[[Evidence], str | None]] = {
     "transposed": _transposed,
     "derivative missing": _passed_on,
     "residual": _passed_by,
-    "taken elsewhere": _confused,
-    "diagonal": _diagonal,
+    "taken elsewhere": confused,
+    "diagonal": diagonal,
     "axis": _axis,
     "another gradient": _another,
     "weight decay": _decay,
     "clipping": _clipped,
-    "another derivative": _known,
+    "another derivative": known,
     "missing term": _term,
-    "step": _step,
+    "step": step,
 }

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from jaxann.differences import Quotients, quotients
+from jaxann.evidence import Evidence
 from jaxann.once import once, precisely
 from jaxann.report import NOT_FINITE, RIGHT, WRONG, Row
-from jaxann.stories import Evidence, tell, tell_shape
+from jaxann.stories import tell, tell_shape
 from jaxann.subjects import Args, OneGradient, Subject, named, real
 
 # Of max|a - b| / max|b|: some hundred roundings in float32, some thousand in float64.
