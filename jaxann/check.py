@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from jaxann.autodiff import Automatic
 from jaxann.backprop import backprop
 from jaxann.layer import Layer, formed, parts, rebuilt
 from jaxann.losses import Loss
-from jaxann.once import precisely
+from jaxann.once import forget, precisely
 from jaxann.probe import first_nonfinite
 from jaxann.report import NOT_FINITE, ON_PURPOSE, WRONG, Report, Row
 from jaxann.subjects import Args, OneGradient, OneLayer, OneLoss, Subject, real
@@ -42,7 +43,7 @@ def check(
     t: Any,
     *,
     gradient: Callable = backprop,
-    on_purpose: Sequence[str] = (),
+    on_purpose: Sequence[str] | str = (),
     examples: int = 64,
     seed: int = 0,
 ) -> Report:
@@ -53,24 +54,28 @@ def check(
     layers, and `gradient(model, loss)`, are judged with right parts, so that a wrong formula is named once.
 
     A gradient whose path is in `on_purpose`, or inside one that is, may differ, and is reported with its angle to the
-    true one. At most `examples` are looked at, evenly spaced; `seed` draws what is random.
+    true one. At most `examples` are looked at, of every label one; `seed` draws them, and all that is random.
 
     Raises ValueError for data that does not fit, as `validate` does, for a model or a loss that is not hashable, and
     for a path in `on_purpose` that no gradient has. What is wrong with a forward or backward is a row of the report.
     """
     _hashable(model, loss, gradient)
-    if examples < 1:
-        raise ValueError(f"examples is {examples}, but at least 1 is wanted")
+    if not isinstance(examples, Integral) or examples < 1:
+        raise ValueError(f"examples is {examples}, but a whole number of at least 1 is wanted")
     try:
         x, t = validate(model, loss, x, t, params)
     except ValueError:
         raise
     except Exception as error:  # forward's own: a row, never a traceback
         return Report((raising("forward", str(model), error),), 0, len(x))
-    chosen = np.unique(np.linspace(0, len(x) - 1, examples).round().astype(int))
-    data = Args(params, np.asarray(x)[chosen], np.asarray(t)[chosen], ()).cast("float64")
     draw = np.random.default_rng(seed)
-    cases, y = _network(model, loss, data, draw)
+    chosen = _chosen(np.asarray(t), examples, draw)
+    data = Args(params, np.asarray(x)[chosen], np.asarray(t)[chosen], ()).cast("float64")
+    forget()
+    try:
+        cases, y, notes = _network(model, loss, data, draw)
+    except Exception as error:
+        return Report((raising("forward", str(model), error),), len(chosen), len(x))
     cases.append(Case(OneLoss("loss", loss), _loss_trials(y, data.aux, draw), 1))
     plain, weighted = (_gradient_trials(data, weighted, draw) for weighted in (False, True))
     cases.append(Case(OneGradient("gradient", gradient, model, loss), plain, 1, whole=True))
@@ -81,24 +86,50 @@ def check(
         if found:
             sentence = f"the first value that is not finite is in {found}"
             rows.insert(0, Row("values", type(model).__name__, (), NOT_FINITE, "not finite", sentence))
-    return Report(_declared(rows, on_purpose), len(chosen), len(x))
+    return Report(_declared(rows, on_purpose), len(chosen), len(x), notes)
 
 
-def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[str] = (), seed: int = 0) -> Report:
+def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[str] | str = (), seed: int = 0) -> Report:
     """`check` for one layer and one example x, as its `forward` takes it, with random cotangents.
 
-    Raises ValueError as `check` does, but takes any x.
+    Whole numbers are taken for real ones unless `forward` refuses those. Raises ValueError as `check` does, and for an
+    x that is empty or not numeric.
     """
     _hashable(layer)
-    draw = np.random.default_rng(seed)
-    batch = np.stack([np.asarray(x)] * FEW)
+    x, draw = np.asarray(x), np.random.default_rng(seed)
+    if (x.dtype.kind not in "biu" and not real(x)) or not x.size:
+        raise ValueError(f"x is of shape {x.shape} and dtype {x.dtype}, but real numbers, at least one, are wanted")
+    forget()
     try:
-        y = jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, batch[0])
+        y, x = _as_taken(layer, params, x)
+        batch = np.stack([x] * FEW)
+        data = Args(params, batch, draw.normal(size=(FEW, *y.shape)), ()).cast("float64")
+        cases, _, notes = _network(layer, _Pairing(), data, draw)
     except Exception as error:
         return Report((raising("forward", str(layer), error),), 0, 1)
-    data = Args(params, batch, draw.normal(size=(FEW, *y.shape)), ()).cast("float64")
-    cases, _ = _network(layer, _Pairing(), data, draw)
-    return Report(_declared(_rows(cases, seed), on_purpose), 1, 1)
+    return Report(_declared(_rows(cases, seed), on_purpose), 1, 1, notes)
+
+
+def _as_taken(layer: Layer, params: PyTree, x: np.ndarray) -> tuple[Any, np.ndarray]:
+    """The form of the output for x as real numbers, and those; for x as it is where `forward` refuses them."""
+
+    def output(x):
+        return jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, x)
+
+    try:
+        numbers = x if real(x) else x.astype(float)
+        return output(numbers), numbers
+    except Exception:
+        return output(x), x
+
+
+def _chosen(t: np.ndarray, examples: int, draw: np.random.Generator) -> np.ndarray:
+    """Which examples to look at: one of each label where targets are labels, and others at random."""
+    order = draw.permutation(len(t))
+    if t.ndim == 1 and not real(t):
+        _, firsts = np.unique(t[order], return_index=True)
+        order = np.concatenate([order[firsts], np.delete(order, firsts)])
+    return np.sort(order[:examples])
 
 
 @dataclass(frozen=True)
@@ -135,20 +166,28 @@ def _rows(cases: list[Case], seed: int) -> list[Row]:
     return [row for rows in reversed(found) for row in rows]
 
 
-def _network(model: Layer, loss: Loss, data: Args, draw: np.random.Generator) -> tuple[list[Case], np.ndarray]:
-    """A case for every layer in `model`, in order, then for what is made of layers; and the outputs."""
+def _network(
+    model: Layer, loss: Loss, data: Args, draw: np.random.Generator
+) -> tuple[list[Case], np.ndarray, tuple[str, ...]]:
+    """A case for every layer in `model`, in order, then for what is made of layers; the outputs; and notes."""
     with precisely("float64"):
         given = jax.tree.map(jnp.asarray, (data.params, data.x, data.aux))
         places, y = jax.tree.map(np.asarray, taken_apart(model, loss, *given))
-    paths = {place.path for place in places}
-    leaves, wholes = [], []
-    for place in places:
-        names = [name for name in parts(place.layer) if joined(place.path, name) in paths]
+    paths = [place.path for place in places]
+    leaves, wholes, notes = [], [], []
+    for i, place in enumerate(places):
+        inside = parts(place.layer)
+        names = [name for name in inside if joined(place.path, name) in paths]
+        if len(names) < len(inside):
+            unseen = ", ".join(name for name in inside if name not in names)
+            notes.append(f"{place.path or type(place.layer).__name__}: its parts {unseen} are not judged alone")
+        use = paths[: i + 1].count(place.path)
+        place = replace(place, path=f"{place.path}#{use}") if use > 1 else place
         if names:
-            wholes.append(_whole(place, "chain" if names[0].isdecimal() else "", draw))
+            wholes.append(_whole(place, names, draw))
         else:
             leaves += _leaf(place, draw)
-    return leaves + wholes, y
+    return leaves + wholes, y, tuple(notes)
 
 
 def _leaf(place: Place, draw: np.random.Generator) -> list[Case]:
@@ -160,14 +199,15 @@ def _leaf(place: Place, draw: np.random.Generator) -> list[Case]:
     ]
 
 
-def _whole(place: Place, name: str, draw: np.random.Generator) -> Case:
-    """A layer made of layers, its parts automatic, on a few examples."""
+def _whole(place: Place, names: list[str], draw: np.random.Generator) -> Case:
+    """A layer made of layers, on a few examples, those of its parts automatic that are judged alone."""
     few = slice(None, None, -(-len(place.x) // FEW))
     trials = _layer_trials(replace(place, x=place.x[few], dy=place.dy[few]), draw)
-    layer = rebuilt(place.layer, lambda _, part: Automatic(part))
+    layer = rebuilt(place.layer, lambda name, part: Automatic(part) if name in names else part)
     if _raises(layer, trials.example()) and not _raises(place.layer, trials.example()):
         layer = place.layer  # it looks at what its parts save
-    return Case(OneLayer(joined(place.path, name), layer, type(place.layer).__name__), trials, 2, whole=True)
+    path = joined(place.path, "chain") if names[0].isdecimal() else place.path
+    return Case(OneLayer(path, layer, type(place.layer).__name__), trials, 2, whole=True)
 
 
 def _raises(layer: Layer, one: Args) -> bool:
@@ -190,8 +230,11 @@ def _draws(place: Place) -> bool:
     def program(key):
         return str(jax.make_jaxpr(lambda params, x: place.layer.forward(params, x, key)[0])(place.params, place.x[0]))
 
-    with precisely("float64"):
-        return program(None) != program(jax.random.key(0))
+    try:
+        with precisely("float64"):
+            return program(None) != program(jax.random.key(0))
+    except Exception:  # it takes no key, or none of this kind
+        return False
 
 
 def _layer_trials(place: Place, draw: np.random.Generator) -> Args:
@@ -230,11 +273,12 @@ def _near(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def _anywhere(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Normal numbers, and in every fourth place one of those at which functions have their kinks."""
+    """Numbers of many sizes, and in every fourth place one of those at which functions have their kinks."""
     if not real(x):
         return x
     kinks = draw.choice([0.0, -0.0, 1.0, -1.0], x.shape)
-    return np.where(draw.random(x.shape) < 0.25, kinks, draw.normal(size=x.shape))
+    numbers = draw.normal(size=x.shape) * 10 ** draw.uniform(-1, 1, x.shape)
+    return np.where(draw.random(x.shape) < 0.25, kinks, numbers)
 
 
 def _shaken(params: PyTree, draw: np.random.Generator) -> PyTree:
@@ -254,16 +298,20 @@ def _hashable(*things: Any) -> None:
             raise ValueError(f"{name} is not hashable ({error}): a layer or loss is a frozen dataclass") from None
 
 
-def _declared(rows: list[Row], on_purpose: Sequence[str]) -> tuple[Row, ...]:
+def _declared(rows: list[Row], on_purpose: Sequence[str] | str) -> tuple[Row, ...]:
     """The rows, those whose paths are in `on_purpose` or inside one that is no longer wrong."""
-    lone = [path for path in on_purpose if not any(f"{row.path}.".startswith(f"{path}.") for row in rows)]
+    declared = (on_purpose,) if isinstance(on_purpose, str) else on_purpose
+    lone = [path for path in declared if not any(f"{row.path}.".startswith(f"{path}.") for row in rows)]
     if lone:
         known = ", ".join(row.path for row in rows)
         raise ValueError(f"on_purpose has {lone[0]!r}, but the gradients are {known}")
-    meant = tuple(f"{path}." for path in on_purpose)
-    return tuple(
-        replace(row, verdict=ON_PURPOSE, diagnosis=f"{row.degrees:.1f} degrees from the true gradient")
-        if row.verdict == WRONG and f"{row.path}.".startswith(meant) and np.isfinite(row.degrees)
-        else row
-        for row in rows
-    )
+
+    def meant(row):
+        inside = f"{row.path}.".startswith(tuple(f"{path}." for path in declared))
+        return inside and row.verdict == WRONG and row.by_hand.size and np.isfinite(row.by_hand).all()
+
+    def angle(row):
+        known = np.isfinite(row.degrees)
+        return f"{row.degrees:.1f} degrees from the true gradient" if known else "it or the true gradient is zero"
+
+    return tuple(replace(row, verdict=ON_PURPOSE, diagnosis=angle(row)) if meant(row) else row for row in rows)

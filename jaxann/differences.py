@@ -47,7 +47,7 @@ class Quotients(NamedTuple):
         return float(error.max()), float(excess.max())
 
 
-def quotients(subject: Subject, args: Args, draw: np.random.Generator) -> dict[str, Quotients]:
+def quotients(subject: Subject, args: Args, draw: np.random.Generator, step: float = STEP) -> dict[str, Quotients]:
     """For x and every leaf of params, derivatives along some entries, or all of few, and some random directions.
 
     A direction in x stays within one example, so that fewer kinks are in its reach.
@@ -61,16 +61,16 @@ def quotients(subject: Subject, args: Args, draw: np.random.Generator) -> dict[s
         if not (real(leaf) and leaf.size):
             continue
 
-        def phi(step, leaf=leaf, place=place):
-            """<dy, f> - <dy, f(0)> with `step` added to the leaf."""
-            moved = [*leaves[:place], leaf + step.reshape(leaf.shape), *leaves[place + 1 :]]
+        def phi(move, leaf=leaf, place=place):
+            """<dy, f> - <dy, f(0)> with `move` added to the leaf."""
+            moved = [*leaves[:place], leaf + move.reshape(leaf.shape), *leaves[place + 1 :]]
             params, x = jax.tree.unflatten(structure, moved)
             return np.sum(args.dy * (np.asarray(_outputs(subject, args._replace(params=params, x=x))) - here))
 
         directions = _directions(leaf, draw, within=len(leaf) if name == "dx" else 1)
-        steps = STEP * np.clip(np.abs(directions * leaf.ravel()).max(axis=1), 1e-2, 1)
+        steps = step * np.clip(np.abs(directions * leaf.ravel()).max(axis=1), 1e-2, 1)
         taken = [h * direction for h, direction in zip(steps, directions, strict=True)]
-        far, back, near, near_back = np.array([[phi(s * step) for step in taken] for s in (1, -1, 0.5, -0.5)])
+        far, back, near, near_back = np.array([[phi(s * move) for move in taken] for s in (1, -1, 0.5, -0.5)])
         values = (4 * (near - near_back) / steps - (far - back) / (2 * steps)) / 3
         rounding = 1e-15 * scale / steps
         # A smooth function's second difference is a quarter at half the step, up to STEP⁴; that of a kink a half.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache, partial, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import jax
@@ -17,16 +17,26 @@ def precisely(dtype: str) -> Iterator[None]:
         yield
 
 
-def once(function: Callable, static: int) -> Callable:
-    """`jax.jit` of `function`, its first `static` arguments static: compiled in haste, and forgotten in time.
+_PROGRAMS: list[Any] = []
 
-    A process can hold only so many programs, and one that checks hundreds of networks must not keep them all.
+
+def forget() -> None:
+    """Every program of `once`: the code that it was made of may have been edited since, its layer equal as before.
+
+    Besides, a process can hold only so many programs, and one that checks hundreds of networks must not keep them all.
     """
+    for program in _PROGRAMS:
+        program.cache_clear()
 
-    @lru_cache(maxsize=256)
+
+def once(function: Callable, static: int) -> Callable:
+    """`jax.jit` of `function`, its first `static` arguments static: compiled in haste, and kept until `forget`."""
+
+    @cache
     def program(*fixed: Any) -> Callable:
         return jax.jit(partial(function, *fixed), compiler_options=_haste())
 
+    _PROGRAMS.append(program)
     return wraps(function)(lambda *args: program(*args[:static])(*args[static:]))
 
 

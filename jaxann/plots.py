@@ -17,12 +17,15 @@ def picture(report: Report, path: str | None = None) -> Figure:
     """Two panels: log10 of the float64 error of each layer's leaves, and one gradient by hand against autodiff's.
 
     The one at `path`; without it the most wrong of those that are wrong, or else of all. `savefig` stores it. Raises
-    ImportError, with how to install it, without matplotlib, and KeyError for a path that the report does not have.
+    ImportError, with how to install it, without matplotlib, KeyError for a path that the report does not have, and
+    ValueError for a report without rows.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("pictures need matplotlib: pip install 'jaxann[plots]'") from None
+    if not report.rows:
+        raise ValueError("the report has no rows to draw")
     shown = [row for row in report.rows if not row.whole or row.verdict != RIGHT]
     comparable = [row for row in shown if row.by_hand.size] or shown
     worst = max(comparable, key=lambda row: (row.verdict != RIGHT, np.nan_to_num(row.float64)))
@@ -37,7 +40,7 @@ def picture(report: Report, path: str | None = None) -> Figure:
 def _place(row: Row) -> tuple[str, str]:
     """A layer's path and name, and the leaf's name in it."""
     path, _, leaf = row.path.rpartition(".")
-    return f"{path} {row.of}".strip(), leaf
+    return f"{path} {row.of}".strip().replace("$", r"\$"), leaf.replace("$", r"\$")
 
 
 def _errors(axes: Axes, rows: list[Row], layers: list[str]) -> None:
@@ -63,4 +66,4 @@ def _scatter(axes: Axes, row: Row) -> None:
     axes.plot(ends, ends, color="grey", linewidth=0.8, zorder=0)
     axes.set_xlabel("autodiff")
     axes.set_ylabel("by hand")
-    axes.set_title(f"{row.path} of {row.of}"[:50] + f": {row.verdict}", size=10)
+    axes.set_title(f"{row.path} of {row.of}"[:50].replace("$", r"\$") + f": {row.verdict}", size=10)

@@ -45,16 +45,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows, from the first layer to the loss and then the whole; found on `examples` of `of` examples."""
+    """The rows, from the first layer to the loss and then the whole, on `examples` of `of` examples; and notes."""
 
     rows: tuple[Row, ...]
     examples: int
     of: int
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether every gradient is right, or differs on purpose."""
-        return not self.culprits
+        return bool(self.rows) and not self.culprits
 
     @property
     def culprits(self) -> tuple[str, ...]:
@@ -80,6 +81,7 @@ class Report:
             "culprits": list(self.culprits),
             "examples": self.examples,
             "of": self.of,
+            "notes": list(self.notes),
             "rows": [{f.name: _plain(getattr(row, f.name)) for f in fields(row) if f.compare} for row in self.rows],
         }
 
@@ -95,6 +97,7 @@ class Report:
             [
                 *_aligned([header, *shown]),
                 *(f"{row.path}: {row.diagnosis}" for row in self.rows if row.diagnosis),
+                *self.notes,
                 f"{f'{wrong} of {count} gradients are wrong' if wrong else f'all {count} gradients are right'}, "
                 f"on {self.examples} of {self.of} examples",
             ]

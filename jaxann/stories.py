@@ -59,7 +59,7 @@ def _rounding(e: Evidence) -> str | None:
     size = np.max(np.abs(e.a - e.b) / np.maximum(e.slack / ROUNDING, np.finfo(float).tiny))
     if size > 1e-6:
         return None
-    return f"arithmetic in less than float64 inside it: it is off by {size:.1g}"
+    return f"rounding, by cancellation or by arithmetic in less than float64: it is off by {size:.1g}"
 
 
 def _zero(e: Evidence) -> str | None:
@@ -87,9 +87,9 @@ def _varying_factor(e: Evidence) -> str | None:
 
 def _numbers(e: Evidence) -> Iterator[tuple[str, float]]:
     """Numbers that a factor may have come from, and what they are."""
-    counts = {"the number of examples": np.shape(e.args.dy)[1]}
+    counts = {}
     if isinstance(e.subject, OneGradient):
-        counts = {"the number of examples": np.shape(e.args.aux[0])[2]}
+        counts["the number of examples in its batch"] = np.shape(e.args.aux[0])[2]
     if np.ndim(e.args.x) > 2:
         counts[f"the number of {'out' if isinstance(e.subject, OneLoss) else 'in'}puts"] = np.shape(e.args.x)[-1]
     if np.ndim(e.y) > 2:
@@ -118,7 +118,10 @@ def _kink(e: Evidence) -> str | None:
         return None
     zeros = "-0" if np.signbit(found).all() else "0"
     where = _listed(sorted({f"{value:g}" if value else zeros for value in found}))
-    return f"another slope at a kink: it differs only where the input is {where} ({apart.sum()} entries)"
+    first = tuple(np.argwhere(apart)[0])
+    values = f"{e.a[first] / e.args.dy[first]:.4g} by hand, {e.b[first] / e.args.dy[first]:.4g} in truth"
+    values = f", {values}" if e.elementwise else ""
+    return f"another slope at a kink: it differs only where the input is {where} ({apart.sum()} entries){values}"
 
 
 def _entries(e: Evidence) -> str | None:
@@ -126,6 +129,8 @@ def _entries(e: Evidence) -> str | None:
     every = (0, 1) if e.name == "dx" else (0,)
     mask = apart.any(axis=every)
     if not mask.ndim or not 0 < mask.sum() <= mask.size / 2:
+        return None
+    if apart[..., mask].sum() < np.count_nonzero(e.b[..., mask]) / 2:  # a region of values, not a place
         return None
     places = [[int(i) for i in place] for place in np.argwhere(mask)[:3]]
     how = "differences" if e.a[..., mask].any() else "zeros"

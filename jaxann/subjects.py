@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -30,7 +30,7 @@ class Subject(ABC):
     `aux` is what no gradient is taken to: a target, a random seed.
     """
 
-    path: str
+    path: str = field(compare=False)  # equal layers in two places are one program
 
     @abstractmethod
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
@@ -83,7 +83,8 @@ class OneLayer(Subject):
         return self._forward(params, x, aux)[0]
 
     def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> Any:
-        return self.layer.backward(params, self._forward(params, x, aux)[1], dy)
+        pair = self.layer.backward(params, self._forward(params, x, aux)[1], dy)
+        return jax.tree.map(lambda leaf: None if getattr(leaf, "dtype", None) == jax.dtypes.float0 else leaf, pair)
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,8 @@ def named(grads: PyTree, dx: PyTree) -> dict[str, Any]:
     """The leaves of params' gradients by their paths, and dx."""
     leaves = jax.tree_util.tree_leaves_with_path(formed(grads))
     found = {jax.tree_util.keystr(path, simple=True, separator=".") or "params": leaf for path, leaf in leaves}
+    if len(found) < len(leaves) or "dx" in found:
+        raise ValueError(f"among the parameters {', '.join(found)} two have one name, or one is called dx")
     return found if jax.tree.leaves(dx) == [] else found | {"dx": dx}
 
 

@@ -42,6 +42,13 @@ class Tap(Layer):
     path: str
     shift: Any
 
+    @property
+    def sizes(self) -> tuple[int | None, int | None]:
+        return self.layer.sizes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layer, name)  # for a layer that reads its parts' settings
+
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Seen]:
         y, saved = self.layer.forward(params, x, key)
         return y if self.shift is None else y + self.shift, Seen(self.path, params, x, y, saved)
@@ -67,8 +74,8 @@ def taken_apart(
 ) -> tuple[list[Place], Array]:
     """A `Place` for every layer in `model`, one made of layers before its parts, and the outputs y [B, ...].
 
-    Parts that cannot be watched, because what they save is not handed on or they run inside a `lax.scan`, have no
-    place of their own.
+    Parts that cannot be watched, because what they save is not handed on or they run inside a `vmap` or a `scan`, have
+    no place of their own. One that is used more than once has a place for each use, with the sum of their cotangents.
     """
     layers = {"": model}
     entered = frozenset[str]()
@@ -78,8 +85,9 @@ def taken_apart(
             found, *_ = jax.eval_shape(partial(_passed, model, loss, entered | {path}), params, x, t)
         except Exception:  # whatever it is that this layer does with its parts: they are not for us to watch
             continue
-        if inside and set(inside) <= {seen.path for seen in found}:
-            layers, entered = layers | inside, entered | {path}
+        watched = {seen.path: inside[seen.path] for seen in found if seen.path in inside}
+        if watched:
+            layers, entered = layers | watched, entered | {path}
     owned, seen, dy, y = _passed_once(model, loss, entered, params, x, t)
     return [Place(p.path, layers[p.path], p.params, s.x, dy[s.path]) for p, s in zip(owned, seen, strict=True)], y
 

@@ -48,8 +48,10 @@ def reports(config: Config) -> dict[str, Report]:
     key = jax.random.key(config.seed)
     if config.layer is not None:
         layer = named(config.layer)
-        x = jax.random.normal(key, config.shape or input_shape(layer))
-        params = layer.init(key)
+        try:
+            x, params = jax.random.normal(key, config.shape or input_shape(layer)), layer.init(key)
+        except Exception as error:
+            raise ValueError(f"layer {config.layer!r} cannot begin: {type(error).__name__}: {error}") from None
         return {"at random": check_layer(layer, params, x, on_purpose=config.on_purpose, seed=config.seed)}
     if config.after < 0:
         raise ValueError(f"after is {config.after}, but 0 or more epochs are wanted")

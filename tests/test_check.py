@@ -197,7 +197,8 @@ def test_what_is_no_gradient_is_a_row(backward, path, sentence):
     assert report.culprits == (path,)
     np.testing.assert_equal(report[path].verdict, "wrong")
     assert re.match(sentence, report[path].diagnosis)
-    assert check_layer(Odd(backward), Odd(backward).init(None), X[0, :1] * np.ones(5)).culprits == (path[2:],)
+    of_layer = check_layer(Odd(backward), Odd(backward).init(None), X[0, :1] * np.ones(5))
+    assert of_layer.culprits == (path[2:] or "backward",)
 
 
 def test_a_forward_that_raises_is_a_row():
@@ -314,8 +315,143 @@ def test_bad_input_is_refused():
 
     with pytest.raises(ValueError, match=r"Thawed is not hashable .*: a layer or loss is a frozen dataclass"):
         check_layer(Thawed(), (), x[0])
-    with pytest.raises(ValueError, match="examples is 0, but at least 1 is wanted"):
+    with pytest.raises(ValueError, match="examples is 0, but a whole number of at least 1 is wanted"):
         check(model, loss, params, x, t, examples=0)
+
+
+# What a second reading found.
+
+
+SQUARE = Elementwise("square", lambda x: x * x, lambda x, y: slope(x))
+
+
+def slope(x):
+    return x
+
+
+def test_edited_code_is_checked_anew(monkeypatch):
+    assert check_layer(SQUARE, (), X[0]).culprits == ("dx",)
+    monkeypatch.setitem(globals(), "slope", lambda x: 2 * x)
+    assert check_layer(SQUARE, (), X[0]).ok
+
+
+def test_whole_numbers_are_numbers_to_a_layer_of_numbers():
+    assert check_layer(SQUARE, (), np.arange(4)).culprits == ("dx",)
+    with pytest.raises(ValueError, match=r"x is of shape \(0,\) and dtype float64, but real numbers"):
+        check_layer(tanh, (), np.zeros(0))
+    with pytest.raises(ValueError, match="dtype complex128"):
+        check_layer(tanh, (), np.ones(2) * 1j)
+
+
+def test_a_gradient_beneath_rounding_is_judged_by_differences():
+    faint = Elementwise("faint", lambda x: 1e-20 * x, lambda x, y: 2e-20 + 0 * x)
+    assert check_layer(faint, (), X[0]).culprits == ("dx",)
+
+
+def test_a_declared_rule_may_differ_where_the_truth_is_zero():
+    hard = Elementwise("hard", jnp.sign, lambda x, y: jnp.ones_like(y))
+    report = check(*network(hard), on_purpose="1.dx")
+    assert report["1.dx"].verdict == "on purpose"
+    assert report["1.dx"].diagnosis == "it or the true gradient is zero"
+
+
+@dataclass(frozen=True)
+class FirstLabelOnly(SoftmaxCrossEntropy):
+    """Right for the label 0."""
+
+    def gradient(self, y, t):
+        return super().gradient(y, t) * jnp.where(t == 0, 1, 2)
+
+
+def test_every_label_is_looked_at():
+    model, _, params, _, _ = network(tanh)
+    x = np.random.default_rng(0).normal(size=(190, 4))
+    assert check(model, FirstLabelOnly(), params, x, np.arange(190) % 3).culprits == ("loss",)
+    assert check(model, FirstLabelOnly(), params, x, 1 * (np.arange(190) == 7)).culprits == ("loss",)
+
+
+def test_inputs_of_many_sizes_are_tried():
+    far = Elementwise("far", lambda x: jnp.where(x < -3, 3 * x, x), lambda x, y: jnp.ones_like(y))
+    assert check(*network(far)).culprits == ("1.dx",)
+
+
+@dataclass(frozen=True)
+class Twice(Layer):
+    """y = f(f(x)), one part used twice"""
+
+    inner: Layer
+
+    def init(self, key):
+        return self.inner.init(key)
+
+    def forward(self, params, x, key=None):
+        h, below = self.inner.forward(params, x)
+        y, above = self.inner.forward(params, h)
+        return y, (below, above)
+
+    def backward(self, params, saved, dy):
+        above, dh = self.inner.backward(params, saved[1], dy)
+        below, dx = self.inner.backward(params, saved[0], dh)
+        return jax.tree.map(lambda a, b: a.sum() + b.sum() if a.ndim > 1 else a + b, above, below), dx
+
+
+@dataclass(frozen=True)
+class Each(Layer):
+    """A layer for every row of x"""
+
+    inner: Layer
+
+    def init(self, key):
+        return self.inner.init(key)
+
+    def forward(self, params, x, key=None):
+        return jax.vmap(lambda x: self.inner.forward(params, x))(x)
+
+    def backward(self, params, saved, dy):
+        grads, dx = jax.vmap(lambda saved, dy: self.inner.backward(params, saved, dy))(saved, dy)
+        return jax.tree.map(lambda g: g.sum(axis=0), grads), dx
+
+
+def test_a_part_used_twice_has_rows_for_each_use():
+    report = check(*network(Twice(sigmoid)))
+    assert report.ok
+    assert {"1.inner.dx", "1.inner.dx#2"} & {row.path for row in report.rows} == {"1.inner.dx"}
+    assert "1.inner#2.dx" in [row.path for row in report.rows]
+
+
+def test_parts_that_cannot_be_watched_are_noted():
+    report = check_layer(Each(sigmoid), (), X)
+    assert report.ok
+    assert report.notes == ("Each: its parts inner are not judged alone",)
+    assert report.notes[0] in str(report)
+    wrong = replace(sigmoid, derivative=lambda x, y: y)
+    assert check_layer(Each(wrong), (), X).culprits == ("dx",)
+
+
+def test_gradients_of_whole_numbers_may_be_anything():
+    for dx in (None, np.zeros((), jax.dtypes.float0), jnp.zeros(())):
+
+        @dataclass(frozen=True)
+        class Row(Embedding):
+            def backward(self, params, saved, dy, dx=dx):
+                return super().backward(params, saved, dy)[0], dx
+
+        assert check_layer(Row(), Row().init(jax.random.key(0)), 2).ok
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, params, x: (x, x),
+        lambda self, params, x, key=None: ((x, x), x),
+        lambda self, params, x, key=None: (x > 0, x),
+        lambda self, params, x, key=None: x,
+    ],
+)
+def test_a_forward_of_another_form_is_no_traceback(forward):
+    methods = {"forward": forward, "backward": lambda self, params, saved, dy: ((), dy)}
+    strange = dataclass(frozen=True)(type("Strange", (Layer,), methods))
+    assert not check_layer(strange(), (), X[0]).ok
 
 
 # One layer.
