@@ -1,9 +1,7 @@
 """Every public layer, activation and loss, each with the data to try it on. A test says that none is missing."""
 
-from dataclasses import dataclass
-
 import jax
-import jax.numpy as jnp
+from mutants import Tied
 
 from jaxann import (
     ACTIVATIONS,
@@ -12,8 +10,6 @@ from jaxann import (
     Dense,
     Hinge,
     Huber,
-    Layer,
-    Outer,
     Poisson,
     Sequential,
     SigmoidCrossEntropy,
@@ -24,27 +20,6 @@ from jaxann import (
     softmax,
     tanh,
 )
-
-
-@dataclass(frozen=True)
-class Tied(Layer):
-    """y = Wᵀ tanh(W x): one matrix used twice, so that its gradient is the sum of two `Outer`s."""
-
-    n: int
-    m: int
-
-    def init(self, key):
-        return {"W": jax.random.normal(key, (self.m, self.n))}
-
-    def forward(self, params, x, key=None):
-        h = jnp.tanh(params["W"] @ x)
-        return params["W"].T @ h, (x, h)
-
-    def backward(self, params, saved, dy):
-        x, h = saved
-        dz = (1 - h * h) * (params["W"] @ dy)
-        return {"W": Outer(h, dy) + Outer(dz, x)}, params["W"].T @ dz
-
 
 LAYERS = {
     "Dense": (Dense(5, 3), (5,)),
