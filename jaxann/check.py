@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxann.autodiff import Automatic
 from jaxann.backprop import backprop
+from jaxann.draws import FEW, few, gradient_trials, layer_trials, loss_trials
 from jaxann.layer import Layer, formed, parts, rebuilt
 from jaxann.losses import Loss
 from jaxann.once import forget, precisely
@@ -31,8 +32,6 @@ from jaxann.walk import Place, joined, taken_apart
 
 if TYPE_CHECKING:
     from jaxtyping import Array, PyTree
-
-FEW = 8  # examples, for what is made of layers: its automatic twin forms the gradient of each
 
 
 def check(
@@ -76,8 +75,8 @@ def check(
         cases, y, notes = _network(model, loss, data, draw)
     except Exception as error:
         return Report((raising("forward", str(model), error),), len(chosen), len(x))
-    cases.append(Case(OneLoss("loss", loss), _loss_trials(y, data.aux, draw), 1))
-    plain, weighted = (_gradient_trials(data, weighted, draw) for weighted in (False, True))
+    cases.append(Case(OneLoss("loss", loss), loss_trials(y, data.aux, draw), 1))
+    plain, weighted = (gradient_trials(data, weighted, draw) for weighted in (False, True))
     cases.append(Case(OneGradient("gradient", gradient, model, loss), plain, 1, whole=True))
     cases.append(Case(OneGradient("gradient.weighted", gradient, model, loss), weighted, 1, ("float64",), whole=True))
     rows = _rows(cases, seed)
@@ -192,7 +191,7 @@ def _network(
 
 def _leaf(place: Place, draw: np.random.Generator) -> list[Case]:
     """A layer as it stands, and once more with a key where it draws from one."""
-    trials = _layer_trials(place, draw)
+    trials = layer_trials(place, draw)
     return [
         Case(OneLayer(place.path, place.layer, str(place.layer), random), trials, 2)
         for random in ((False, True) if _draws(place) else (False,))
@@ -201,8 +200,7 @@ def _leaf(place: Place, draw: np.random.Generator) -> list[Case]:
 
 def _whole(place: Place, names: list[str], draw: np.random.Generator) -> Case:
     """A layer made of layers, on a few examples, those of its parts automatic that are judged alone."""
-    few = slice(None, None, -(-len(place.x) // FEW))
-    trials = _layer_trials(replace(place, x=place.x[few], dy=place.dy[few]), draw)
+    trials = layer_trials(replace(place, x=few(place.x), dy=few(place.dy)), draw)
     layer = rebuilt(place.layer, lambda name, part: Automatic(part) if name in names else part)
     if _raises(layer, trials.example()) and not _raises(place.layer, trials.example()):
         layer = place.layer  # it looks at what its parts save
@@ -235,58 +233,6 @@ def _draws(place: Place) -> bool:
             return program(None) != program(jax.random.key(0))
     except Exception:  # it takes no key, or none of this kind
         return False
-
-
-def _layer_trials(place: Place, draw: np.random.Generator) -> Args:
-    """At the true input: the true cotangent and a random one. Then near the true input, and at a random one."""
-    params, x, dy = place.params, place.x, place.dy
-    largest = np.nanmax(np.abs(dy), initial=0)
-    cotangents = [dy / largest if 0 < largest < np.inf else dy, *(draw.normal(size=dy.shape) for _ in range(3))]
-    seeds = draw.integers(2**31, size=(4, len(x)))
-    moved = [_shaken(params, draw) for _ in range(2)]
-    inputs = [x, x, _near(x, draw), _anywhere(x, draw)]
-    return _stacked([Args(*each) for each in zip([params, params, *moved], inputs, seeds, cotangents, strict=True)])
-
-
-def _loss_trials(y: np.ndarray, t: np.ndarray, draw: np.random.Generator) -> Args:
-    """At the true output, near it and at the target, and at a random one."""
-    near = _near(y, draw)
-    if t.shape == y.shape:
-        near = np.where(draw.random(y.shape) < 0.2, t, near)
-    return _stacked([Args((), each, t, draw.normal(size=len(y))) for each in (y, near, _anywhere(y, draw))])
-
-
-def _gradient_trials(data: Args, weighted: bool, draw: np.random.Generator) -> Args:
-    """At the true parameters and near them, each batch an example, without weights or with random ones."""
-    few = slice(None, None, -(-len(data.x) // FEW))
-    x, t = data.x[few], data.aux[few]
-    trials = []
-    for params in (data.params, _shaken(data.params, draw)):
-        weights = (draw.random(len(x)) + 0.1,) if weighted else ()
-        batch = jax.tree.map(lambda leaf: leaf[None], (x, t, *weights))
-        trials.append(Args(params, (), batch, draw.normal(size=1)))
-    return _stacked(trials)
-
-
-def _near(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    return x * np.exp(0.3 * draw.normal(size=x.shape)) if real(x) else x
-
-
-def _anywhere(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Numbers of many sizes, and in every fourth place one of those at which functions have their kinks."""
-    if not real(x):
-        return x
-    kinks = draw.choice([0.0, -0.0, 1.0, -1.0], x.shape)
-    numbers = draw.normal(size=x.shape) * 10 ** draw.uniform(-1, 1, x.shape)
-    return np.where(draw.random(x.shape) < 0.25, kinks, numbers)
-
-
-def _shaken(params: PyTree, draw: np.random.Generator) -> PyTree:
-    return jax.tree.map(lambda p: p + 0.1 * draw.normal(size=p.shape) if real(p) else p, params)
-
-
-def _stacked(trials: list[Args]) -> Args:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trials)
 
 
 def _hashable(*things: Any) -> None:

@@ -15,7 +15,7 @@ ROOMS = [  # bottom to top; a module imports only from rows above its own in thi
     {"compare", "probe", "validate", "report", "once"},
     {"walk"},
     {"subjects"},
-    {"differences", "evidence"},
+    {"differences", "evidence", "draws"},
     {"reruns"},
     {"stories"},
     {"trial"},
