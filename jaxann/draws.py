@@ -56,12 +56,13 @@ def _near(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def _anywhere(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Numbers of many sizes, and in every fourth place one of those at which functions have their kinks."""
+    """Numbers of many sizes, and in half of the places those at which functions have their kinks, all as often."""
     if not real(x):
         return x
-    kinks = draw.choice([0.0, -0.0, 1.0, -1.0], x.shape)
-    numbers = draw.normal(size=x.shape) * 10 ** draw.uniform(-1, 1, x.shape)
-    return np.where(draw.random(x.shape) < 0.25, kinks, numbers)
+    numbers = (draw.normal(size=x.shape) * 10 ** draw.uniform(-1, 1, x.shape)).ravel()
+    places = draw.permutation(x.size)[: max(1, x.size // 2)]
+    numbers[places] = np.resize([-0.0, 0.0, 1.0, -1.0], len(places))
+    return numbers.reshape(x.shape)
 
 
 def _shaken(params: PyTree, draw: np.random.Generator) -> PyTree:
