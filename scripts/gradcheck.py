@@ -48,6 +48,8 @@ def reports(config: Config) -> dict[str, Report]:
     key = jax.random.key(config.seed)
     if config.layer is not None:
         layer = named(config.layer)
+        if config.shape and min(config.shape) < 1:
+            raise ValueError(f"shape is {config.shape}, but sizes of at least 1 are wanted")
         try:
             x, params = jax.random.normal(key, config.shape or input_shape(layer)), layer.init(key)
         except Exception as error:

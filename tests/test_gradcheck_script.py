@@ -102,6 +102,7 @@ def test_a_layer_of_the_users_own(script):
         (("--layer", "own:Scale"), "layer 'own:Scale' cannot be made: TypeError: "),
         (("--layer", "own:nothing"), "layer 'own:nothing' cannot be made: TypeError: 'int' object is not callable"),
         (("--layer", "own:cube", "--on-purpose", "W"), "on_purpose has 'W', but the gradients are dx"),
+        (("--layer", "own:cube", "--shape", -1), "shape is (-1,), but sizes of at least 1 are wanted"),
         (("--after", -1), "after is -1, but 0 or more epochs are wanted"),
         (("--held-out", 2), "held_out is 2.0, but a share between 0 and 1 is wanted"),
         (("--layer", "own:cube", "--plot", "no/such/folder.png"), "[Errno 2] No such file or directory"),
