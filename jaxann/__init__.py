@@ -22,7 +22,7 @@ from jaxann.backprop import backprop
 from jaxann.check import check, check_layer
 from jaxann.compare import Comparison, compare
 from jaxann.layer import Layer, Outer, formed, sum_examples
-from jaxann.layers import Dense, Sequential, mlp
+from jaxann.layers import Dense, Dropout, MixedPrecision, Sequential, mlp
 from jaxann.losses import (
     LOSSES,
     AbsoluteError,
@@ -36,4 +36,4 @@ from jaxann.losses import (
     SquaredError,
 )
 from jaxann.report import Report, Row
-from jaxann.training import History, fit, predict
+from jaxann.training import Examples, History, fit, predict

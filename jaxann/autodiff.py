@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from jaxann.layer import Layer
+from jaxann.layer import Layer, example_keys
 from jaxann.losses import Loss, shares
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def autodiff(model: Layer, loss: Loss) -> Callable[..., tuple[Float[Array, ""], PyTree]]:
-    """The gradient function (params, x, t, weights=None) -> (loss, grads), by `jax.value_and_grad`.
+    """The gradient function (params, x, t, weights=None, key=None) -> (loss, grads), by `jax.value_and_grad`.
 
     The same value, arguments and shapes as `backprop`.
     """
@@ -30,15 +30,16 @@ def autodiff(model: Layer, loss: Loss) -> Callable[..., tuple[Float[Array, ""], 
 
 
 def mean_loss(model: Layer, loss: Loss) -> Callable[..., Float[Array, ""]]:
-    """(params, x, t, weights=None) -> E, as `backprop` and `autodiff` have it."""
+    """(params, x, t, weights=None, key=None) -> E, as `backprop` and `autodiff` have it."""
 
     def value(
         params: PyTree,
         x: Shaped[Array, "B ..."],
         t: Shaped[Array, "B ..."],
         weights: Float[Array, " B"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
-        y, _ = jax.vmap(model.forward, in_axes=(None, 0))(params, x)
+        y, _ = jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, example_keys(key, len(x)))
         return shares(weights, len(x)) @ jax.vmap(loss.value)(y, t)
 
     return value

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from jaxann.layer import Layer, sum_examples
+from jaxann.layer import Layer, example_keys, sum_examples
 from jaxann.losses import Loss, shares
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree, Shaped
+    from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 
 def backprop(model: Layer, loss: Loss) -> Callable[..., tuple[Float[Array, ""], PyTree]]:
-    """The gradient function (params, x, t, weights=None) -> (loss, grads), by hand.
+    """The gradient function (params, x, t, weights=None, key=None) -> (loss, grads), by hand.
 
     E = Σ_i w_i E(y_i, t_i) / Σ_i w_i over a batch x [B, ...], t [B, ...] with weights [B], ones where there are
-    none; grads have the shape of params. The mean enters once, at δ_N = ∂E/∂y_N.
+    none; grads have the shape of params. The mean enters once, at δ_N = ∂E/∂y_N. From `key` each example gets one of
+    its own, for layers that draw; without it they evaluate.
     """
 
     def gradient(
@@ -29,12 +30,13 @@ def backprop(model: Layer, loss: Loss) -> Callable[..., tuple[Float[Array, ""], 
         x: Shaped[Array, "B ..."],
         t: Shaped[Array, "B ..."],
         weights: Float[Array, " B"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, ""], PyTree]:
         share = shares(weights, len(x))
-        y, saved = jax.vmap(model.forward, in_axes=(None, 0))(params, x)
+        y, saved = jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, example_keys(key, len(x)))
         value = share @ jax.vmap(loss.value)(y, t)
         dy = jax.vmap(lambda share, y, t: share * loss.gradient(y, t))(share, y, t)  # value = share · E(y, t)
-        grads, _ = jax.vmap(model.backward, in_axes=(None, 0, 0))(params, saved, dy)  # y = forward(params, x)
+        grads, _ = jax.vmap(model.backward, in_axes=(None, 0, 0))(params, saved, dy)  # y = forward(params, x, key)
         return value, sum_examples(grads)
 
     return gradient

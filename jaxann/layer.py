@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+    from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 
 class Layer(ABC):
@@ -29,6 +29,11 @@ class Layer(ABC):
     def sizes(self) -> tuple[int | None, int | None]:
         """(n, m), the number of features in and out; (None, None) where any number goes and is kept."""
         return None, None
+
+    @property
+    def random(self) -> bool:
+        """Whether `forward` draws with its key, as a layer does that is made of any that draws."""
+        return any(part.random for part in parts(self).values())
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Parameters, drawn with `key`; () where there are none."""
@@ -81,9 +86,9 @@ class Outer:
     right: Float[Array, "*t n"]
 
     def sum(self) -> Float[Array, "m n"]:
-        """The matrix itself, as the one product leftᵀ right."""
+        """The matrix itself, as the one product leftᵀ right, summed in float32 or better."""
         left, right = (factor.reshape(-1, factor.shape[-1]) for factor in (self.left, self.right))
-        return left.T @ right
+        return jnp.matmul(left.T, right, preferred_element_type=_summing(left, right))
 
     def __add__(self, other: Outer) -> Outer:
         """The sum of two: their terms in one row. For a matrix that a layer uses more than once."""
@@ -100,8 +105,18 @@ def formed(grads: PyTree) -> PyTree:
 
 
 def sum_examples(grads: PyTree) -> PyTree:
-    """Σ over the leading example axis of every leaf, an `Outer`'s as one matrix product."""
-    return _by_leaf(Outer.sum, lambda leaf: leaf.sum(axis=0), grads)
+    """Σ over the leading example axis of every leaf, an `Outer`'s as one matrix product, in float32 or better."""
+    return _by_leaf(Outer.sum, lambda leaf: leaf.sum(axis=0, dtype=_summing(leaf)), grads)
+
+
+def example_keys(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B"] | None:
+    """A key for each of so many examples; None where there is none, for then the layers evaluate."""
+    return None if key is None else jax.random.split(key, examples)
+
+
+def _summing(*terms: Array) -> jnp.dtype:
+    """The precision for a sum of many terms: theirs, but not below float32."""
+    return jnp.result_type(jnp.float32, *terms)
 
 
 def _by_leaf(outer: Callable[[Outer], Array], array: Callable[[Array], Array], grads: PyTree) -> PyTree:

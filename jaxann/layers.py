@@ -1,4 +1,4 @@
-"""The layers of the derivation: an affine map, the chain of layers, and the network made of both.
+"""The layers of the derivation, an affine map and the chain of layers, and what training puts around them.
 
 Each backward stands below its forward and names the line that it inverts.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jax.nn import initializers
 
 from jaxann.activations import identity, sigmoid
@@ -116,15 +117,77 @@ class Sequential(Layer):
         return tuple(reversed(grads)), dy
 
 
-def mlp(sizes: Sequence[int], hidden: Layer = sigmoid, output: Layer = identity) -> Sequential:
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """y = m x / (1 - rate), every entry of the mask m drawn 1 with probability 1 - rate, else 0; without a key y = x.
+
+    Raises ValueError for a rate outside [0, 1). Source: Srivastava et al. 2014, section 10, "inverted".
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"Dropout takes a rate in [0, 1), not {self.rate}")
+
+    @property
+    def random(self) -> bool:
+        return True
+
+    def forward(
+        self, params: PyTree, x: Float[Array, "*n"], key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        mask = jnp.ones_like(x) if key is None else jax.random.bernoulli(key, 1 - self.rate, x.shape) / (1 - self.rate)
+        return mask * x, mask
+
+    def backward(
+        self, params: PyTree, saved: Float[Array, "*n"], dy: Float[Array, "*n"]
+    ) -> tuple[PyTree, Float[Array, "*n"]]:
+        mask = saved
+        return (), mask * dy  # y = mask x
+
+
+@dataclass(frozen=True)
+class MixedPrecision(Layer):
+    """y = f(x) with parameters, x and all between rounded to `dtype`, parameters and y themselves staying as they are.
+
+    What it returns for a matrix are factors of `dtype`; sums over examples are taken in float32.
+    Source: Micikevicius et al. 2018, section 3.1; bfloat16 needs no loss scaling.
+    """
+
+    layer: Layer
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    @property
+    def sizes(self) -> tuple[int | None, int | None]:
+        return self.layer.sizes
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        return self.layer.init(key)
+
+    def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
+        y, saved = self.layer.forward(self._rounded(params), self._rounded(x), key)
+        return y.astype(x.dtype), saved
+
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+        grads, dx = self.layer.backward(self._rounded(params), saved, self._rounded(dy))  # y, saved = forward(...)
+        return grads, dx.astype(dy.dtype)
+
+    def _rounded(self, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: a.astype(self.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+
+def mlp(sizes: Sequence[int], hidden: Layer = sigmoid, output: Layer = identity, dropout: float = 0.0) -> Sequential:
     """Dense layers from size to size, `hidden` after each but the last and `output` after that.
 
-    mlp((4, 50, 3)) is Sequential((Dense(4, 50), sigmoid, Dense(50, 3), identity)).
-    Raises ValueError for fewer than two sizes or a size below 1.
+    mlp((4, 50, 3)) is Sequential((Dense(4, 50), sigmoid, Dense(50, 3), identity)). With `dropout` above 0, a
+    `Dropout` of that rate stands after each `hidden`.
+    Raises ValueError for fewer than two sizes, a size below 1 and a rate outside [0, 1).
     """
     if len(sizes) < 2:
         raise ValueError(f"a network needs an input and an output size, not sizes {tuple(sizes)}")
     layers: list[Layer] = []
+    between = [Dropout(dropout)] if dropout else []
     for n, m in pairwise(sizes):
-        layers += [Dense(n, m), hidden]
-    return Sequential((*layers[:-1], output))
+        layers += [Dense(n, m), hidden, *between]
+    return Sequential((*layers[: -1 - len(between)], output))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxann.layer import Layer, rebuilt
+from jaxann.layer import Layer, example_keys, rebuilt
 from jaxann.layers import Sequential
 from jaxann.losses import Loss
 
@@ -80,14 +80,19 @@ def probed(model: Layer, path: str = "") -> Layer:
 
 @partial(jax.jit, static_argnames=("model", "loss"))
 def passed(
-    model: Layer, loss: Loss, params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."]
+    model: Layer,
+    loss: Loss,
+    params: PyTree,
+    x: Shaped[Array, "B ..."],
+    t: Shaped[Array, "B ..."],
+    key: PRNGKeyArray | None = None,
 ) -> tuple[list[Forward], Array, Array, list[Backward]]:
     """What passes through `model` for a batch, each example's own and none weighted.
 
     The `Forward`s from first to last, the losses [B], their gradients, and the `Backward`s from last to first.
     """
     watched = probed(model)
-    y, saved = jax.vmap(watched.forward, in_axes=(None, 0))(params, x)
+    y, saved = jax.vmap(watched.forward, in_axes=(None, 0, 0))(params, x, example_keys(key, len(x)))
     losses, dy = jax.vmap(loss.value)(y, t), jax.vmap(loss.gradient)(y, t)
     grads, _ = jax.vmap(watched.backward, in_axes=(None, 0, 0))(params, saved, dy)
     forwards = jax.tree.leaves(saved, is_leaf=lambda leaf: isinstance(leaf, Forward))
@@ -96,10 +101,15 @@ def passed(
 
 
 def first_nonfinite(
-    model: Layer, loss: Loss, params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."]
+    model: Layer,
+    loss: Loss,
+    params: PyTree,
+    x: Shaped[Array, "B ..."],
+    t: Shaped[Array, "B ..."],
+    key: PRNGKeyArray | None = None,
 ) -> str | None:
     """In words, the first thing in a forward and backward pass that is not finite; None where all is."""
-    forwards, losses, dy, backwards = passed(model, loss, params, x, t)
+    forwards, losses, dy, backwards = passed(model, loss, params, x, t, key)
     in_order = [
         *((f"the output of {record.probe}", record.y) for record in forwards),
         (f"the value of {loss}", losses),

@@ -19,10 +19,10 @@ from jaxann.backprop import backprop
 from jaxann.layer import Layer
 from jaxann.losses import Loss
 from jaxann.probe import finite, first_nonfinite
-from jaxann.validate import validate, validate_schedule
+from jaxann.validate import validate, validate_schedule, validate_weights
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
+    from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree, Shaped
 
 
 class TrainState(NamedTuple):
@@ -39,6 +39,14 @@ class History(NamedTuple):
 
     loss: Float[Array, " epochs"]
     step_loss: Float[Array, "epochs steps"]
+
+
+class Examples(NamedTuple):
+    """Features, targets and, where examples count differently, their weights, all above 0."""
+
+    x: Float[Array, "N ..."]
+    t: Shaped[Array, "N ..."]
+    weights: Float[Array, " N"] | None = None
 
 
 class Recipe(NamedTuple):
@@ -61,18 +69,17 @@ def start(recipe: Recipe, key: PRNGKeyArray) -> TrainState:
 
 
 @partial(jax.jit, static_argnames=("recipe", "epochs"))
-def train(
-    recipe: Recipe, state: TrainState, x: Float[Array, "N ..."], t: Shaped[Array, "N ..."], epochs: int
-) -> tuple[TrainState, History]:
+def train(recipe: Recipe, state: TrainState, data: Examples, epochs: int) -> tuple[TrainState, History]:
     """The next `epochs` epochs, in one compiled program; any split of a run into such pieces gives the same run."""
-    orders, weights = _orders(recipe, state, len(x), epochs), _weights(recipe, len(x))
-    step = _step(recipe, x, t)
+    step = _step(recipe, data)
 
-    def epoch(carry, order):
-        carry, step_loss = jax.lax.scan(step, carry, (order, weights))
-        return carry, History(step_loss @ (weights.sum(axis=1) / len(x)), step_loss)
+    def epoch(carry, batches):
+        carry, step_loss = jax.lax.scan(step, carry, batches)
+        weight = batches.weights.sum(axis=1)
+        return carry, History(step_loss @ (weight / weight.sum()), step_loss)
 
-    (params, opt_state), history = jax.lax.scan(epoch, (state.params, state.opt_state), orders)
+    batches = _batches(recipe, state, data, epochs)
+    (params, opt_state), history = jax.lax.scan(epoch, (state.params, state.opt_state), batches)
     return TrainState(params, opt_state, state.key, state.epoch + epochs), history
 
 
@@ -88,25 +95,28 @@ def fit(
     batch_size: int,
     gradient: Callable = backprop,
     shuffle: bool = True,
+    weights: Any = None,
 ) -> tuple[PyTree, History]:
     """Parameters drawn with `key` and trained on features x [N, n] and targets t [N, ...], and the run's history.
 
     Every epoch takes the examples in a new order (unless `shuffle` is off) in batches of `batch_size`, the last one
     shorter where it must be; each step is one update W ← W - l ∂E/∂W, or whatever else `optimizer` makes of the
-    batch's mean gradient, found by `gradient(model, loss)`. Pure: it may be under `jit` and `vmap`, over keys or
-    over numbers inside the optimiser. Takes epochs N integers of memory for the orders. It is compiled once for the
-    same model, loss and optimiser: make the optimiser before a loop around `fit`, not in it.
+    batch's mean gradient, found by `gradient(model, loss)`; `weights` [N] make it a weighted one. Pure: it may be
+    under `jit` and `vmap`, over keys or over numbers inside the optimiser. Takes epochs N integers and weights of
+    memory for the orders. It is compiled once for the same model, loss and optimiser: make the optimiser before a
+    loop around `fit`, not in it.
 
-    Raises ValueError as `validate` and `validate_schedule` do, and FloatingPointError, naming epoch, step and layer,
-    when the loss or the parameters stop being finite. Inside `jit` or `vmap` nothing can be raised: look at both.
+    Raises ValueError as `validate`, `validate_weights` and `validate_schedule` do, and FloatingPointError, naming
+    epoch, step and layer, when the loss or the parameters stop being finite. Inside `jit` or `vmap` nothing can be raised: look at both.
     """
     x, t = validate(model, loss, x, t)
     validate_schedule(len(x), epochs, batch_size)
+    data = Examples(x, t, validate_weights(weights, len(x)))
     recipe = Recipe(model, loss, optimizer, batch_size, gradient, shuffle)
     before = start(recipe, key)
-    after, history = train(recipe, before, x, t, epochs)
+    after, history = train(recipe, before, data, epochs)
     if not isinstance(history.loss, Tracer):
-        raise_if_nonfinite(recipe, before, after, history, x, t)
+        raise_if_nonfinite(recipe, before, after, history, data)
     return after.params, history
 
 
@@ -116,14 +126,7 @@ def predict(model: Layer, params: PyTree, x: Shaped[Array, "N ..."]) -> Float[Ar
     return jax.vmap(lambda x: model.forward(params, x)[0])(x)
 
 
-def raise_if_nonfinite(
-    recipe: Recipe,
-    before: TrainState,
-    after: TrainState,
-    history: History,
-    x: Float[Array, "N ..."],
-    t: Shaped[Array, "N ..."],
-) -> None:
+def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, history: History, data: Examples) -> None:
     """Raises FloatingPointError, naming epoch, step and layer, if what `train` made of `before` is not finite.
 
     It looks by taking the last steps again, one by one, so that the run itself pays nothing.
@@ -133,50 +136,58 @@ def raise_if_nonfinite(
     good = np.isfinite(np.ravel(history.step_loss))
     first = len(good) if good.all() else int(np.argmin(good))
     epochs = max(first - 1, 0) // history.step_loss.shape[1]  # the step before may have made the parameters so
-    state = train(recipe, before, x, t, epochs)[0] if epochs else before
-    carry, step, weights = state[:2], jax.jit(_step(recipe, x, t)), _weights(recipe, len(x))
-    for epoch, order in enumerate(_orders(recipe, state, len(x), 2)):
-        for i, batch in enumerate(zip(order, weights, strict=True)):
-            found = first_nonfinite(recipe.model, recipe.loss, carry[0], x[batch[0]], t[batch[0]])
-            carry, _ = step(carry, batch)
-            if not found and not finite(carry[0]):
-                found = "the parameters, after the optimiser's update"
-            if found:
-                where = f"epoch {int(state.epoch) + epoch + 1}, step {i + 1}"
-                raise FloatingPointError(f"{where}: the first value that is not finite is in {found}")
+    state = train(recipe, before, data, epochs)[0] if epochs else before
+    carry, step, batches = state[:2], jax.jit(_step(recipe, data)), _batches(recipe, state, data, 2)
+    steps = history.step_loss.shape[1]
+    for i in range(2 * steps):
+        batch = jax.tree.map(lambda leaf: leaf[divmod(i, steps)], batches)  # noqa: B023, it is called at once
+        x, t = data.x[batch.indices], data.t[batch.indices]
+        found = first_nonfinite(recipe.model, recipe.loss, carry[0], x, t, batch.key)
+        carry, _ = step(carry, batch)
+        if not found and not finite(carry[0]):
+            found = "the parameters, after the optimiser's update"
+        if found:
+            where = f"epoch {int(state.epoch) + i // steps + 1}, step {i % steps + 1}"
+            raise FloatingPointError(f"{where}: the first value that is not finite is in {found}")
     raise FloatingPointError("the run is not finite, though its steps, taken again one by one, are")
 
 
-def _step(recipe: Recipe, x: Float[Array, "N ..."], t: Shaped[Array, "N ..."]) -> Callable:
-    """(params, opt_state) and a batch's (indices, weights) -> the next (params, opt_state) and the batch's loss."""
+class _Batch(NamedTuple):
+    """One step's examples, their weights and, for a model that draws, its key."""
+
+    indices: Int[Array, "*steps B"]
+    weights: Float[Array, "*steps B"]
+    key: Key[Array, "*steps"] | None
+
+
+def _step(recipe: Recipe, data: Examples) -> Callable:
+    """(params, opt_state) and a `_Batch` -> the next (params, opt_state) and the batch's loss."""
     gradient = recipe.gradient(recipe.model, recipe.loss)
     update = optax.with_extra_args_support(recipe.optimizer).update
 
     def step(carry, batch):
-        (params, opt_state), (indices, weights) = carry, batch
-        data = x[indices], t[indices], weights
-        value, grads = gradient(params, *data)
-        updates, opt_state = update(  # what a few optimisers ask for beside the gradient
-            grads, opt_state, params, value=value, grad=grads, value_fn=lambda params: gradient(params, *data)[0]
-        )
+        params, opt_state = carry
+        args = data.x[batch.indices], data.t[batch.indices], batch.weights
+        draws = {} if batch.key is None else {"key": batch.key}
+        value, grads = gradient(params, *args, **draws)
+        more = {"value": value, "grad": grads, "value_fn": lambda params: gradient(params, *args, **draws)[0]}
+        updates, opt_state = update(grads, opt_state, params, **more)  # a few optimisers ask for more
         return (optax.apply_updates(params, updates), opt_state), value
 
     return step
 
 
-def _orders(recipe: Recipe, state: TrainState, examples: int, epochs: int) -> Int[Array, "epochs steps B"]:
-    """The examples of every step of the next `epochs`; the last batch of each filled up with example 0."""
-
-    def order(epoch):
-        indices = jnp.arange(examples)
-        return jax.random.permutation(jax.random.fold_in(state.key, epoch), indices) if recipe.shuffle else indices
-
+def _batches(recipe: Recipe, state: TrainState, data: Examples, epochs: int) -> _Batch:
+    """The steps of the next `epochs`, [epochs, steps, ...]; the last of each filled up with example 0 of weight 0."""
+    examples = len(data.x)
     filling = -examples % recipe.batch_size
-    orders = jax.vmap(order)(state.epoch + jnp.arange(epochs))
-    return jnp.pad(orders, ((0, 0), (0, filling))).reshape(epochs, -1, recipe.batch_size)
+    steps = (examples + filling) // recipe.batch_size
 
+    def epoch(number):
+        key, order = jax.random.fold_in(state.key, number), jnp.arange(examples)
+        order = jax.random.permutation(key, order) if recipe.shuffle else order
+        weights = jnp.ones(examples) if data.weights is None else data.weights[order]
+        rows = (jnp.pad(row, (0, filling)).reshape(steps, recipe.batch_size) for row in (order, weights))
+        return _Batch(*rows, jax.random.split(jax.random.fold_in(key, 1), steps) if recipe.model.random else None)
 
-def _weights(recipe: Recipe, examples: int) -> Float[Array, "steps B"]:
-    """1 for an example, 0 for what fills the last batch up."""
-    places = -(-examples // recipe.batch_size) * recipe.batch_size
-    return (jnp.arange(places) < examples).astype(float).reshape(-1, recipe.batch_size)
+    return jax.vmap(epoch)(state.epoch + jnp.arange(epochs))

@@ -53,6 +53,21 @@ def _valid(loss: Loss, m: int, x: Array, t: Array) -> tuple[Array, Array]:
     return jnp.isfinite(x), loss.valid(t, m)
 
 
+def validate_weights(weights: Any, examples: int) -> Array | None:
+    """Weights [N] of so many examples as an array of the default precision; None stays None.
+
+    Raises ValueError for another shape and for entries that are not finite numbers above 0: a batch of nothing but
+    zeros would have no mean, so leave such examples out.
+    """
+    if weights is None:
+        return None
+    weights = _numeric("weights", weights)
+    if weights.shape != (examples,):
+        raise ValueError(f"weights have shape {weights.shape}, but one for each of {examples} examples is wanted")
+    _refuse("weights", weights, jnp.isfinite(weights) & (weights > 0), "finite numbers above 0 are wanted")
+    return weights
+
+
 def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
     """Raises ValueError for a batch size outside 1 ... examples, less than one epoch, and what is no whole number."""
     for name, number in {"batch_size": batch_size, "epochs": epochs}.items():

@@ -8,6 +8,7 @@ from jaxann import (
     AbsoluteError,
     CrossEntropy,
     Dense,
+    Dropout,
     Hinge,
     Huber,
     Poisson,
@@ -30,6 +31,8 @@ LAYERS = {
     "a matrix used twice": (Tied(4, 3), (4,)),
     **{name: (layer, (7,)) for name, layer in ACTIVATIONS.items()},
     "softmax of one": (softmax, (1,)),
+    "Dropout": (Dropout(0.3), (7,)),
+    "Dropout in a network": (mlp((4, 5, 3), dropout=0.5), (4,)),
 }
 
 

@@ -10,7 +10,26 @@ from jax.test_util import check_vjp
 from judges import cast, judge_layer
 
 import jaxann
-from jaxann import ACTIVATIONS, Dense, Elementwise, Layer, Outer, Sequential, formed, mlp, relu, sigmoid, sum_examples
+from jaxann import (
+    ACTIVATIONS,
+    Dense,
+    Dropout,
+    Elementwise,
+    Layer,
+    MixedPrecision,
+    Outer,
+    Sequential,
+    SquaredError,
+    autodiff,
+    backprop,
+    compare,
+    formed,
+    mlp,
+    relu,
+    sigmoid,
+    sum_examples,
+    tanh,
+)
 
 KEY = jax.random.key(7)
 FORWARDS = {  # the same functions by jax, for the values
@@ -27,8 +46,9 @@ def drawn(layer, shape, dtype=jnp.float64):
 
 
 def test_every_public_layer_and_activation_has_a_case():
+    # MixedPrecision rounds by more than these judges allow: it has a test of its own.
     classes = {value for value in vars(jaxann).values() if isinstance(value, type) and issubclass(value, Layer)}
-    assert {type(layer) for layer, _ in LAYERS.values()} >= classes - {Layer}
+    assert {type(layer) for layer, _ in LAYERS.values()} >= classes - {Layer, MixedPrecision}
     assert {layer for layer, _ in LAYERS.values()} >= set(ACTIVATIONS.values())
     assert set(ACTIVATIONS.values()) == {value for value in vars(jaxann).values() if isinstance(value, Layer)}
 
@@ -208,3 +228,64 @@ def test_what_does_not_fit_is_refused(build, sentence):
 def test_a_new_activation_is_a_line():
     cube = Elementwise("cube", lambda x: x**3, lambda x, y: 3 * x**2)
     judge_layer(cube, (), jax.random.normal(KEY, (5,)), KEY)
+
+
+def test_dropout_keeps_the_mean_and_zeroes_its_share():
+    x = jax.random.normal(KEY, (100_000,)) + 3
+    y, _ = Dropout(0.3).forward((), x, jax.random.key(1))
+    np.testing.assert_allclose((y == 0).mean(), 0.3, atol=0.01)  # seven standard deviations
+    kept = y != 0
+    np.testing.assert_allclose(y[kept], x[kept] / 0.7, rtol=1e-14)
+    other, _ = Dropout(0.3).forward((), x, jax.random.key(2))
+    assert ((other == 0) != (y == 0)).any()
+    np.testing.assert_array_equal(Dropout(0.3).forward((), x)[0], x)  # no key: it evaluates
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+def test_dropout_refuses_what_is_no_rate(rate):
+    with pytest.raises(ValueError, match=r"Dropout takes a rate in \[0, 1\), not "):
+        Dropout(rate)
+
+
+def test_who_draws_is_known_at_any_depth():
+    assert mlp((3, 4, 2), dropout=0.5).random
+    assert MixedPrecision(Sequential((mlp((3, 4, 2), dropout=0.5), relu))).random
+    assert not mlp((3, 4, 2)).random
+    assert mlp((3, 4, 5, 2), relu, tanh, dropout=0.5).layers == (
+        *(Dense(3, 4), relu, Dropout(0.5), Dense(4, 5), relu, Dropout(0.5), Dense(5, 2), tanh),
+    )
+
+
+def test_each_example_has_a_mask_of_its_own_and_both_routes_the_same():
+    model, loss = mlp((4, 50, 2), hidden=tanh, dropout=0.5), SquaredError()
+    params, x, t = model.init(KEY), jnp.ones((6, 4)), jnp.ones((6, 2))
+    key = jax.random.key(3)
+    (value, by_hand), (same, automatic) = (
+        route(model, loss)(params, x, t, None, key) for route in (backprop, autodiff)
+    )
+    assert compare(by_hand, automatic).error < 1e-14
+    np.testing.assert_allclose(value, same, rtol=1e-14)
+    keys = jax.random.split(key, 6)
+    losses = [loss.value(model.forward(params, x[i], keys[i])[0], t[i]) for i in range(6)]
+    np.testing.assert_allclose(value, np.mean(losses), rtol=1e-14)
+    assert len(set(map(float, losses))) == 6
+    assert value != backprop(model, loss)(params, x, t)[0]
+
+
+def test_mixed_precision_rounds_inside_and_sums_in_float32():
+    inner, loss = mlp((40, 50, 2), hidden=tanh), SquaredError()
+    model = MixedPrecision(inner)
+    params = cast(inner.init(KEY), jnp.float32)
+    x, t = (jax.random.normal(jax.random.key(i), (600, n), jnp.float32) for i, n in enumerate((40, 2)))
+    assert model.init(KEY)[0]["W"].dtype == jnp.float64  # parameters keep the default precision
+    y, saved = model.forward(params, x[0])
+    assert y.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(saved)} == {jnp.dtype(jnp.bfloat16)}
+    (value, by_hand), (same, automatic) = (route(model, loss)(params, x, t) for route in (backprop, autodiff))
+    exact, true = autodiff(inner, loss)(params, x, t)
+    assert {leaf.dtype for leaf in jax.tree.leaves((by_hand, value))} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(value, same, rtol=1e-5)
+    np.testing.assert_allclose(value, exact, rtol=2e-2)  # bfloat16 has 8 bits
+    assert 1e-4 < compare(by_hand, true).error < 2e-2
+    assert compare(by_hand, automatic).error < 2e-2
+    assert compare(by_hand, true).error < 1.5 * compare(automatic, true).error  # it rounds no sum

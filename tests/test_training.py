@@ -25,7 +25,7 @@ from jaxann import (
     tanh,
 )
 from jaxann.probe import finite
-from jaxann.training import Recipe, raise_if_nonfinite, start, train
+from jaxann.training import Examples, Recipe, raise_if_nonfinite, start, train
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (23, 4))
@@ -81,11 +81,11 @@ def test_every_epoch_takes_every_example_once_in_an_order_of_its_own():
 
 def test_a_run_in_pieces_is_the_run():
     recipe = Recipe(MODEL, SquaredError(), optax.adam(0.01), 5)
-    whole, history = train(recipe, start(recipe, KEY), X, T, 5)
+    whole, history = train(recipe, start(recipe, KEY), Examples(X, T), 5)
     state = start(recipe, KEY)
     losses = []
     for epochs in (2, 1, 2):
-        state, piece = train(recipe, state, X, T, epochs)
+        state, piece = train(recipe, state, Examples(X, T), epochs)
         losses.append(piece.loss)
     np.testing.assert_array_equal(np.concatenate(losses), history.loss)
     assert compare((state.params, state.opt_state), (whole.params, whole.opt_state)).error == 0
@@ -100,6 +100,51 @@ def test_ten_steps_by_either_route_are_the_same(optimizer):
     by_hand, automatic = (fitted(**settings, gradient=route) for route in (backprop, autodiff))
     np.testing.assert_allclose(by_hand[1].step_loss, automatic[1].step_loss, rtol=1e-10)
     assert compare(by_hand[0], automatic[0]).error < 1e-10  # ten roundings on, and Adam divides by small numbers
+
+
+def test_weights_are_those_of_the_mean_in_every_batch_and_over_the_epoch():
+    weights = np.random.default_rng(3).uniform(0.5, 3, len(X))
+    params, history = fitted(shuffle=False, weights=weights, epochs=1)
+    looped, losses = start(Recipe(MODEL, SquaredError(), SGD, 5), KEY).params, []
+    for first in range(0, len(X), 5):
+        part = slice(first, first + 5)
+        value, grads = backprop(MODEL, SquaredError())(looped, X[part], T[part], jnp.asarray(weights[part]))
+        looped = jax.tree.map(lambda p, g: p - 0.1 * g, looped, grads)
+        losses.append(value * weights[part].sum())
+    np.testing.assert_allclose(history.loss, [sum(losses) / weights.sum()], rtol=1e-12)
+    assert compare(params, looped).error < 1e-12
+    same, _ = fitted(weights=np.full(len(X), 7.0))
+    assert compare(same, fitted()[0]).error < 1e-12
+    assert compare(fitted(weights=weights)[0], same).error > 1e-3  # they follow their examples in any order
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        (np.ones(22), r"weights have shape \(22,\), but one for each of 23 examples is wanted"),
+        ([1.0] * 4 + [0.0] + [1.0] * 18, r"weights\[4\] is 0.0, but finite numbers above 0 are wanted"),
+        ([1.0] * 22 + [np.nan], r"weights\[22\] is nan, but finite numbers above 0 are wanted"),
+        (["a"] * 23, "weights have dtype <U1, but real numbers are wanted"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        fitted(weights=weights)
+
+
+def test_dropout_draws_anew_at_every_step_and_a_run_in_pieces_draws_the_same():
+    model = mlp((4, 6, 2), hidden=tanh, dropout=0.5)
+    recipe = Recipe(model, SquaredError(), optax.sgd(0.0), 23, shuffle=False)
+    state, history = train(recipe, start(recipe, KEY), Examples(X, T), 6)
+    assert len(set(map(float, history.loss))) == 6
+    _, again = train(recipe, train(recipe, start(recipe, KEY), Examples(X, T), 4)[0], Examples(X, T), 2)
+    np.testing.assert_array_equal(again.loss, history.loss[4:])
+    plain = mlp((4, 6, 2), hidden=tanh)
+    expected = predict(plain, [p for p in state.params if p][:1] + [()] + [p for p in state.params if p][1:] + [()], X)
+    np.testing.assert_allclose(predict(model, state.params, X), expected, rtol=1e-14)  # predicting drops nothing
+    for route in (backprop, autodiff):
+        _, learned = fit(model, SquaredError(), SGD, X, T, key=KEY, epochs=200, batch_size=5, gradient=route)
+        assert learned.loss[-1] < 0.8 * learned.loss[0]
 
 
 @pytest.mark.parametrize("optimizer", [optax.polyak_sgd(), optax.lbfgs(), optax.adamw(0.01), optax.lion(0.01)])
@@ -142,7 +187,7 @@ def test_fit_is_pure_and_goes_under_jit_and_vmap():
 
 def test_nothing_random_is_left_in_the_step_loop():
     recipe = Recipe(MODEL, SquaredError(), SGD, 5)
-    program = jax.make_jaxpr(lambda state: train(recipe, state, X, T, 3))(start(recipe, KEY))
+    program = jax.make_jaxpr(lambda state: train(recipe, state, Examples(X, T), 3))(start(recipe, KEY))
     (jitted,) = program.eqns
     (loop,) = (eqn for eqn in jitted.params["jaxpr"].eqns if eqn.primitive.name == "scan")
     assert "sort[" in str(program)  # the epochs' orders
@@ -184,8 +229,8 @@ def test_the_place_is_found_in_any_epoch_of_any_piece(count, place, piece):
     recipe = Recipe(MODEL, SquaredError(), optax.sgd(lambda step: jnp.where(step == count, jnp.inf, 0.1)), 5)
     state = start(recipe, KEY)
     for _ in range(0, 3, piece):
-        before, (state, history) = state, train(recipe, state, X, T, piece)
+        before, (state, history) = state, train(recipe, state, Examples(X, T), piece)
         if not finite(state.params):
             break
     with pytest.raises(FloatingPointError, match=f"{place}: .* in the parameters, after the optimiser's update"):
-        raise_if_nonfinite(recipe, before, state, history, X, T)
+        raise_if_nonfinite(recipe, before, state, history, Examples(X, T))
