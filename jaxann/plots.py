@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxann.report import RIGHT, Report, Row
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -20,17 +22,13 @@ def picture(report: Report, path: str | None = None) -> Figure:
     ImportError, with how to install it, without matplotlib, KeyError for a path that the report does not have, and
     ValueError for a report without rows.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("pictures need matplotlib: pip install 'jaxann[plots]'") from None
     if not report.rows:
         raise ValueError("the report has no rows to draw")
     shown = [row for row in report.rows if not row.whole or row.verdict != RIGHT]
     comparable = [row for row in shown if row.by_hand.size] or shown
     worst = max(comparable, key=lambda row: (row.verdict != RIGHT, np.nan_to_num(row.float64)))
     layers = list(dict.fromkeys(_place(row)[0] for row in shown))
-    figure = Figure(figsize=(10, 2 + 0.3 * len(layers)), layout="constrained")
+    figure = _figure(figsize=(10, 2 + 0.3 * len(layers)), layout="constrained")
     errors, scatter = figure.subplots(1, 2)
     _errors(errors, shown, layers)
     _scatter(scatter, report[path] if path is not None else worst)
@@ -67,3 +65,54 @@ def _scatter(axes: Axes, row: Row) -> None:
     axes.set_xlabel("autodiff")
     axes.set_ylabel("by hand")
     axes.set_title(f"{row.path} of {row.of}"[:50].replace("$", r"\$") + f": {row.verdict}", size=10)
+
+
+def curves(rows: list[dict[str, Any]]) -> Figure:
+    """The metrics of a run over its epochs: losses to the left, on a logarithmic scale, scores to the right.
+
+    `rows` as a run logs them: a dict an epoch with "epoch", "loss" and, where it was evaluated, others. Raises
+    ImportError as `picture` does and ValueError without rows.
+    """
+    if not rows:
+        raise ValueError("the run has no metrics to draw")
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "epoch"]
+    sides = [[name for name in names if name.endswith("loss")], [name for name in names if not name.endswith("loss")]]
+    figure = _figure(figsize=(5 * len([side for side in sides if side]), 3.5), layout="constrained")
+    for panel, side in enumerate(filter(None, sides)):
+        axes = figure.add_subplot(1, sum(map(bool, sides)), panel + 1)
+        for name in side:
+            seen = [(row["epoch"], row[name]) for row in rows if name in row]
+            axes.plot(*zip(*seen, strict=True), ".-" if len(seen) < 30 else "-", label=name, linewidth=1)
+        axes.set_xlabel("epoch")
+        axes.legend()
+        if side is sides[0] and all(row[name] > 0 for row in rows for name in side if name in row):
+            axes.set_yscale("log")
+    return figure
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """The confusion matrix [m, m]: a row for each true class, a column for each predicted one.
+
+    Raises ImportError as `picture` does.
+    """
+    size = 2.5 + 0.4 * len(classes)
+    figure = _figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
+    for (row, column), count in np.ndenumerate(counts):
+        dark = count > 0.5 * counts[row].sum()
+        axes.text(column, row, str(count), ha="center", va="center", size=8, color="white" if dark else "black")
+    names = [name.replace("$", r"\$")[:20] for name in classes]
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return figure
+
+
+def _figure(**settings: Any) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("pictures need matplotlib: pip install 'jaxann[plots]'") from None
+    return Figure(**settings)

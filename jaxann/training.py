@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from jaxann.backprop import backprop
 from jaxann.layer import Layer
-from jaxann.losses import Loss
+from jaxann.losses import Loss, shares
 from jaxann.probe import finite, first_nonfinite
 from jaxann.validate import validate, validate_schedule, validate_weights
 
@@ -124,6 +124,15 @@ def fit(
 def predict(model: Layer, params: PyTree, x: Shaped[Array, "N ..."]) -> Float[Array, "N ..."]:
     """The network's outputs for a batch x [N, ...]."""
     return jax.vmap(lambda x: model.forward(params, x)[0])(x)
+
+
+@partial(jax.jit, static_argnames=("model", "loss"))
+def evaluate(
+    model: Layer, loss: Loss, params: PyTree, data: Examples
+) -> tuple[Float[Array, "N ..."], Float[Array, ""]]:
+    """The network's outputs for `data`, and the loss over it."""
+    y = predict(model, params, data.x)
+    return y, shares(data.weights, len(y)) @ jax.vmap(loss.value)(y, data.t)
 
 
 def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, history: History, data: Examples) -> None:

@@ -62,7 +62,7 @@ def reports(config: Config) -> dict[str, Report]:
     found = {}
     for when, pause in {"at initialisation": 0, f"after {config.after} epochs": config.after}.items():
         if pause or not found:
-            state = epochs(task.recipe, state, task.x, task.t, pause)[0] if pause else state
+            state = epochs(task.recipe, state, task.examples, pause)[0] if pause else state
             found[when] = check(
                 task.recipe.model,
                 task.recipe.loss,

@@ -1,0 +1,119 @@
+"""A run in pieces of some epochs, between which one can look, store, stop, and keep the best parameters.
+
+Each piece is `training.train`'s one program, so that however a run is cut up, it is the same run to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jaxann.training import Examples, Recipe, TrainState, raise_if_nonfinite, start, train
+
+if TYPE_CHECKING:
+    from jaxtyping import PRNGKeyArray, PyTree
+
+Row = dict[str, Any]
+Evaluate = Callable[[Any], tuple[float, Row]]
+
+
+class Plan(NamedTuple):
+    """How far a run goes, in epochs: all of them, a piece, from one evaluation to the next, and without a better score.
+
+    `every` is a multiple of `piece`. With `patience` the run ends when so many epochs have brought no better score.
+    """
+
+    epochs: int
+    piece: int = 1
+    every: int = 1
+    patience: int | None = None
+
+
+class Standing(NamedTuple):
+    """Where a run stands: all that the rest of it depends on.
+
+    `best` are the parameters with the highest score so far, reached at `best_epoch`; without an evaluation the last.
+    """
+
+    state: TrainState
+    best: PyTree
+    best_score: float
+    best_epoch: int
+
+
+def begin(recipe: Recipe, key: PRNGKeyArray) -> Standing:
+    """Where a run stands before its first epoch."""
+    # It runs once, so optimising it much costs more than it saves; level 0 was seen to compile other programs wrongly.
+    state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "1"})(key)
+    return Standing(state, state.params, -inf, 0)
+
+
+def finished(plan: Plan, standing: Standing) -> bool:
+    """Whether all epochs are done, or patience is over."""
+    epoch = int(standing.state.epoch)
+    return epoch >= plan.epochs or (plan.patience is not None and epoch - standing.best_epoch >= plan.patience)
+
+
+def programs(recipe: Recipe, data: Examples, plan: Plan, standing: Standing) -> dict[int, Callable]:
+    """`train`, compiled for every length of a piece that the rest of the run has."""
+    epoch = int(standing.state.epoch)
+    first = _next(plan, epoch)
+    between, last = divmod(plan.epochs - epoch - first, plan.piece)
+    lengths = {first, plan.piece if between else 0, last} - {0}
+    return {length: train.lower(recipe, standing.state, data, length).compile() for length in lengths}
+
+
+def pieces(
+    recipe: Recipe,
+    data: Examples,
+    plan: Plan,
+    standing: Standing,
+    evaluate: Evaluate | None = None,
+    compiled: dict[int, Callable] | None = None,
+) -> Iterator[tuple[Standing, list[Row]]]:
+    """The rest of a run: where it stands after each piece, and a row of metrics for each of the piece's epochs.
+
+    `evaluate(params)` gives a score, of which more is better, and metrics for the row; it is asked every `plan.every`
+    epochs and at the end. `compiled` are `programs`, made here if there are none. Raises FloatingPointError as `fit`
+    does.
+    """
+    compiled = programs(recipe, data, plan, standing) if compiled is None else compiled
+    while not finished(plan, standing):
+        before, epoch = standing.state, int(standing.state.epoch)
+        state, history = compiled[_next(plan, epoch)](before, data)
+        raise_if_nonfinite(recipe, before, state, history, data)
+        rows: list[Row] = [
+            {"epoch": epoch + 1 + i, "loss": float(loss)} for i, loss in enumerate(np.asarray(history.loss))
+        ]
+        epoch = rows[-1]["epoch"]
+        if evaluate is None:
+            standing = Standing(state, state.params, -rows[-1]["loss"], epoch)
+        elif epoch % plan.every and epoch < plan.epochs:
+            standing = standing._replace(state=state)
+        else:
+            score, metrics = evaluate(state.params)
+            rows[-1].update(metrics)
+            best = Standing(state, state.params, score, epoch)
+            standing = best if score > standing.best_score else standing._replace(state=state)
+        yield standing, rows
+
+
+def _next(plan: Plan, epoch: int) -> int:
+    """The length of the piece that begins after so many epochs."""
+    return min(plan.piece - epoch % plan.piece, plan.epochs - epoch)
+
+
+def piece_length(steps: int, epochs: int, every: int | None) -> tuple[int, int]:
+    """(piece, every) for epochs of so many steps: a piece takes some hundred steps, and `every` is cut into whole ones.
+
+    Without `every` each piece is evaluated. Raises ValueError for an `every` below 1.
+    """
+    length = min(max(1, 600 // steps), epochs)
+    if every is None:
+        return length, length
+    if every < 1:
+        raise ValueError(f"evaluate_every is {every}, but at least 1 epoch is wanted")
+    return max(n for n in range(1, min(length, every) + 1) if every % n == 0), every

@@ -1,0 +1,92 @@
+"""What a run leaves in its folder while it goes on: metrics, TensorBoard's scalars and checkpoints; pictures at its end.
+
+The parts that need other packages import them here, once, before there is a folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from jaxann.checkpoints import Checkpoints
+from jaxann.folder import Folder, Row
+from jaxann.pieces import Standing
+
+
+def installed(*, plots: bool, tensorboard: bool) -> None:
+    """Raises ImportError, with how to install it, for the first thing that a record needs and that is missing."""
+    try:
+        import orbax.checkpoint  # noqa: F401
+
+        if tensorboard:
+            import tensorboardX  # noqa: F401
+        if plots:
+            import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        extra = {"orbax": "checkpoints", "tensorboardX": "logging"}.get(str(error.name).split(".")[0], "plots")
+        without = {"logging": " (or give --no-tensorboard)", "plots": " (or give --no-plots)"}.get(extra, "")
+        raise ImportError(f"a run folder needs {error.name}: pip install 'jaxann[{extra}]'{without}") from None
+
+
+class Record:
+    """The record of the run in `folder`, from where `standing` is; a checkpoint at most every so many seconds.
+
+    What the folder knows of later epochs is forgotten: a run that was killed makes them again.
+    """
+
+    def __init__(
+        self, folder: Folder, checkpoints: Checkpoints, standing: Standing, *, tensorboard: bool, seconds: float
+    ) -> None:
+        self._folder, self._checkpoints, self._seconds = folder, checkpoints, seconds
+        self._epoch, self._saved = int(standing.state.epoch), monotonic()
+        folder.rewind(self._epoch)
+        self._writer = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=self._epoch + 1)
+
+    @classmethod
+    def of(
+        cls, folder: Folder, begun: Standing, epoch: int | None = None, *, tensorboard: bool, seconds: float
+    ) -> tuple[Record, Standing]:
+        """A record that goes on, and where the run stands: at its last checkpoint, at that of `epoch`, or begun."""
+        checkpoints = Checkpoints(folder.path / "checkpoints")
+        there = epoch is not None or checkpoints.epochs()
+        standing = checkpoints.restore(begun, epoch) if there else begun
+        return cls(folder, checkpoints, standing, tensorboard=tensorboard, seconds=seconds), standing
+
+    def after(self, standing: Standing, rows: list[Row]) -> None:
+        """Logs the rows, and writes a checkpoint when it is time. Raises OSError where the disk does not take it."""
+        self._folder.log(rows)
+        if self._writer is not None:
+            for row in rows:
+                for name in row.keys() - {"epoch"}:
+                    self._writer.add_scalar(name, row[name], row["epoch"])
+        if monotonic() - self._saved >= self._seconds:
+            self._save(standing)
+
+    def end(
+        self, standing: Standing, result: Row, counts: np.ndarray | None, classes: Sequence[str], *, plots: bool
+    ) -> None:
+        """Writes the last checkpoint, the result and the pictures of the whole run. Raises OSError as `after` does."""
+        if int(standing.state.epoch) > self._epoch:
+            self._save(standing)
+        if self._writer is not None:
+            self._writer.close()
+        self._folder.write("result", result)
+        if plots:
+            from jaxann.plots import confusion, curves
+
+            pictures = {"curves": curves(self._folder.rows())}
+            if counts is not None:
+                pictures["confusion"] = confusion(counts, classes)
+            for name, figure in pictures.items():
+                figure.savefig(self._folder.path / f"{name}.png", dpi=100)
+
+    def _save(self, standing: Standing) -> None:
+        self._checkpoints.save(standing)
+        self._epoch, self._saved = int(standing.state.epoch), monotonic()
