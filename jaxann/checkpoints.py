@@ -5,7 +5,6 @@ Each holds all that the rest of the run depends on, with a digest; it is there w
 
 from __future__ import annotations
 
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,6 +1,6 @@
 """The folder of a run: its settings, its metrics, its checkpoints, and a lock, so that one process at a time writes.
 
-It appears with its settings inside or not at all, and every file is rewritten as a whole, so that a kill leaves no half.
+It appears with its settings inside or not at all, and files are rewritten as a whole, so that a kill leaves no half.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Weight decay is decoupled, W ← W - l (step + λ W), and on matrices alone: a b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import signature
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -40,21 +41,21 @@ def optimizer(
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"there is no optimizer {name}, only {', '.join(OPTIMIZERS)}")
-    if not callable(learning_rate):
+    if not isinstance(learning_rate, Callable):
         _refuse("learning_rate", learning_rate, above=0)
     if weight_decay is not None:
         _refuse("weight_decay", weight_decay, least=0)
-    make = optax.sgd if name in _SGD else getattr(optax, name)
+    make: Any = optax.sgd if name in _SGD else getattr(optax, name)
     settings = _SGD.get(name, {}) | dict(settings or {})
     known = [known for known in signature(make).parameters if known not in ("learning_rate", "weight_decay", "mask")]
     for setting, value in settings.items():
         if setting not in known:
             raise ValueError(f"{name} has no setting {setting}, only {', '.join(known)}")
         _refuse(setting, value)
-    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
     if "weight_decay" in signature(make).parameters:
+        decay = {} if weight_decay is None else {"weight_decay": weight_decay}
         made = make(learning_rate, mask=_matrices, **decay, **settings)
-    elif decay:
+    elif weight_decay is not None:
         made = optax.chain(
             make(1.0, **settings),
             optax.add_decayed_weights(-weight_decay, _matrices),
@@ -98,7 +99,7 @@ def _matrices(params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def _refuse(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
+def _refuse(name: str, value: Any, *, above: int | None = None, least: int | None = None) -> None:
     """Raises ValueError for what is no finite number in its range; what is being traced has no value to look at."""
     if isinstance(value, Tracer):
         return

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder while it goes on: metrics, TensorBoard's scalars and checkpoints; pictures at its end.
+"""What a run leaves in its folder: metrics, TensorBoard's scalars and checkpoints on the way, pictures at its end.
 
 The parts that need other packages import them here, once, before there is a folder.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
 
 import numpy as np
 

@@ -36,8 +36,8 @@ class Targets:
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"label_smoothing is {self.smoothing}, but a share from 0 to below 1 is wanted")
         if self.smoothing and (not self.classes or self.loss == "hinge"):
-            what = f"the loss {self.loss}" if self.classes else "numbers"
-            raise ValueError(f"label_smoothing is {self.smoothing}, but {what} has no distribution to smooth")
+            what = f"the loss {self.loss} has" if self.classes else "numbers have"
+            raise ValueError(f"label_smoothing is {self.smoothing}, but {what} no distribution to smooth")
 
     @classmethod
     def of(cls, loss: str, classes: int, smoothing: float, t: np.ndarray) -> Targets:

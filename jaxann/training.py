@@ -107,7 +107,8 @@ def fit(
     loop around `fit`, not in it.
 
     Raises ValueError as `validate`, `validate_weights` and `validate_schedule` do, and FloatingPointError, naming
-    epoch, step and layer, when the loss or the parameters stop being finite. Inside `jit` or `vmap` nothing can be raised: look at both.
+    epoch, step and layer, when the loss or the parameters stop being finite. Inside `jit` or `vmap` nothing can be
+    raised: look at both.
     """
     x, t = validate(model, loss, x, t)
     validate_schedule(len(x), epochs, batch_size)
@@ -196,7 +197,8 @@ def _batches(recipe: Recipe, state: TrainState, data: Examples, epochs: int) -> 
         key, order = jax.random.fold_in(state.key, number), jnp.arange(examples)
         order = jax.random.permutation(key, order) if recipe.shuffle else order
         weights = jnp.ones(examples) if data.weights is None else data.weights[order]
-        rows = (jnp.pad(row, (0, filling)).reshape(steps, recipe.batch_size) for row in (order, weights))
-        return _Batch(*rows, jax.random.split(jax.random.fold_in(key, 1), steps) if recipe.model.random else None)
+        indices, weights = (jnp.pad(row, (0, filling)).reshape(steps, -1) for row in (order, weights))
+        keys = jax.random.split(jax.random.fold_in(key, 1), steps) if recipe.model.random else None
+        return _Batch(indices, weights, keys)
 
     return jax.vmap(epoch)(state.epoch + jnp.arange(epochs))

@@ -247,10 +247,10 @@ def jaxann_run(job: Job, model: Layer, loss: Loss) -> Run:
     import jax.numpy as jnp
     import optax
 
-    from jaxann.training import Recipe, start, train
+    from jaxann.training import Examples, Recipe, start, train
 
     recipe = Recipe(model, loss, optax.sgd(job.rate), job.batch_size)
-    args = start(recipe, jax.random.key(0)), jnp.asarray(job.x), jnp.asarray(job.t)
+    args = start(recipe, jax.random.key(0)), Examples(jnp.asarray(job.x), jnp.asarray(job.t))
     return partial(train.lower(recipe, *args, job.epochs).compile(), *args)
 
 

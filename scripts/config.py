@@ -135,7 +135,8 @@ class Config:
             if not fits(value, hints[name]):
                 wanted = str(Config.__annotations__[name])
                 raise ValueError(f"{path}: {name} is {value!r}, but {wanted} is wanted")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+        known: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in settings.items()}
+        return cls(**known)
 
     def resuming(self, stored: Config) -> Config:
         """These settings, for a run that was begun with those `stored`. Raises ValueError for what cannot change."""

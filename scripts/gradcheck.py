@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import train
 import tyro
+from config import Config as Training
+from task import prepare
 
 if TYPE_CHECKING:
     from jaxann.layer import Layer
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(train.Config):
+class Config(Training):
     """What to check. The first settings are train.py's; `epochs` is not used."""
 
     after: int = 0
@@ -57,7 +58,9 @@ def reports(config: Config) -> dict[str, Report]:
         return {"at random": check_layer(layer, params, x, on_purpose=config.on_purpose, seed=config.seed)}
     if config.after < 0:
         raise ValueError(f"after is {config.after}, but 0 or more epochs are wanted")
-    task = train.prepare(config)
+    if config.precision == "bfloat16":
+        raise ValueError("precision is bfloat16, which rounds by more than a check allows: check the float32 network")
+    task = prepare(config)
     state = start(task.recipe, key)
     found = {}
     for when, pause in {"at initialisation": 0, f"after {config.after} epochs": config.after}.items():
@@ -67,8 +70,8 @@ def reports(config: Config) -> dict[str, Report]:
                 task.recipe.model,
                 task.recipe.loss,
                 state.params,
-                task.x,
-                task.t,
+                task.examples.x,
+                task.examples.t,
                 gradient=task.recipe.gradient,
                 on_purpose=config.on_purpose,
                 seed=config.seed,

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 from config import Config
+from task import network
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,6 @@ def predictions(arguments: Arguments) -> list[list[str]]:
     """A row of names, then one for each example. Raises ValueError for what does not fit, ImportError without orbax."""
     import jax
     import numpy as np
-    import train
 
     from jaxann.checkpoints import Checkpoints
     from jaxann.data import Scaling
@@ -48,7 +48,7 @@ def predictions(arguments: Arguments) -> list[list[str]]:
     classes, targets = data["classes"], Targets(**data["targets"])
     x = read_features(str(arguments.input), tuple(data["columns"]), data["target"])
     scaling = Scaling(np.array(data["mean"]), np.array(data["sd"]))
-    model, _ = train.network(config, len(data["columns"]), targets)
+    model, _ = network(config, len(data["columns"]), targets)
     like = jax.jit(model.init)(jax.random.key(0))
     params = Checkpoints(folder.path / "checkpoints", reader=True).best(like, arguments.checkpoint)
     y = np.asarray(predict(model, params, jax.numpy.asarray(scaling(x), float)))

@@ -24,6 +24,11 @@ def classes(examples=40, features=3, seed=0):
     return draw.normal(5, 3, (examples, features)), np.arange(examples) % 2
 
 
+def parts(data):
+    assert data.validation
+    return data.train, data.validation, data.test
+
+
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize(("settings", "held_out", "seed"), [({}, 0.2, 0), ({"held_out": 0.3, "seed": 7}, 0.3, 7)])
 def test_without_validation_every_bit_is_as_ever(name, settings, held_out, seed):
@@ -59,16 +64,16 @@ def test_features_are_standardised_over_the_training_part_alone(name):
     np.testing.assert_allclose(data.train.x.mean(axis=0), 0, atol=1e-10)
     np.testing.assert_allclose(data.train.x[:, varying].std(axis=0), 1, rtol=1e-10)
     assert not data.train.x[:, ~varying].any()
-    for part in (data.validation, data.test):
+    for part in parts(data)[1:]:
         assert np.abs(part.x.mean(axis=0)).max() > 1e-3
         assert len(part.x) == len(part.t)
 
 
 def test_the_parts_make_up_the_table():
     data, table = load("wine", held_out=0.3, validation=0.2, seed=1), read("wine")
-    assert [len(part.t) for part in (data.train, data.validation, data.test)] == [99, 25, 54]
-    x = np.concatenate([part.x for part in (data.train, data.validation, data.test)])
-    t = np.concatenate([part.t for part in (data.train, data.validation, data.test)])
+    assert [len(part.t) for part in parts(data)] == [99, 25, 54]
+    x = np.concatenate([part.x for part in parts(data)])
+    t = np.concatenate([part.t for part in parts(data)])
     rows, wanted = np.column_stack([x, t]), np.column_stack([data.scaling(table.x), table.t])
     np.testing.assert_array_equal(rows[np.lexsort(rows.T)], wanted[np.lexsort(wanted.T)])
     assert (data.classes, data.columns, data.target) == (table.classes, table.columns, table.target)
@@ -77,30 +82,30 @@ def test_the_parts_make_up_the_table():
 def test_validation_leaves_the_test_part_as_it_is():
     without, with_it = load("iris"), load("iris", validation=0.25)
     np.testing.assert_array_equal(without.test.t, with_it.test.t)
-    assert len(with_it.validation.t) == 30
+    assert [len(part.t) for part in parts(with_it)] == [90, 30, 30]
 
 
 @pytest.mark.parametrize("name", SETS[:-1])
 def test_classes_are_apart_in_their_own_proportions(name):
     data = load(name, held_out=0.25, validation=0.25)
-    shares = [np.bincount(part.t) / len(part.t) for part in (data.train, data.validation, data.test)]
+    shares = [np.bincount(part.t) / len(part.t) for part in parts(data)]
     assert len(shares[0]) == len(data.classes)
-    for share, part in zip(shares[1:], (data.validation, data.test), strict=True):
+    for share, part in zip(shares[1:], parts(data)[1:], strict=True):
         np.testing.assert_allclose(share, shares[0], atol=2 / len(part.t))
 
 
 def test_the_seed_draws_both_splits():
-    first, again, second = (load("iris", validation=0.2, seed=seed) for seed in (0, 0, 1))
-    for part in ("train", "validation", "test"):
-        np.testing.assert_array_equal(getattr(first, part).x, getattr(again, part).x)
-        assert not np.array_equal(getattr(first, part).x, getattr(second, part).x)
+    drawn = (parts(load("iris", validation=0.2, seed=seed)) for seed in (0, 0, 1))
+    for first, again, second in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(first.x, again.x)
+        assert not np.array_equal(first.x, second.x)
 
 
 def test_a_test_part_of_its_own_is_the_test_part(npz):
     x, t = classes()
     path = npz(x_train=x, y_train=t, x_test=x[:6] + 1, y_test=t[:6])
     data = load(path, validation=0.25)
-    assert (len(data.train.t), len(data.validation.t)) == (30, 10)
+    assert [len(part.t) for part in parts(data)] == [30, 10, 6]
     np.testing.assert_allclose(data.test.x * data.scaling.sd + data.scaling.mean, x[:6] + 1)
     np.testing.assert_array_equal(load(path).train.t, t)
     with pytest.raises(ValueError, match=r"held_out is 0.2, but .*table.npz has a test part of its own"):
@@ -154,7 +159,8 @@ def test_a_scaling_leaves_what_it_is_given_alone_and_takes_whole_numbers():
 def test_weights_go_with_their_examples(npz):
     x, t = classes()
     data = load(npz(x=x, t=t, weights=x[:, 0] - x[:, 0].min() + 1), held_out=0.25, validation=0.25, scaling="none")
-    for part in (data.train, data.validation, data.test):
+    for part in parts(data):
+        assert part.weights is not None
         np.testing.assert_allclose(part.weights, part.x[:, 0] - x[:, 0].min() + 1)
 
 

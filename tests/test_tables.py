@@ -4,6 +4,7 @@ import inspect
 import json
 import struct
 import zipfile
+from email.message import Message
 from urllib.error import HTTPError, URLError
 
 import numpy as np
@@ -86,11 +87,12 @@ def test_a_kind_that_is_none_is_refused():
         inspect.unwrap(read)("iris", kind="labels")
 
 
-@pytest.mark.parametrize("option", ["target", "weights"])
-def test_only_a_csv_has_columns_to_name(option, npz, folder):
+@pytest.mark.parametrize("settings", [{"target": "y"}, {"weights": "y"}])
+def test_only_a_csv_has_columns_to_name(settings, npz, folder):
+    (option,) = settings
     for source in ("iris", "mnist_784", "openml:some.csv", npz(x=np.ones((2, 2)), t=[0, 1]), folder()):
         with pytest.raises(ValueError, match=f"{option} is 'y', but only a .csv's columns go by name"):
-            read(source, **{option: "y"})
+            read(source, **settings)
 
 
 def test_a_csv_is_features_and_a_last_column_of_targets(table):
@@ -261,6 +263,7 @@ def test_an_npz_may_have_a_test_part(npz, names):
     found = read(npz(**dict(zip(names, arrays, strict=True))))
     np.testing.assert_array_equal(found.x, arrays[0])
     np.testing.assert_array_equal(found.t, [1, 0, 2, 1])
+    assert found.test
     np.testing.assert_array_equal(found.test[0], arrays[2])
     np.testing.assert_array_equal(found.test[1], np.array([2, 1]), strict=True)
     assert found.target == names[1]
@@ -324,6 +327,7 @@ def test_a_folder_of_idx_files(folder, packed):
     found = read(folder(files))
     np.testing.assert_array_equal(found.x, IMAGES.reshape(5, 6).astype(np.float32), strict=True)
     np.testing.assert_array_equal(found.t, np.array([0, 3, 1, 3, 1]), strict=True)
+    assert found.test
     np.testing.assert_array_equal(found.test[0], (IMAGES[:2] + 100).reshape(2, 6).astype(np.float32), strict=True)
     np.testing.assert_array_equal(found.test[1], np.array([3, 1]), strict=True)
     names = ("pixel_0_0", "pixel_0_1", "pixel_0_2", "pixel_1_0", "pixel_1_1", "pixel_1_2")
@@ -432,6 +436,7 @@ def test_the_last_10000_of_mnist_are_its_test_part(openml, name):
     found = read(name)
     wanted = np.array([row.split(",") for row in rows], float)
     np.testing.assert_array_equal(found.x, wanted[:5, :2].astype(np.float32), strict=True)
+    assert found.test
     np.testing.assert_array_equal(found.test[0], wanted[5:, :2].astype(np.float32), strict=True)
     np.testing.assert_array_equal(found.t, wanted[:5, 2].astype(np.int64), strict=True)
     np.testing.assert_array_equal(found.test[1], wanted[5:, 2].astype(np.int64), strict=True)
@@ -480,7 +485,7 @@ def test_no_network_gets_a_sentence():
 @pytest.mark.usefixtures("openml")
 def test_a_name_that_openml_has_not_gets_a_sentence(monkeypatch):
     def refuse(request):
-        raise HTTPError(request.full_url, 412, "Precondition Failed", {}, None)
+        raise HTTPError(request.full_url, 412, "Precondition Failed", Message(), None)
 
     monkeypatch.setattr(_openml, "urlopen", refuse)
     with pytest.raises(ValueError, match=r"^openml:none cannot be had from OpenML: No active dataset none found"):

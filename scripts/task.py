@@ -1,0 +1,148 @@
+"""A config made concrete: data, network and plan, and the measure of how well the network does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from config import Config
+
+    from jaxann.data import Data, Part
+    from jaxann.layer import Layer
+    from jaxann.losses import Loss
+    from jaxann.pieces import Plan
+    from jaxann.targets import Targets
+    from jaxann.training import Examples, Recipe
+
+
+class Task(NamedTuple):
+    """A config made concrete: the data, their targets, what is compiled in, training arrays, and how far it goes.
+
+    `shown` are examples and true targets to show progress on: the validation part, or some of the training part.
+    """
+
+    data: Data
+    targets: Targets
+    recipe: Recipe
+    examples: Examples
+    shown: tuple[Examples, np.ndarray]
+    plan: Plan
+
+
+def prepare(config: Config) -> Task:
+    """Raises ValueError for what does not fit together."""
+    import jax
+    import numpy as np
+
+    from jaxann import autodiff, backprop
+    from jaxann.data import Part, load
+    from jaxann.optimizers import optimizer, schedule
+    from jaxann.pieces import Plan, piece_length
+    from jaxann.targets import Targets
+    from jaxann.training import Recipe
+    from jaxann.validate import validate_schedule
+
+    jax.config.update("jax_enable_x64", config.precision == "float64")
+    if not 0 < config.learning_rate <= np.finfo(np.float64 if config.precision == "float64" else np.float32).max:
+        raise ValueError(f"learning_rate is {config.learning_rate}, but a finite number above 0 is wanted")
+    data = load(
+        config.dataset,
+        held_out=config.held_out,
+        validation=config.validation,
+        seed=config.seed,
+        scaling=config.scaling,
+        target=config.target,
+        weights=config.weights,
+        kind=config.kind,
+    )
+    name = config.loss or ("cross_entropy" if data.classes else "squared_error")
+    smoothing = config.label_smoothing
+    if smoothing is None:
+        smoothing = 0.03 if data.classes and name != "hinge" else 0.0
+    targets = Targets.of(name, len(data.classes), smoothing, data.train.t)
+    model, loss = network(config, data.train.x.shape[1], targets)
+    examples = prepared(model, loss, targets, weighted(config, data))
+    x, t, weights = data.train
+    shown = data.validation or Part(x[:2000], t[:2000], None if weights is None else weights[:2000])
+    if config.patience is not None and (data.validation is None or config.patience < 1):
+        wanted = "a share for validation to measure it on" if data.validation is None else "at least 1 epoch"
+        raise ValueError(f"patience is {config.patience}, but {wanted} is wanted")
+    validate_schedule(len(examples.x), config.epochs, config.batch_size)
+    steps = -(-len(examples.x) // config.batch_size)
+    final = config.final if config.final is not None else 0.01 if config.schedule == "exponential" else 0.0
+    rate = schedule(
+        config.schedule, config.learning_rate, config.epochs * steps, warmup=round(config.warmup * steps), final=final
+    )
+    update = optimizer(
+        config.optimizer,
+        rate,
+        settings=config.optimizer_settings,
+        weight_decay=config.weight_decay,
+        clip=config.clip,
+    )
+    gradient = {"backprop": backprop, "autodiff": autodiff}[config.gradient]
+    plan = Plan(config.epochs, *piece_length(steps, config.epochs, config.evaluate_every), config.patience)
+    recipe = Recipe(model, loss, update, config.batch_size, gradient)
+    return Task(data, targets, recipe, examples, (prepared(model, loss, targets, shown), shown.t), plan)
+
+
+def network(config: Config, features: int, targets: Targets) -> tuple[Layer, Loss]:
+    """The model and the loss, which need no data."""
+    from jaxann import ACTIVATIONS, MixedPrecision, identity, mlp, softmax
+
+    output = softmax if targets.loss == "cross_entropy" else identity
+    sizes = (features, *config.hidden, targets.outputs)
+    model = mlp(sizes, ACTIVATIONS[config.activation], output, config.dropout)
+    return MixedPrecision(model) if config.precision == "bfloat16" else model, targets.function()
+
+
+def weighted(config: Config, data: Data) -> Part:
+    """The training part, its examples' weights times those of their classes."""
+    import numpy as np
+    from sklearn.utils.class_weight import compute_class_weight
+
+    part, classes = data.train, len(data.classes)
+    if config.class_weights is None:
+        return part
+    if not classes:
+        raise ValueError("class_weights are given, but the targets are numbers")
+    if config.class_weights == "balanced":
+        weights = compute_class_weight("balanced", classes=np.arange(classes), y=part.t)
+    elif len(config.class_weights) != classes:
+        raise ValueError(
+            f"class_weights are {len(config.class_weights)}, but one for each of {classes} classes is wanted"
+        )
+    else:
+        weights = np.array(config.class_weights)
+    return part._replace(weights=weights[part.t] * (1 if part.weights is None else part.weights))
+
+
+def prepared(model: Layer, loss: Loss, targets: Targets, part: Part) -> Examples:
+    """A part's examples as arrays that fit the model and the loss."""
+    from jaxann.training import Examples
+    from jaxann.validate import validate, validate_weights
+
+    x, t = validate(model, loss, part.x, targets.encode(part.t))
+    return Examples(x, t, validate_weights(part.weights, len(x)))
+
+
+class Measure:
+    """From parameters, examples and their true targets to accuracy, or R² of numbers, and loss."""
+
+    def __init__(self, task: Task) -> None:
+        from sklearn.metrics import accuracy_score, r2_score
+
+        self.name, self._score = ("accuracy", accuracy_score) if task.data.classes else ("R²", r2_score)
+        self._task = task
+
+    def __call__(self, params: Any, examples: Examples, t: np.ndarray) -> tuple[float, float]:
+        from jaxann.training import evaluate
+
+        y, loss = evaluate(self._task.recipe.model, self._task.recipe.loss, params, examples)
+        return self.score(t, y, examples.weights), float(loss)
+
+    def score(self, t: np.ndarray, y: Any, weights: Any = None) -> float:
+        import numpy as np
+
+        return float(self._score(t, self._task.targets.decode(np.asarray(y)), sample_weight=weights))
