@@ -5,6 +5,10 @@ Each holds all that the rest of the run depends on, with a digest; it is there w
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +37,8 @@ class Checkpoints:
             import orbax.checkpoint as ocp
         except ImportError:
             raise ImportError("checkpoints need orbax-checkpoint: pip install 'jaxann[checkpoints]'") from None
+        # What a thread of orbax raises is raised by `save` too: its traceback in the log says it no better.
+        logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
         self._ocp, self._folder = ocp, Path(folder)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT,
@@ -61,7 +67,8 @@ class Checkpoints:
         save, args = self._ocp.args.StandardSave, self._ocp.args
         try:
             items = {name: save(tree) for name, tree in trees.items()}
-            self._manager.save(epoch, args=args.Composite(about=args.JsonSave(about), **items), force=True)
+            with _quiet():
+                self._manager.save(epoch, args=args.Composite(about=args.JsonSave(about), **items), force=True)
         except Exception as error:
             raise OSError(
                 f"the checkpoint of epoch {epoch} cannot be written in {self._folder}: {_line(error)}"
@@ -100,7 +107,8 @@ class Checkpoints:
         """The trees as they were saved, and what else was."""
         args, restore = self._ocp.args, self._manager.restore
         try:
-            about = restore(epoch, args=args.Composite(about=args.JsonRestore()))["about"]
+            with _quiet():
+                about = restore(epoch, args=args.Composite(about=args.JsonRestore()))["about"]
             shapes = {name: about["shapes"][name] for name in like}
         except Exception as error:
             raise self._damaged(epoch, _line(error)) from None
@@ -118,7 +126,8 @@ class Checkpoints:
         }
         try:
             items = {name: args.StandardRestore(tree) for name, tree in abstract.items()}
-            trees = restore(epoch, args=args.Composite(**items))
+            with _quiet():
+                trees = restore(epoch, args=args.Composite(**items))
             trees = {name: trees[name] for name in like}
         except Exception as error:
             raise self._damaged(epoch, _line(error)) from None
@@ -163,7 +172,17 @@ def _digest(tree: dict[str, Array]) -> str:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) < 100 else text[:100] + ' ...'}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """One failure is raised; what else orbax had begun finds its event loop closed then, and would say so."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if "Event loop is closed" in str(found.exc_value) else hook(found)
+    yield
+    sys.unraisablehook = hook
 
 
 def _listed(epochs: list[int]) -> str:

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ class Folder:
         self.path = Path(path)
         if not (self.path / "config.json").is_file():
             raise ValueError(f"{self.path} holds no run: there is no config.json in it")
-        self._lock = None if reader else (self.path / "lock").open("a")
-        if self._lock is not None:
+        if not reader:
+            lock = (self.path / "lock").open("a")
+            weakref.finalize(self, lock.close)
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which a killed process gives up too
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which a killed process gives up too
             except BlockingIOError:
                 raise ValueError(f"{self.path} is in use: another process goes on with that run") from None
 

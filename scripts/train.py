@@ -20,6 +20,7 @@ from task import Measure, Task, prepare
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from jaxann.data import Data
     from jaxann.pieces import Standing
     from jaxann.record import Record
 
@@ -115,18 +116,26 @@ def recorded(task: Task, config: Config, standing: Standing) -> tuple[Record | N
         "mean": data.scaling.mean.tolist(),
         "sd": data.scaling.sd.tolist(),
         "targets": asdict(targets),
-        "digest": sha256(data.train.x.tobytes() + data.train.t.tobytes()).hexdigest(),
+        "digest": digest(data),
     }
     if config.resume is None:
         folder = Folder.create(path, config=config.to_json(), data=known)
     else:
         folder = Folder(path)
         if folder.json("data").get("digest") != known["digest"]:
-            raise ValueError(f"the training data are not those that {path} was begun with")
+            raise ValueError(f"the data are not those that {path} was begun with")
         folder.write("config", config.to_json())
     return Record.of(
         folder, standing, config.checkpoint, tensorboard=config.tensorboard, seconds=config.checkpoint_seconds
     )
+
+
+def digest(data: Data) -> str:
+    """Of all numbers in all parts: a run goes on bit for bit with the same data only."""
+    found = sha256()
+    for numbers in (a for part in (data.train, data.validation, data.test) if part for a in part if a is not None):
+        found.update(numbers)
+    return found.hexdigest()
 
 
 def report(task: Task, standing: Standing, measure: Measure, record: Record | None, config: Config) -> float:
