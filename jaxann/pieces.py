@@ -109,9 +109,10 @@ def _next(plan: Plan, epoch: int) -> int:
 def piece_length(steps: int, epochs: int, every: int | None) -> tuple[int, int]:
     """(piece, every) for epochs of so many steps: a piece takes some hundred steps, and `every` is cut into whole ones.
 
-    Without `every` each piece is evaluated. Raises ValueError for an `every` below 1.
+    Without `every` each piece is evaluated, and a run has fifty or more of them if it has so many epochs. Raises
+    ValueError for an `every` below 1.
     """
-    length = min(max(1, 600 // steps), epochs)
+    length = max(1, min(600 // steps, epochs // 50))
     if every is None:
         return length, length
     if every < 1:

@@ -4,6 +4,7 @@ notebook: 4-50-20-10-3 on Iris, batch 2, 500 epochs in one compiled run, against
 gradient: handwritten : autodiff in a training step of 784-512-512-10, in time, memory and time to compile.
 script: `train.py` without arguments, as a process of its own with nothing cached, against the time it should take.
 check: the gradient check in a new process, from the call to its report, against the time it should take.
+folder: a run with a folder against one without, Iris whole, and pieces of a second against one program.
 epoch: 60,000 x 784 through that network in batches of 128, against a bare matrix product and the peers' epoch.
 
 Peers that are not installed are left out, with a line that says so. A missed target is a finding, not an error.
@@ -15,10 +16,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial, reduce
+from io import StringIO
+from itertools import count
 from math import ceil, floor, inf, log10
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
@@ -36,11 +41,12 @@ Row = tuple[str, str, str, str, str]
 class Config:
     """What to measure, and how thoroughly."""
 
-    sections: tuple[Literal["notebook", "gradient", "script", "check", "epoch"], ...] = (
+    sections: tuple[Literal["notebook", "gradient", "script", "check", "folder", "epoch"], ...] = (
         "notebook",
         "gradient",
         "script",
         "check",
+        "folder",
         "epoch",
     )
     quick: bool = False
@@ -59,8 +65,7 @@ def main(config: Config) -> None:
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.platform} ({device.device_kind})")
     for section in config.sections:
-        sections = {"notebook": notebook, "gradient": gradient, "script": script, "check": check, "epoch": epoch}
-        rows = sections[section](config)
+        rows = globals()[section](config)
         table = [(section, "measured", "ratio", "target", ""), *rows]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for line in table:
@@ -154,6 +159,58 @@ def check(config: Config) -> list[Row]:
         what = f"{'-'.join(map(str, sizes))} : of {bound:.0f} s"
         rows.append(versus(what, (seconds, np.array(bound)), "s", at_most=1))
     return rows
+
+
+def folder(config: Config) -> list[Row]:
+    """What a run folder costs, with everything in it: the default run, and a large one in pieces of about a second."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    import train
+    from config import Config as Training
+
+    from jaxann import SoftmaxCrossEntropy, mlp, relu
+    from jaxann.folder import Folder
+    from jaxann.pieces import Plan, begin, pieces, programs
+    from jaxann.record import Record
+    from jaxann.training import Examples, Recipe, evaluate
+
+    with TemporaryDirectory() as place:
+        numbers = count()
+
+        def iris(**settings) -> None:
+            settings = Training(**settings)
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                train.run(train.prepare(settings), settings)
+
+        def new() -> Path:
+            return Path(place) / str(next(numbers))
+
+        whole = in_turn({"plain": iris, "folder": lambda: iris(run=new())}, config.rounds(10))
+        job = random_job(4_000 if config.quick else 40_000, batch_size=128)
+        recipe = Recipe(mlp(job.sizes, relu), SoftmaxCrossEntropy(), optax.adam(0.001), job.batch_size)
+        plan, standing = Plan(epochs=10), begin(recipe, jax.random.key(0))
+        data = Examples(jnp.asarray(job.x), jnp.asarray(job.t))
+        compiled = programs(recipe, data, plan, standing) | programs(recipe, data, plan._replace(piece=10), standing)
+        few = Examples(data.x[:1000], data.t[:1000])
+
+        def look(params) -> tuple[float, dict[str, float]]:
+            _, loss = evaluate(recipe.model, recipe.loss, params, few)
+            return -float(loss), {"validation_loss": float(loss)}
+
+        def recorded() -> None:
+            record, now = Record.of(Folder.create(new(), config={}), standing, tensorboard=True, seconds=10)
+            for after, rows in pieces(recipe, data, plan, now, look, compiled):
+                record.after(after, rows)
+
+        runs = {"pieces": recorded, "one program": lambda: compiled[10](standing.state, data)}
+        seconds = in_turn(runs, config.rounds(5))
+    return [
+        versus(
+            "Iris, what the folder adds : of 1.5 s", (whole["folder"] - whole["plain"], np.array(1.5)), "s", at_most=1
+        ),
+        versus("ten pieces, with all between : one program", seconds.values(), "s", at_most=1.02),
+    ]
 
 
 def epoch(config: Config) -> list[Row]:

@@ -89,7 +89,7 @@ class Config:
     epochs: int = 500
     batch_size: int = 2
     evaluate_every: int | None = None
-    """Epochs between evaluations on the validation part; None is every some hundred steps."""
+    """Epochs between evaluations on the validation part; None is every some hundred steps, and 50 times at least."""
     patience: int | None = None
     """End when so many epochs have brought no better validation score."""
     score: Literal["loss", "accuracy"] = "loss"

@@ -133,7 +133,8 @@ class Measure:
     def __init__(self, task: Task) -> None:
         from sklearn.metrics import accuracy_score, r2_score
 
-        self.name, self._score = ("accuracy", accuracy_score) if task.data.classes else ("R²", r2_score)
+        classes = ("accuracy", "accuracy", accuracy_score)
+        self.name, self.key, self._score = classes if task.data.classes else ("R²", "r2", r2_score)
         self._task = task
 
     def __call__(self, params: Any, examples: Examples, t: np.ndarray) -> tuple[float, float]:

@@ -52,7 +52,7 @@ def run(task: Task, config: Config) -> Outcome:
     def look(params):
         score, loss = measure(params, *task.shown)
         better = score if config.score == "accuracy" else -loss
-        return better, {"validation_loss": loss, f"validation_{measure.name}": score}
+        return better, {"validation_loss": loss, f"validation_{measure.key}": score}
 
     began = perf_counter()
     record, standing = recorded(task, config, begin(task.recipe, jax.random.key(config.seed)))
@@ -158,7 +158,7 @@ def report(task: Task, standing: Standing, measure: Measure, record: Record | No
         for name, row in zip(data.classes, counts, strict=True):
             print(f"  {name:>{width}}", *(f"{count:4d}" for count in row))
     if record is not None:
-        result = {"epoch": int(standing.state.epoch), "best_epoch": standing.best_epoch, measure.name: score}
+        result = {"epoch": int(standing.state.epoch), "best_epoch": standing.best_epoch, measure.key: score}
         record.end(standing, result, counts, data.classes, plots=config.plots)
     return score
 

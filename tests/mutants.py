@@ -15,6 +15,7 @@ from jaxann import (
     AbsoluteError,
     CrossEntropy,
     Dense,
+    Dropout,
     Elementwise,
     Hinge,
     Huber,
@@ -103,20 +104,13 @@ class LayerNorm(Layer):
 
 
 @dataclass(frozen=True)
-class Dropout(Layer):
-    """y = x mask / (1 - rate) with a key, x without (Srivastava et al. 2014)"""
+class WrongDropout(Dropout):
+    """The package's, with a wrong backward."""
 
-    rate: float = 0.3
-    wrong: str = ""
-
-    def forward(self, params, x, key=None):
-        mask = jnp.ones_like(x)
-        if key is not None:
-            mask = jax.random.bernoulli(key, 1 - self.rate, x.shape) / (1 - self.rate)
-        return mask * x, mask
+    wrong: str
 
     def backward(self, params, saved, dy):
-        mask = {"scale": jnp.sign(saved), "mask": jnp.ones_like(saved)}.get(self.wrong, saved)
+        mask = {"scale": jnp.sign(saved), "mask": jnp.ones_like(saved)}[self.wrong]
         return (), mask * dy
 
 
@@ -435,8 +429,8 @@ MUTANTS = NOTEBOOK | {
     "layer norm: the variance constant": inside(LayerNorm(5, "variance"), "1.dx", story="missing term"),
     "layer norm: dx without its scale": inside(LayerNorm(5, "scale"), "1.dx", story="step"),
     "layer norm: dy for its scale": inside(LayerNorm(5, "scale's"), "1.scale", story="another gradient"),
-    "dropout: without 1 / (1 - rate)": inside(Dropout(0.3, "scale"), "1.random.dx", story="factor"),
-    "dropout: without its mask": inside(Dropout(0.3, "mask"), "1.random.dx", story="derivative missing"),
+    "dropout: without 1 / (1 - rate)": inside(WrongDropout(0.3, "scale"), "1.random.dx", story="factor"),
+    "dropout: without its mask": inside(WrongDropout(0.3, "mask"), "1.random.dx", story="derivative missing"),
     "positions: b summed over the neurons": Mutant(Positions(4, 3, "axis"), SquaredError(), ("b",), "axis"),
     "positions: b not summed": Mutant(Positions(4, 3, "not summed"), SquaredError(), ("b",), "not summed"),
     "residual: without the skip connection": inside(Residual(tanh, "skip"), "1.dx", story="residual"),

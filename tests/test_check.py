@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from mutants import Dropout, LayerNorm, Neurons, Residual, Tied, Wrong
+from mutants import LayerNorm, Neurons, Residual, Tied, Wrong
 from test_probe import Twice
 
 from jaxann import (
     ACTIVATIONS,
     CrossEntropy,
     Dense,
+    Dropout,
     Elementwise,
     Layer,
     Sequential,

@@ -222,9 +222,9 @@ def test_the_report_is_of_the_held_out_part(capsys):
 
 
 def test_a_number_of_epochs_that_pieces_do_not_divide():
-    settings = Config(epochs=13, batch_size=2, precision="float64")  # pieces of ten
+    settings = Config(epochs=503, batch_size=2, precision="float64")  # pieces of ten
     outcome = train.run(prepare(settings), settings)
-    assert (outcome.epochs, outcome.steps) == (13, 13 * 60)
+    assert (outcome.epochs, outcome.steps) == (503, 503 * 60)
 
 
 def test_settings_reach_the_run():
