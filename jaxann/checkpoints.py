@@ -5,10 +5,10 @@ Each holds all that the rest of the run depends on, with a digest; it is there w
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +37,7 @@ class Checkpoints:
             import orbax.checkpoint as ocp
         except ImportError:
             raise ImportError("checkpoints need orbax-checkpoint: pip install 'jaxann[checkpoints]'") from None
-        # What a thread of orbax raises is raised by `save` too: its traceback in the log says it no better.
-        logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
+        _hush()
         self._ocp, self._folder = ocp, Path(folder)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT,
@@ -64,11 +63,11 @@ class Checkpoints:
             "shapes": {name: _shapes(tree) for name, tree in trees.items()},
             "digests": {name: _digest(tree) for name, tree in trees.items()},
         }
+        about["digest"] = _digest_of(about)
         save, args = self._ocp.args.StandardSave, self._ocp.args
         try:
             items = {name: save(tree) for name, tree in trees.items()}
-            with _quiet():
-                self._manager.save(epoch, args=args.Composite(about=args.JsonSave(about), **items), force=True)
+            self._manager.save(epoch, args=args.Composite(about=args.JsonSave(about), **items), force=True)
         except Exception as error:
             raise OSError(
                 f"the checkpoint of epoch {epoch} cannot be written in {self._folder}: {_line(error)}"
@@ -98,7 +97,8 @@ class Checkpoints:
         if not there:
             raise ValueError(f"there is no checkpoint in {self._folder}")
         if epoch is not None and epoch not in there:
-            raise ValueError(f"there is no checkpoint of epoch {epoch} in {self._folder}, only of {_listed(there)}")
+            known = " and ".join(map(str, there))
+            raise ValueError(f"there is no checkpoint of epoch {epoch} in {self._folder}, only of {known}")
         return there[-1] if epoch is None else epoch
 
     def _read(
@@ -107,8 +107,9 @@ class Checkpoints:
         """The trees as they were saved, and what else was."""
         args, restore = self._ocp.args, self._manager.restore
         try:
-            with _quiet():
-                about = restore(epoch, args=args.Composite(about=args.JsonRestore()))["about"]
+            about = restore(epoch, args=args.Composite(about=args.JsonRestore()))["about"]
+            if about.pop("digest", None) != _digest_of(about):
+                raise ValueError("its description is not what was written")
             shapes = {name: about["shapes"][name] for name in like}
         except Exception as error:
             raise self._damaged(epoch, _line(error)) from None
@@ -126,8 +127,7 @@ class Checkpoints:
         }
         try:
             items = {name: args.StandardRestore(tree) for name, tree in abstract.items()}
-            with _quiet():
-                trees = restore(epoch, args=args.Composite(**items))
+            trees = restore(epoch, args=args.Composite(**items))
             trees = {name: trees[name] for name in like}
         except Exception as error:
             raise self._damaged(epoch, _line(error)) from None
@@ -155,7 +155,8 @@ def _filled(like: PyTree, plain: dict[str, Array]) -> PyTree:
 
     def leaf(path, old):
         new = plain[jax.tree_util.keystr(path)]
-        return jax.random.wrap_key_data(new) if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else new
+        is_key = jnp.issubdtype(old.dtype, jax.dtypes.prng_key)
+        return jax.random.wrap_key_data(new, impl=jax.random.key_impl(old)) if is_key else new
 
     return jax.tree_util.tree_map_with_path(leaf, like)
 
@@ -171,19 +172,23 @@ def _digest(tree: dict[str, Array]) -> str:
     return digest.hexdigest()
 
 
+def _digest_of(about: dict[str, Any]) -> str:
+    return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text if len(text) < 100 else text[:100] + ' ...'}"
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """One failure is raised; what else orbax had begun finds its event loop closed then, and would say so."""
+@cache
+def _hush() -> None:
+    """What orbax raises is enough; what its other threads and tasks say of it, some later, would bury the sentence."""
+    logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
     hook = sys.unraisablehook
-    sys.unraisablehook = lambda found: None if "Event loop is closed" in str(found.exc_value) else hook(found)
-    yield
-    sys.unraisablehook = hook
 
+    def of_orbax(found: Any) -> bool:
+        source = getattr(getattr(found.object, "cr_code", None), "co_filename", "")
+        return "orbax" in source or "Event loop is closed" in str(found.exc_value)
 
-def _listed(epochs: list[int]) -> str:
-    return " and ".join(map(str, epochs))
+    sys.unraisablehook = lambda found: None if of_orbax(found) else hook(found)

@@ -69,11 +69,15 @@ class Folder:
         Raises ValueError for what is no JSON.
         """
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         try:
-            return [json.loads(line) for line in lines if line.endswith("\n")]
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            rows = [json.loads(line) for line in lines if line.endswith("\n")]
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from None
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+                raise ValueError(f"{path} is damaged: line {number} is no row of an epoch")
+        return rows
 
     def log(self, rows: list[Row]) -> None:
         """Appends rows of metrics."""

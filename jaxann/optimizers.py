@@ -11,6 +11,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
@@ -47,7 +48,11 @@ def optimizer(
         _refuse("weight_decay", weight_decay, least=0)
     make: Any = optax.sgd if name in _SGD else getattr(optax, name)
     settings = _SGD.get(name, {}) | dict(settings or {})
-    known = [known for known in signature(make).parameters if known not in ("learning_rate", "weight_decay", "mask")]
+    known = [
+        known
+        for known in signature(make).parameters
+        if known not in ("learning_rate", "weight_decay", "mask") and not known.endswith("dtype")
+    ]
     for setting, value in settings.items():
         if setting not in known:
             raise ValueError(f"{name} has no setting {setting}, only {', '.join(known)}")
@@ -56,11 +61,9 @@ def optimizer(
         decay = {} if weight_decay is None else {"weight_decay": weight_decay}
         made = make(learning_rate, mask=_matrices, **decay, **settings)
     elif weight_decay is not None:
-        made = optax.chain(
-            make(1.0, **settings),
-            optax.add_decayed_weights(-weight_decay, _matrices),
-            optax.scale_by_learning_rate(learning_rate, flip_sign=False),
-        )
+        rate = learning_rate if isinstance(learning_rate, Callable) else lambda count: learning_rate
+        decay = optax.add_decayed_weights(lambda count: -weight_decay * rate(count), _matrices)
+        made = optax.chain(make(learning_rate, **settings), decay)
     else:
         made = make(learning_rate, **settings)
     if clip is None:
@@ -90,9 +93,12 @@ def schedule(name: str, learning_rate: Any, steps: int, *, warmup: int = 0, fina
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, falling, final),
         "exponential": lambda: optax.exponential_decay(learning_rate, falling, final),
     }[name]()
-    if not warmup:
-        return learning_rate if name == "constant" else after
-    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup])
+    if not warmup and name == "constant":
+        return learning_rate
+    whole = (
+        optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup]) if warmup else after
+    )
+    return lambda count: whole(jnp.asarray(count, float))  # of an int32 optax would take a float32 share
 
 
 def _matrices(params: PyTree) -> PyTree:

@@ -54,12 +54,15 @@ def begin(recipe: Recipe, key: PRNGKeyArray) -> Standing:
 def finished(plan: Plan, standing: Standing) -> bool:
     """Whether all epochs are done, or patience is over."""
     epoch = int(standing.state.epoch)
-    return epoch >= plan.epochs or (plan.patience is not None and epoch - standing.best_epoch >= plan.patience)
+    impatient = plan.patience is not None and epoch % plan.every == 0 and epoch - standing.best_epoch >= plan.patience
+    return epoch >= plan.epochs or (impatient and epoch > 0)
 
 
 def programs(recipe: Recipe, data: Examples, plan: Plan, standing: Standing) -> dict[int, Callable]:
     """`train`, compiled for every length of a piece that the rest of the run has."""
     epoch = int(standing.state.epoch)
+    if epoch >= plan.epochs:
+        return {}
     first = _next(plan, epoch)
     between, last = divmod(plan.epochs - epoch - first, plan.piece)
     lengths = {first, plan.piece if between else 0, last} - {0}

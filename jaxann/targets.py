@@ -44,7 +44,9 @@ class Targets:
         """For training targets t, whose mean and sd are taken where they are numbers to be standardised."""
         if classes or loss == "poisson":
             return cls(loss, classes, smoothing)
-        return cls(loss, classes, smoothing, float(t.mean()), float(t.std()) or 1.0)
+        constant = t.min() == t.max()  # whose sd is some rounding of 0
+        mean, sd = (t[0], 1.0) if constant else (t.mean(), t.std())
+        return cls(loss, classes, smoothing, float(mean), float(sd))
 
     @property
     def outputs(self) -> int:

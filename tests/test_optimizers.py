@@ -1,5 +1,7 @@
 """Optimisers and schedules by name: against optax's own calls, NumPy loops and numbers computed by hand."""
 
+from itertools import product
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +81,7 @@ def test_the_names_stand_for_different_optimisers():
         ("adam", {"b1": 0.5, "eps": 0.1}, optax.adam(RATE, b1=0.5, eps=0.1)),
         ("adamw", {"b2": 0.5}, optax.adamw(RATE, b2=0.5, mask=MATRICES)),
         ("nadam", {"b1": 0.5}, optax.nadam(RATE, b1=0.5)),
-        ("radam", {"threshold": 1.5}, optax.radam(RATE, threshold=1.5)),
+        ("radam", {"b1": 0.5}, optax.radam(RATE, b1=0.5)),
     ],
 )
 def test_settings_are_those_of_optax(name, settings, theirs):
@@ -202,11 +204,15 @@ def test_clipping_comes_before_weight_decay(name):
     np.testing.assert_allclose(after["W"], [[95.0]], rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize(("warmup", "final"), [(0, 0.1), (4, 0.1), (4, 1.0), (9, 0.25), (0, 0.0), (4, 0.0)])
+@pytest.mark.parametrize(
+    ("name", "warmup", "final"),
+    [
+        *product(SCHEDULES, [0, 4], [0.1, 1.0]),
+        *product(SCHEDULES, [9], [0.25]),
+        *product(("constant", "linear", "cosine"), [0, 4], [0.0]),  # where exponential never gets
+    ],
+)
 def test_schedules_have_their_closed_forms(name, warmup, final):
-    if name == "exponential" and final == 0:
-        pytest.skip("it never gets to 0")
     steps, rate = 10, 0.5
     made = schedule(name, rate, steps, warmup=warmup, final=final)
     for step in range(steps + 1):
@@ -215,10 +221,10 @@ def test_schedules_have_their_closed_forms(name, warmup, final):
             "constant": 1.0,
             "linear": 1 - (1 - final) * f,
             "cosine": final + (1 - final) * (1 + np.cos(np.pi * f)) / 2,
-            "exponential": final**f,
+            "exponential": final ** max(f, 0),
         }[name]
         expected = rate * (step / warmup if step < warmup else expected)
-        found = made(jnp.asarray(step)) if callable(made) else made
+        found = made(jnp.asarray(step, "int32")) if callable(made) else made  # as optax counts
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
@@ -296,7 +302,7 @@ def test_what_is_no_schedule_is_refused(settings, sentence):
 @pytest.mark.parametrize("shape", ["constant", "cosine"])
 def test_numbers_that_are_traced_give_what_they_give_one_by_one(name, shape):
     def last(rate, decay, clip):
-        rate = schedule(shape, rate, 4, warmup=1, final=0.1)
+        rate = schedule(shape, rate, 4, warmup=0 if shape == "constant" else 1, final=0.1)
         return run(optimizer(name, rate, weight_decay=decay, clip=clip), PARAMS, GRADIENTS)[-1]
 
     numbers = np.array([[0.1, 0.0, 10.0], [0.03, 0.3, 1.0]])
@@ -322,7 +328,7 @@ def test_whole_runs_go_under_vmap_over_the_numbers():
     def losses(rate, decay):
         update = optimizer("momentum", schedule("linear", rate, 9), weight_decay=decay, clip=1.0)
         key = jax.random.key(0)
-        return fit(mlp((2, 3, 1)), SquaredError(), update, x, t, key=key, epochs=3, batch_size=2)[1].loss
+        return fit(mlp((2, 1)), SquaredError(), update, x, t, key=key, epochs=3, batch_size=2)[1].loss
 
     many = jax.vmap(losses)(jnp.array([0.1, 0.02]), jnp.array([0.0, 0.5]))
     np.testing.assert_allclose(many[0], losses(0.1, 0.0), rtol=1e-12)

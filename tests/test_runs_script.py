@@ -308,7 +308,7 @@ def test_a_checkpoint_of_another_model_is_refused(main, tmp_path):
 @pytest.mark.parametrize(
     ("kilobytes", "settings", "sentence"),
     [
-        (1, ("--no-plots", "--epochs", 200), r".*File too large"),
+        (1, ("--no-plots", "--epochs", 200, "--checkpoint-seconds", 999), r".*File too large"),
         (
             60,
             ("--hidden", 200, 200, "--epochs", 20),
