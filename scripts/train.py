@@ -132,9 +132,11 @@ def recorded(task: Task, config: Config, standing: Standing) -> tuple[Record | N
 
 def digest(data: Data) -> str:
     """Of all numbers in all parts: a run goes on bit for bit with the same data only."""
+    import numpy as np
+
     found = sha256()
     for numbers in (a for part in (data.train, data.validation, data.test) if part for a in part if a is not None):
-        found.update(numbers)
+        found.update(np.ascontiguousarray(numbers).data)
     return found.hexdigest()
 
 
