@@ -63,8 +63,8 @@ def load(
 ) -> Data:
     """The table that `tables.read` finds, a share `held_out` kept apart, and of the rest a share `validation`.
 
-    Without `held_out` the test part is the source's own, or else a share of 0.2. Training examples of weight 0 are
-    left out. `scaling` gives mean 0 and variance 1 over the training part to every feature, one that is constant there
+    Without `held_out` the test part is the source's own, or else a share of 0.2. Examples of weight 0 are left out.
+    `scaling` gives mean 0 and variance 1 over the training part to every feature, one that is constant there
     becoming 0; or to all features together; or leaves them be. Raises ValueError as `tables.read` does, and for
     settings out of range and parts with fewer examples than there are classes, or than two.
     """
@@ -79,7 +79,7 @@ def load(
     table = tables.read(source, target=target, weights=weights, kind=kind)
     if table.test is not None and held_out is not None:
         raise ValueError(f"held_out is {held_out}, but {source} has a test part of its own")
-    rows, apart = np.arange(len(table.t)), None
+    rows, apart = np.arange(len(table.t)) if table.weights is None else np.flatnonzero(table.weights > 0), None
     if table.test is None:
         share = 0.2 if held_out is None else held_out
         rows, test_rows = _split(table, rows, share, seed, "held_out", f"{source}'s {len(rows)} examples")
@@ -89,7 +89,8 @@ def load(
     if validation:
         whose = f"{source}'s {len(rows)} training examples"
         rows, apart = _split(table, rows, validation, seed, "validation", whose)
-    train, valid = _part(table, _counting(source, table, rows)), None if apart is None else _part(table, apart)
+    _refuse_too_few(source, table, rows)
+    train, valid = _part(table, rows), None if apart is None else _part(table, apart)
     fitted = _fit(source, train.x, table.columns, scaling)
     for part in filter(None, (train, valid, test)):
         fitted(part.x, out=part.x)  # the table is this function's own, and may be large
@@ -113,16 +114,13 @@ def _split(
     return np.asarray(kept), np.asarray(apart)
 
 
-def _counting(source: str, table: Table, rows: np.ndarray) -> np.ndarray:
-    """Of the training part's rows those that count, which are to be enough."""
-    if table.weights is not None:
-        rows = rows[table.weights[rows] > 0]
+def _refuse_too_few(source: str, table: Table, rows: np.ndarray) -> None:
+    """Raises ValueError where the training part's rows are not enough."""
     if len(rows) < _least(table):
         raise ValueError(f"{source} leaves {len(rows)} examples that count to train on, but {_least(table)} are wanted")
     if table.classes:
         for label in np.setdiff1d(table.t, table.t[rows]):
             raise ValueError(f"{source} leaves no example that counts of class {table.classes[label]} to train on")
-    return rows
 
 
 def _least(table: Table) -> int:

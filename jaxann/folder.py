@@ -38,8 +38,10 @@ class Folder:
     def create(cls, path: Path, **files: Any) -> Folder:
         """A new folder with `files` in it, as JSON. Raises ValueError where something is already."""
         path = Path(path)
+        if not path.name:
+            raise ValueError(f"{path} is no name for a new folder")
         new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.mkdir(parents=True)
+        new.mkdir(parents=True, exist_ok=True)  # one that was killed may have had this process id
         try:
             for name, content in files.items():
                 (new / f"{name}.json").write_text(_json(content), encoding="utf-8")

@@ -88,7 +88,8 @@ class Outer:
     def sum(self) -> Float[Array, "m n"]:
         """The matrix itself, as the one product leftᵀ right, summed in float32 or better."""
         left, right = (factor.reshape(-1, factor.shape[-1]) for factor in (self.left, self.right))
-        return jnp.matmul(left.T, right, preferred_element_type=_summing(left, right))
+        dtype = _summing(left, right)
+        return left.T.astype(dtype) @ right.astype(dtype)
 
     def __add__(self, other: Outer) -> Outer:
         """The sum of two: their terms in one row. For a matrix that a layer uses more than once."""

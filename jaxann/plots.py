@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MANY = 30  # classes, beyond which a confusion matrix has no room for numbers
+
 
 def picture(report: Report, path: str | None = None) -> Figure:
     """Two panels: log10 of the float64 error of each layer's leaves, and one gradient by hand against autodiff's.
@@ -95,11 +97,11 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
     Raises ImportError as `picture` does.
     """
-    size = 2.5 + 0.4 * len(classes)
+    size = 2.5 + 0.4 * min(len(classes), MANY)
     figure = _figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
     axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
-    for (row, column), count in np.ndenumerate(counts):
+    for (row, column), count in np.ndenumerate(counts) if len(classes) <= MANY else ():
         dark = count > 0.5 * counts[row].sum()
         axes.text(column, row, str(count), ha="center", va="center", size=8, color="white" if dark else "black")
     names = [name.replace("$", r"\$")[:20] for name in classes]

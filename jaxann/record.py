@@ -5,7 +5,9 @@ The parts that need other packages import them here, once, before there is a fol
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from time import monotonic
 
 import numpy as np
@@ -17,17 +19,17 @@ from jaxann.pieces import Standing
 
 def installed(*, plots: bool, tensorboard: bool) -> None:
     """Raises ImportError, with how to install it, for the first thing that a record needs and that is missing."""
-    try:
-        import orbax.checkpoint  # noqa: F401
-
-        if tensorboard:
-            import tensorboardX  # noqa: F401
-        if plots:
-            import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        extra = {"orbax": "checkpoints", "tensorboardX": "logging"}.get(str(error.name).split(".")[0], "plots")
-        without = {"logging": " (or give --no-tensorboard)", "plots": " (or give --no-plots)"}.get(extra, "")
-        raise ImportError(f"a run folder needs {error.name}: pip install 'jaxann[{extra}]'{without}") from None
+    needed = {"orbax.checkpoint": ("checkpoints", "")}
+    if tensorboard:
+        needed["tensorboardX"] = ("logging", " (or give --no-tensorboard)")
+    if plots:
+        needed["matplotlib.figure"] = ("plots", " (or give --no-plots)")
+    for name, (extra, without) in needed.items():
+        try:
+            import_module(name)
+        except ImportError:
+            package = name.split(".")[0]
+            raise ImportError(f"a run folder needs {package}: pip install 'jaxann[{extra}]'{without}") from None
 
 
 class Record:
@@ -74,17 +76,23 @@ class Record:
         """Writes the last checkpoint, the result and the pictures of the whole run. Raises OSError as `after` does."""
         if int(standing.state.epoch) > self._epoch:
             self._save(standing)
-        if self._writer is not None:
-            self._writer.close()
         self._folder.write("result", result)
         if plots:
             from jaxann.plots import confusion, curves
 
-            pictures = {"curves": curves(self._folder.rows())}
+            rows = self._folder.rows()
+            pictures = {"curves": curves(rows)} if rows else {}
             if counts is not None:
                 pictures["confusion"] = confusion(counts, classes)
-            for name, figure in pictures.items():
-                figure.savefig(self._folder.path / f"{name}.png", dpi=100)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph")  # names in a script that the font lacks
+                for name, figure in pictures.items():
+                    figure.savefig(self._folder.path / f"{name}.png", dpi=100)
+
+    def close(self) -> None:
+        """Writes out what TensorBoard's writer still holds."""
+        if self._writer is not None:
+            self._writer.close()
 
     def _save(self, standing: Standing) -> None:
         self._checkpoints.save(standing)

@@ -73,11 +73,11 @@ def read(
     return _labelled(source, table, kind)
 
 
-def read_features(path: str, columns: tuple[str, ...], target: str = "") -> np.ndarray:
+def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None, ...] = ()) -> np.ndarray:
     """Features [N, n] to predict from: of a .csv the `columns`, in whatever order they lie there, of an .npz its x.
 
-    A column named `target` is left out. Raises ValueError for columns that are missing or unknown, and for what `read`
-    would not take.
+    Columns named in `others`, as the target, are left out. Raises ValueError for columns that are missing or unknown,
+    and for what `read` would not take.
     """
     if path.lower().endswith(".npz"):
         x, _ = files.Npz(path).features("x")
@@ -88,7 +88,7 @@ def read_features(path: str, columns: tuple[str, ...], target: str = "") -> np.n
         raise ValueError(f"{path} is neither a .csv nor an .npz, which features are read from")
     cells = files.read_cells(path)
     missing = [name for name in columns if name not in cells]
-    unknown = [name for name in cells if name not in (*columns, target)]
+    unknown = [name for name in cells if name not in (*columns, *others)]
     if missing or unknown:
         found = (("lacks", missing), ("has unknown", unknown))
         said = " and ".join(f"{verb} {files.listed(names)}" for verb, names in found if names)

@@ -78,7 +78,9 @@ def train(recipe: Recipe, state: TrainState, data: Examples, epochs: int) -> tup
         weight = batches.weights.sum(axis=1)
         return carry, History(step_loss @ (weight / weight.sum()), step_loss)
 
-    batches = _batches(recipe, state, data, epochs)
+    # Without the barrier XLA fuses drawing with a step that is the only one in its epoch, and rounds it otherwise in
+    # pieces of other lengths.
+    batches = jax.lax.optimization_barrier(_batches(recipe, state, data, epochs))
     (params, opt_state), history = jax.lax.scan(epoch, (state.params, state.opt_state), batches)
     return TrainState(params, opt_state, state.key, state.epoch + epochs), history
 

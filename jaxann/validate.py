@@ -53,6 +53,13 @@ def _valid(loss: Loss, m: int, x: Array, t: Array) -> tuple[Array, Array]:
     return jnp.isfinite(x), loss.valid(t, m)
 
 
+def validate_features(x: Any) -> Array:
+    """Features [N, n] in the default precision. Raises ValueError where they are no finite numbers in it."""
+    x = _numeric("features", x)
+    _refuse("features", x, jnp.isfinite(x), f"finite {x.dtype} numbers are wanted")
+    return x
+
+
 def validate_weights(weights: Any, examples: int) -> Array | None:
     """Weights [N] of so many examples as an array of the default precision; None stays None.
 

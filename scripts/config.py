@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
+from math import inf
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -38,7 +39,7 @@ Optimizer = Literal[
 ]
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 ELSEWHERE = ("run", "resume", "checkpoint", "config")  # where a run lies, which is no setting of it
-LATER = ("epochs", "patience", "plots", "tensorboard", "checkpoint_seconds")  # what may change when it is resumed
+LATER = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoint_seconds")  # what resuming may change
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,20 @@ class Config:
     """Resume from the checkpoint of this epoch instead of the last."""
     config: Path | None = None
     """Take the settings from this file, such as a run's config.json; others on the command line go before."""
+
+    def check(self) -> None:
+        """Raises ValueError for settings that are out of range or have no effect."""
+        for name in ("warmup", "checkpoint_seconds"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, but a finite number of at least 0 is wanted")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is {self.patience}, but at least 1 epoch is wanted")
+        if not self.validation:
+            for name, unset in {"patience": None, "evaluate_every": None, "score": "loss"}.items():
+                if getattr(self, name) != unset:
+                    raise ValueError(f"{name} is {getattr(self, name)}, but a share for validation is wanted for that")
+        if self.checkpoint is not None and self.resume is None:
+            raise ValueError(f"checkpoint is {self.checkpoint}, but there is no run to resume")
 
     def to_json(self) -> dict[str, Any]:
         """All that `from_json` needs to make the same run."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
+from config import ELSEWHERE
 from config import Config as Training
 from task import prepare
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(Training):
-    """What to check. The first settings are train.py's; `epochs` is not used."""
+    """What to check. The first settings are train.py's; those of a run and its folder are not used."""
 
     after: int = 0
     """Check once more after so many epochs of training."""
@@ -58,6 +59,9 @@ def reports(config: Config) -> dict[str, Report]:
         return {"at random": check_layer(layer, params, x, on_purpose=config.on_purpose, seed=config.seed)}
     if config.after < 0:
         raise ValueError(f"after is {config.after}, but 0 or more epochs are wanted")
+    for name in ELSEWHERE:
+        if getattr(config, name) is not None:
+            raise ValueError(f"{name} is {getattr(config, name)}, but only train.py takes it")
     if config.precision == "bfloat16":
         raise ValueError("precision is bfloat16, which rounds by more than a check allows: check the float32 network")
     task = prepare(config)

@@ -9,11 +9,11 @@ import csv
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from config import Config
-from task import network
+from task import Known, network
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Arguments:
     """Take what was best at the checkpoint of this epoch instead of the last."""
 
 
-def predictions(arguments: Arguments) -> list[list[str]]:
+def predictions(arguments: Arguments) -> list[list[Any]]:
     """A row of names, then one for each example. Raises ValueError for what does not fit, ImportError without orbax."""
     import jax
     import numpy as np
@@ -41,20 +41,21 @@ def predictions(arguments: Arguments) -> list[list[str]]:
     from jaxann.tables import read_features
     from jaxann.targets import Targets
     from jaxann.training import predict
+    from jaxann.validate import validate_features
 
     folder = Folder(arguments.run, reader=True)
-    config, data = Config.from_file(folder.path / "config.json"), folder.json("data")
+    config, known = Config.from_file(folder.path / "config.json"), Known.read(folder)
     jax.config.update("jax_enable_x64", config.precision == "float64")
-    classes, targets = data["classes"], Targets(**data["targets"])
-    x = read_features(str(arguments.input), tuple(data["columns"]), data["target"])
-    scaling = Scaling(np.array(data["mean"]), np.array(data["sd"]))
-    model, _ = network(config, len(data["columns"]), targets)
+    classes, targets = known.classes, Targets(**known.targets)
+    x = read_features(str(arguments.input), tuple(known.columns), (known.target, config.weights))
+    scaling = Scaling(np.array(known.mean), np.array(known.sd))
+    model, _ = network(config, len(known.columns), targets)
     like = jax.jit(model.init)(jax.random.key(0))
     params = Checkpoints(folder.path / "checkpoints", reader=True).best(like, arguments.checkpoint)
-    y = np.asarray(predict(model, params, jax.numpy.asarray(scaling(x), float)))
+    y = np.asarray(predict(model, params, validate_features(scaling(x))))
     found, probabilities = targets.decode(y), targets.probabilities(y)
     rows = [[classes[label] if classes else repr(float(label))] for label in found]
-    names = [data["target"]]
+    names: list[str] = [known.target]
     if probabilities is not None:
         names += [f"P({name})" for name in classes]
         rows = [row + [repr(float(p)) for p in more] for row, more in zip(rows, probabilities, strict=True)]

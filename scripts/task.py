@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from config import Config
 
     from jaxann.data import Data, Part
+    from jaxann.folder import Folder
     from jaxann.layer import Layer
     from jaxann.losses import Loss
     from jaxann.pieces import Plan
@@ -44,6 +49,7 @@ def prepare(config: Config) -> Task:
     from jaxann.validate import validate_schedule
 
     jax.config.update("jax_enable_x64", config.precision == "float64")
+    config.check()
     if not 0 < config.learning_rate <= np.finfo(np.float64 if config.precision == "float64" else np.float32).max:
         raise ValueError(f"learning_rate is {config.learning_rate}, but a finite number above 0 is wanted")
     data = load(
@@ -65,9 +71,6 @@ def prepare(config: Config) -> Task:
     examples = prepared(model, loss, targets, weighted(config, data))
     x, t, weights = data.train
     shown = data.validation or Part(x[:2000], t[:2000], None if weights is None else weights[:2000])
-    if config.patience is not None and (data.validation is None or config.patience < 1):
-        wanted = "a share for validation to measure it on" if data.validation is None else "at least 1 epoch"
-        raise ValueError(f"patience is {config.patience}, but {wanted} is wanted")
     validate_schedule(len(examples.x), config.epochs, config.batch_size)
     steps = -(-len(examples.x) // config.batch_size)
     final = config.final if config.final is not None else 0.01 if config.schedule == "exponential" else 0.0
@@ -108,6 +111,8 @@ def weighted(config: Config, data: Data) -> Part:
     if not classes:
         raise ValueError("class_weights are given, but the targets are numbers")
     if config.class_weights == "balanced":
+        for label in np.flatnonzero(np.bincount(part.t, minlength=classes) == 0):
+            raise ValueError(f"class_weights are balanced, but there is no example of class {data.classes[label]}")
         weights = compute_class_weight("balanced", classes=np.arange(classes), y=part.t)
     elif len(config.class_weights) != classes:
         raise ValueError(
@@ -146,4 +151,38 @@ class Measure:
     def score(self, t: np.ndarray, y: Any, weights: Any = None) -> float:
         import numpy as np
 
-        return float(self._score(t, self._task.targets.decode(np.asarray(y)), sample_weight=weights))
+        predicted = self._task.targets.decode(np.asarray(y))
+        if not np.isfinite(predicted).all():
+            raise FloatingPointError(f"{np.sum(~np.isfinite(predicted))} of {len(t)} predictions are not finite")
+        return float(self._score(t, predicted, sample_weight=weights))
+
+
+class Known(NamedTuple):
+    """What a run keeps of its data, in data.json: enough to predict from others, and to know the same again."""
+
+    classes: Sequence[str]
+    columns: Sequence[str]
+    target: str
+    mean: Sequence[float]
+    sd: Sequence[float]
+    targets: dict[str, Any]
+    digest: str
+
+    @classmethod
+    def of(cls, task: Task) -> Known:
+        """What is to be kept of a task's data."""
+        import numpy as np
+
+        data, digest = task.data, sha256()
+        for numbers in (a for part in (data.train, data.validation, data.test) if part for a in part if a is not None):
+            digest.update(np.ascontiguousarray(numbers).data)
+        scaling = data.scaling.mean.tolist(), data.scaling.sd.tolist()
+        return cls(data.classes, data.columns, data.target, *scaling, asdict(task.targets), digest.hexdigest())
+
+    @classmethod
+    def read(cls, folder: Folder) -> Known:
+        """What was kept in a run's folder. Raises ValueError where it is not what `of` makes."""
+        kept = folder.json("data")
+        if not isinstance(kept, dict) or kept.keys() != set(cls._fields):
+            raise ValueError(f"{folder.path / 'data.json'} is damaged: {', '.join(cls._fields)} are wanted in it")
+        return cls(**kept)

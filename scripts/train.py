@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import contextmanager
-from dataclasses import asdict
-from hashlib import sha256
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import tyro
 from config import Config
-from task import Measure, Task, prepare
+from task import Known, Measure, Task, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jaxann.data import Data
     from jaxann.pieces import Standing
     from jaxann.record import Record
 
@@ -62,7 +60,8 @@ def run(task: Task, config: Config) -> Outcome:
     before = int(standing.state.epoch)
     evaluate = None if task.data.validation is None else look
     rest = pieces(task.recipe, task.examples, task.plan, standing, evaluate, compiled)
-    with heard() as signals, tqdm(total=config.epochs, initial=before, unit="epoch") as bar:
+    progress = tqdm(total=config.epochs, initial=before, unit="epoch")
+    with heard() as signals, closing(record) if record else nullcontext(), progress as bar:
         for standing, rows in rest:
             if record is not None:
                 record.after(standing, rows)
@@ -108,36 +107,21 @@ def recorded(task: Task, config: Config, standing: Standing) -> tuple[Record | N
     from jaxann.record import Record, installed
 
     installed(plots=config.plots, tensorboard=config.tensorboard)
-    data, targets = task.data, task.targets
-    known = {
-        "classes": data.classes,
-        "columns": data.columns,
-        "target": data.target,
-        "mean": data.scaling.mean.tolist(),
-        "sd": data.scaling.sd.tolist(),
-        "targets": asdict(targets),
-        "digest": digest(data),
-    }
+    if task.data.validation is not None:
+        config = replace(config, evaluate_every=task.plan.every)  # the same where it goes on for longer
     if config.resume is None:
-        folder = Folder.create(path, config=config.to_json(), data=known)
+        folder = Folder.create(path, config=config.to_json(), data=Known.of(task)._asdict())
     else:
         folder = Folder(path)
-        if folder.json("data").get("digest") != known["digest"]:
+        if Known.read(folder).digest != Known.of(task).digest:
             raise ValueError(f"the data are not those that {path} was begun with")
-        folder.write("config", config.to_json())
-    return Record.of(
-        folder, standing, config.checkpoint, tensorboard=config.tensorboard, seconds=config.checkpoint_seconds
-    )
-
-
-def digest(data: Data) -> str:
-    """Of all numbers in all parts: a run goes on bit for bit with the same data only."""
-    import numpy as np
-
-    found = sha256()
-    for numbers in (a for part in (data.train, data.validation, data.test) if part for a in part if a is not None):
-        found.update(np.ascontiguousarray(numbers).data)
-    return found.hexdigest()
+        come = folder.rows()[-1:] if config.checkpoint is None else [{"epoch": config.checkpoint}]
+        if come and config.epochs < come[0]["epoch"]:
+            raise ValueError(f"epochs is {config.epochs}, but the run has come to {come[0]['epoch']} already")
+    how = {"tensorboard": config.tensorboard, "seconds": config.checkpoint_seconds}
+    record, standing = Record.of(folder, standing, config.checkpoint, **how)
+    folder.write("config", config.to_json())
+    return record, standing
 
 
 def report(task: Task, standing: Standing, measure: Measure, record: Record | None, config: Config) -> float:
@@ -146,9 +130,10 @@ def report(task: Task, standing: Standing, measure: Measure, record: Record | No
     from sklearn.metrics import confusion_matrix
 
     from jaxann.training import predict
+    from jaxann.validate import validate_features
 
     data, counts = task.data, None
-    y = predict(task.recipe.model, standing.best, data.test.x.astype(task.examples.x.dtype))
+    y = predict(task.recipe.model, standing.best, validate_features(data.test.x))
     score = measure.score(data.test.t, y, data.test.weights)
     of = "" if data.validation is None else f", the parameters of epoch {standing.best_epoch}"
     print(f"held-out {measure.name}: {score:.3f} ({len(data.test.t)} examples{of})")
@@ -169,8 +154,6 @@ def settled(config: Config, arguments: list[str] | None = None) -> Config:
     """The config with the settings of the file or the run that it names below its own."""
     source = config.config if config.resume is None else config.resume / "config.json"
     if source is None:
-        if config.checkpoint is not None:
-            raise ValueError(f"checkpoint is {config.checkpoint}, but there is no run to resume")
         return config
     if config.resume is not None and (config.config is not None or config.run is not None):
         raise ValueError("resume goes on in its own folder, with its own settings: give neither run nor config with it")

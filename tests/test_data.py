@@ -164,14 +164,16 @@ def test_weights_go_with_their_examples(npz):
         np.testing.assert_allclose(part.weights, part.x[:, 0] - x[:, 0].min() + 1)
 
 
-def test_examples_of_weight_0_are_not_trained_on(npz):
+def test_examples_of_weight_0_are_left_out(npz):
     x, t = classes()
     weights = np.ones(40)
     weights[:10], x[:10] = 0, 1000
-    data = load(npz(x=x, t=t, weights=weights), held_out=0.25)
-    assert (data.train.weights == 1).all()
-    assert data.scaling.mean.max() < 10
-    assert len(data.train.t) + (data.test.weights == 0).sum() == 30 - 10 + 2 * (data.test.weights == 0).sum()
+    data = load(npz(x=x, t=t, weights=weights), held_out=0.25, validation=0.25)
+    parts = (data.train, data.validation, data.test)
+    for part in parts:
+        assert part is not None
+        assert (part.weights == 1).all()
+    assert sum(len(part.t) for part in parts if part is not None) == 30
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_parts_of_too_few_get_a_sentence(npz):
         load(data, validation=0.2)
     with pytest.raises(ValueError, match=r"held_out is 0.2, but each part of .*table.npz's 3 examples wants 2 or more"):
         load(npz(x=x[:3], t=t[:3] + 0.5))
-    with pytest.raises(ValueError, match=r"table.npz leaves 0 examples that count to train on, but 2 are wanted"):
+    with pytest.raises(ValueError, match=r"each part of .*table.npz's 0 examples wants 2 or more"):
         load(npz(x=x, t=t, weights=np.zeros(40)))
     with pytest.raises(ValueError, match=r"table.npz leaves no example that counts of class 1 to train on"):
         load(npz(x=x, t=t, weights=1 - t))

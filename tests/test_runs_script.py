@@ -115,7 +115,7 @@ def same(folder, other):
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs"), [pytest.param(1, 150, id="1"), pytest.param(50, 1000, id="50", marks=pytest.mark.slow)]
+    ("kills", "epochs"), [pytest.param(1, 60, id="1"), pytest.param(50, 1000, id="50", marks=pytest.mark.slow)]
 )
 def test_a_run_killed_at_any_moment_and_resumed_is_the_run(script, ended, tmp_path, kills, epochs):
     settings = (*EVERYTHING, "--epochs", epochs, "--checkpoint-seconds", 0)
@@ -149,7 +149,8 @@ def main(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(script, *arguments):
-        precision = ("--precision", "float64") if script is train and "--resume" not in arguments else ()
+        given = {"--precision", "--resume", "--config"} & set(arguments)
+        precision = ("--precision", "float64") if script is train and not given else ()
         monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, (*arguments, *precision))])
         code = script.main()
         out, err = capsys.readouterr()
@@ -190,10 +191,21 @@ def test_its_config_makes_the_same_run_again_and_the_command_line_goes_before_it
     assert json.loads((tmp_path / "c" / "config.json").read_text())["optimizer_settings"] == {"b1": 0.8}
 
 
-def test_more_epochs_go_on_as_if_they_had_been_asked_for_at_once(main, tmp_path):
-    assert main(train, *QUICK, *BARE, "--optimizer", "adam", "--run", "a")[0] == 0
-    assert main(train, "--resume", "a", "--epochs", 30)[0] == 0
-    assert main(train, *QUICK, *BARE, "--optimizer", "adam", "--epochs", 30, "--run", "b")[0] == 0
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("--batch-size", 120),
+        ("--validation", 0.2, "--evaluate-every", 4),
+        ("--precision", "bfloat16", "--dropout", 0.1),
+    ],
+    ids=["plain", "one step an epoch", "validation", "bfloat16"],
+)
+def test_more_epochs_go_on_as_if_they_had_been_asked_for_at_once(main, tmp_path, settings):
+    begun = (*QUICK, *BARE, "--optimizer", "adam", "--precision", "float64", *settings)
+    assert main(train, *begun, "--run", "a")[0] == 0
+    assert main(train, "--resume", "a", "--epochs", 130)[0] == 0  # in pieces of another length
+    assert main(train, *begun, "--epochs", 130, "--run", "b")[0] == 0
     same(tmp_path / "a", tmp_path / "b")
     code, out, _ = main(train, "--resume", "a")  # nothing is left to do but to say what came of it
     assert (code, "0 steps in" in out) == (0, True)
@@ -224,6 +236,11 @@ BAD = [
     (("--resume", "a", "--hidden", 7), r"hidden is \(7,\), but the run that is to be resumed has \(5,\)"),
     (("--resume", "a", "--run", "b"), "resume goes on in its own folder, with its own settings"),
     (("--resume", "a", "--checkpoint", 7), "there is no checkpoint of epoch 7 in a/checkpoints, only of "),
+    (("--resume", "a", "--checkpoint", 7, "--epochs", 99), "there is no checkpoint of epoch 7 in a/checkpoints"),
+    (("--resume", "a", "--epochs", 7), "epochs is 7, but the run has come to 20 already"),
+    (("--run", "b", "--checkpoint", 3), "checkpoint is 3, but there is no run to resume"),
+    (("--run", "b", "--checkpoint-seconds", "nan"), "checkpoint_seconds is nan, but a finite number of at least 0 is"),
+    (("--run", "."), r"\. is no name for a new folder"),
     (("--config", "file"), "file cannot be read as settings"),
     (("--config", "odd.json"), "odd.json: hidden is 'many', but tuple.* is wanted"),
     (("--config", "unknown.json"), "unknown.json: there is no setting size"),
@@ -266,6 +283,50 @@ def test_a_run_is_not_resumed_with_other_data(main, tmp_path):
     assert err == "train.py: the data are not those that a was begun with"
 
 
+def test_the_interval_of_evaluations_stays_that_of_the_beginning(main, tmp_path):
+    assert main(train, *QUICK, *BARE, "--epochs", 100, "--validation", 0.2, "--run", "a")[0] == 0
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["evaluate_every"] == 2
+    assert main(train, "--resume", "a", "--epochs", 200)[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if "validation_loss" in row] == list(range(2, 201, 2))
+
+
+def test_patience_ends_a_run_at_an_evaluation_with_the_best_parameters(main, tmp_path):
+    settings = ("--validation", 0.2, "--evaluate-every", 4, "--patience", 2, "--learning-rate", 1e-30)
+    assert main(train, *QUICK, *BARE, *settings, "--run", "a")[0] == 0
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert (result["epoch"], result["best_epoch"]) == (8, 4)  # which is as good, and no better
+
+
+def test_a_damaged_description_of_the_data_is_refused(main, tmp_path):
+    assert main(train, *QUICK, *BARE, "--run", "a")[0] == 0
+    for content in ("[1]", "{}", "{"):
+        (tmp_path / "a" / "data.json").write_text(content)
+        for script, arguments in ((train, ("--resume", "a")), (predict, ("a", "--input", "in.csv"))):
+            code, _, err = main(script, *arguments)
+            assert code == 2
+            assert re.search(r"a/data.json (is damaged|cannot be read)", err)
+
+
+def test_weights_of_0_are_left_out_and_predicting_does_not_mind_the_column(main, tmp_path):
+    x, labels = load_iris(return_X_y=True)
+    rows = [[*map(str, row), "abc"[label], i % 3] for i, (row, label) in enumerate(zip(x, labels, strict=True))]
+    with (tmp_path / "mine.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["a", "b", "c", "d", "kind", "w"], *rows])
+    named = ("--dataset", "mine.csv", "--target", "kind", "--weights", "w", "--validation", 0.2)
+    code, out, _ = main(train, *QUICK, *BARE, *named, "--run", "a")
+    assert code == 0
+    assert "(20 examples" in out
+    assert len(main(predict, "a", "--input", "mine.csv")[1].splitlines()) == 151
+    (tmp_path / "in.csv").write_text("a,b,c,d\n1,2,3,1e300\n")
+    code, out, err = main(predict, "a", "--input", "in.csv")
+    assert code == 0  # in float64, as this run was
+    assert main(train, *QUICK, *BARE, *named, "--precision", "float32", "--run", "b")[0] == 0
+    code, out, err = main(predict, "b", "--input", "in.csv")
+    assert (code, out) == (2, "")
+    assert re.match(r"predict.py: features\[0, 3\] is inf, but finite float32 numbers are wanted", err)
+
+
 def test_two_processes_do_not_go_on_with_one_run(script, ended, tmp_path):
     child = script("train", "--epochs", 10_000_000, *BARE, "--run", "a")
     while not logged(tmp_path / "a"):
@@ -279,8 +340,8 @@ def test_two_processes_do_not_go_on_with_one_run(script, ended, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_offered(main, tmp_path):
-    assert main(train, *QUICK, *BARE, "--epochs", 3, "--run", "whole", "--evaluate-every", 1)[0] == 0
-    assert main(train, *QUICK, *BARE, "--epochs", 3, "--run", "a", "--evaluate-every", 1)[0] == 0
+    assert main(train, *QUICK, *BARE, "--epochs", 3, "--run", "whole")[0] == 0
+    assert main(train, *QUICK, *BARE, "--epochs", 3, "--run", "a")[0] == 0
     for file in (tmp_path / "a" / "checkpoints" / "3").rglob("d/*"):
         file.write_bytes(file.read_bytes()[:-50])
     code, _, err = main(train, "--resume", "a")

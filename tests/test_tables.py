@@ -205,7 +205,7 @@ def test_a_file_that_is_no_text_or_a_folder_gets_a_sentence(table, tmp_path):
 def test_features_to_predict_from_go_by_name(table, npz):
     columns = ("length", "width")
     for text in ("width,length\n2,1\n4,3\n", "width,species,length\n2,b,1\n4,,3\n"):
-        np.testing.assert_array_equal(read_features(table(text), columns, "species"), [[1, 2], [3, 4]])
+        np.testing.assert_array_equal(read_features(table(text), columns, ("species", None)), [[1, 2], [3, 4]])
     np.testing.assert_array_equal(read_features(npz(x=[[1, 2], [3, 4]]), columns), [[1, 2], [3, 4]])
     assert read_features(npz(x=np.ones((4, 2, 3))), tuple("abcdef")).shape == (4, 6)
 
@@ -223,7 +223,7 @@ def test_features_to_predict_from_go_by_name(table, npz):
 )
 def test_other_columns_than_those_trained_on_get_a_sentence(table, text, sentence):
     with pytest.raises(ValueError, match=rf"table.csv,? {sentence}"):
-        read_features(table(text), ("a", "c"), "t")
+        read_features(table(text), ("a", "c"), ("t",))
 
 
 def test_other_features_than_those_trained_on_get_a_sentence(npz, folder):
