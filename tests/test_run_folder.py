@@ -620,6 +620,7 @@ def ended(folder, epochs, *, plots, tensorboard=False, counts=None):
     if epochs:
         record.after(standing(epochs), rows_of(*range(1, epochs + 1)))
     record.end(standing(epochs), {"epoch": epochs, "accuracy": 0.5}, counts, ["a", "$b"], plots=plots)
+    record.close()
     return record
 
 
@@ -667,7 +668,7 @@ def test_tensorboard_has_the_scalars_when_it_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "wanted", "sentence"),
     [
-        ("orbax.checkpoint", {}, r"a run folder needs orbax.checkpoint: pip install 'jaxann\[checkpoints\]'$"),
+        ("orbax.checkpoint", {}, r"a run folder needs orbax: pip install 'jaxann\[checkpoints\]'$"),
         (
             "tensorboardX",
             {"tensorboard": True},
@@ -676,7 +677,7 @@ def test_tensorboard_has_the_scalars_when_it_is_asked_for(tmp_path):
         (
             "matplotlib.figure",
             {"plots": True},
-            r"needs matplotlib.figure: pip install 'jaxann\[plots\]' \(or give --no-plots\)$",
+            r"needs matplotlib: pip install 'jaxann\[plots\]' \(or give --no-plots\)$",
         ),
     ],
 )
