@@ -28,7 +28,7 @@ class Folder:
             raise ValueError(f"{self.path} holds no run: there is no config.json in it")
         if not reader:
             lock = (self.path / "lock").open("a")
-            weakref.finalize(self, lock.close)
+            self.close = weakref.finalize(self, lock.close)  # at the latest, when nobody has it any more
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which a killed process gives up too
             except BlockingIOError:

@@ -109,18 +109,22 @@ def recorded(task: Task, config: Config, standing: Standing) -> tuple[Record | N
     installed(plots=config.plots, tensorboard=config.tensorboard)
     if task.data.validation is not None:
         config = replace(config, evaluate_every=task.plan.every)  # the same where it goes on for longer
+    kept, how = Known.of(task), {"tensorboard": config.tensorboard, "seconds": config.checkpoint_seconds}
     if config.resume is None:
-        folder = Folder.create(path, config=config.to_json(), data=Known.of(task)._asdict())
-    else:
-        folder = Folder(path)
-        if Known.read(folder).digest != Known.of(task).digest:
+        folder = Folder.create(path, config=config.to_json(), data=kept._asdict())
+        return Record.of(folder, standing, **how)
+    folder = Folder(path)
+    try:
+        if Known.read(folder).digest != kept.digest:
             raise ValueError(f"the data are not those that {path} was begun with")
         come = folder.rows()[-1:] if config.checkpoint is None else [{"epoch": config.checkpoint}]
         if come and config.epochs < come[0]["epoch"]:
             raise ValueError(f"epochs is {config.epochs}, but the run has come to {come[0]['epoch']} already")
-    how = {"tensorboard": config.tensorboard, "seconds": config.checkpoint_seconds}
-    record, standing = Record.of(folder, standing, config.checkpoint, **how)
-    folder.write("config", config.to_json())
+        record, standing = Record.of(folder, standing, config.checkpoint, **how)
+        folder.write("config", config.to_json())
+    except Exception:
+        folder.close()
+        raise
     return record, standing
 
 

@@ -115,7 +115,7 @@ def same(folder, other):
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs"), [pytest.param(1, 60, id="1"), pytest.param(50, 1000, id="50", marks=pytest.mark.slow)]
+    ("kills", "epochs"), [pytest.param(1, 40, id="1"), pytest.param(50, 1000, id="50", marks=pytest.mark.slow)]
 )
 def test_a_run_killed_at_any_moment_and_resumed_is_the_run(script, ended, tmp_path, kills, epochs):
     settings = (*EVERYTHING, "--epochs", epochs, "--checkpoint-seconds", 0)
@@ -202,7 +202,7 @@ def test_its_config_makes_the_same_run_again_and_the_command_line_goes_before_it
     ids=["plain", "one step an epoch", "validation", "bfloat16"],
 )
 def test_more_epochs_go_on_as_if_they_had_been_asked_for_at_once(main, tmp_path, settings):
-    begun = (*QUICK, *BARE, "--optimizer", "adam", "--precision", "float64", *settings)
+    begun = (*QUICK, *BARE, "--checkpoint-seconds", 99, "--optimizer", "adam", "--precision", "float64", *settings)
     assert main(train, *begun, "--run", "a")[0] == 0
     assert main(train, "--resume", "a", "--epochs", 130)[0] == 0  # in pieces of another length
     assert main(train, *begun, "--epochs", 130, "--run", "b")[0] == 0
