@@ -185,6 +185,7 @@ def _line(error: Exception) -> str:
 def _hush() -> None:
     """What orbax raises is enough; what its other threads and tasks say of it, some later, would bury the sentence."""
     logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
     hook = sys.unraisablehook
 
     def of_orbax(found: Any) -> bool:

@@ -376,11 +376,13 @@ def test_a_checkpoint_of_another_model_is_refused(main, tmp_path):
         ),
     ],
 )
-def test_a_full_disk_ends_it_with_a_sentence(ended, tmp_path, kilobytes, settings, sentence):
+def test_a_full_disk_ends_it_with_a_sentence(script, ended, tmp_path, kilobytes, settings, sentence):
     command = ("--no-tensorboard", "--checkpoint-seconds", 0, "--batch-size", 16, *settings, "--run", "a")
-    code, _, err = ended("train", *command, files_of=kilobytes)
-    assert code == 2
-    assert re.match(f"train.py: {sentence}", err), err
+    child = script("train", *command, files_of=kilobytes)
+    _, err = child.communicate(timeout=300)
+    assert child.returncode == 2
+    # Not only the last line: which of orbax's tasks fail besides, and what they log after it, is a matter of chance.
+    assert re.search(f"^train.py: {sentence}", err, re.MULTILINE), err
     assert ended("train", "--resume", "a", "--epochs", 201)[0] == 0  # once there is room
 
 
