@@ -66,7 +66,8 @@ def run(task: Task, config: Config) -> Outcome:
             if record is not None:
                 record.after(standing, rows)
             if bar.update(len(rows)) or finished(task.plan, standing):  # where it is drawn, and at the end
-                score, _ = measure(standing.state.params, *task.shown)
+                score = rows[-1].get(f"validation_{measure.key}")
+                score = measure(standing.state.params, *task.shown)[0] if score is None else score
                 bar.set_postfix({"loss": f"{rows[-1]['loss']:.4f}", measure.name: f"{score:.3f}"})
             if signals:
                 bar.write(f"interrupted after epoch {standing.state.epoch}", file=sys.stderr)
@@ -154,7 +155,7 @@ def report(task: Task, standing: Standing, measure: Measure, record: Record | No
     return score
 
 
-def settled(config: Config, arguments: list[str] | None = None) -> Config:
+def settled(config: Config) -> Config:
     """The config with the settings of the file or the run that it names below its own."""
     source = config.config if config.resume is None else config.resume / "config.json"
     if source is None:
@@ -164,7 +165,7 @@ def settled(config: Config, arguments: list[str] | None = None) -> Config:
     if config.resume is not None and not source.is_file():
         raise ValueError(f"{config.resume} holds no run: there is no config.json in it")
     stored = Config.from_file(source)
-    config = tyro.cli(Config, default=stored, description=__doc__, args=arguments)
+    config = tyro.cli(Config, default=stored, description=__doc__)
     return config if config.resume is None else config.resuming(stored)
 
 
