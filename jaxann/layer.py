@@ -88,7 +88,7 @@ class Outer:
     def sum(self) -> Float[Array, "m n"]:
         """The matrix itself, as the one product leftᵀ right, summed in float32 or better."""
         left, right = (factor.reshape(-1, factor.shape[-1]) for factor in (self.left, self.right))
-        dtype = _summing(left, right)
+        dtype = summing(left, right)
         return left.T.astype(dtype) @ right.astype(dtype)
 
     def __add__(self, other: Outer) -> Outer:
@@ -102,12 +102,12 @@ def _joined(*factors: Float[Array, "... k"]) -> Float[Array, "terms k"]:
 
 def formed(grads: PyTree) -> PyTree:
     """grads, every `Outer` multiplied out to the matrix that it stands for."""
-    return _by_leaf(Outer.sum, lambda leaf: leaf, grads)
+    return by_leaf(Outer.sum, lambda leaf: leaf, grads)
 
 
 def sum_examples(grads: PyTree) -> PyTree:
     """Σ over the leading example axis of every leaf, an `Outer`'s as one matrix product, in float32 or better."""
-    return _by_leaf(Outer.sum, lambda leaf: leaf.sum(axis=0, dtype=_summing(leaf)), grads)
+    return by_leaf(Outer.sum, lambda leaf: leaf.sum(axis=0, dtype=summing(leaf)), grads)
 
 
 def example_keys(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B"] | None:
@@ -115,12 +115,13 @@ def example_keys(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B"] | 
     return None if key is None else jax.random.split(key, examples)
 
 
-def _summing(*terms: Array) -> jnp.dtype:
+def summing(*terms: Array) -> jnp.dtype:
     """The precision for a sum of many terms: theirs, but not below float32."""
     return jnp.result_type(jnp.float32, *terms)
 
 
-def _by_leaf(outer: Callable[[Outer], Array], array: Callable[[Array], Array], grads: PyTree) -> PyTree:
+def by_leaf(outer: Callable[[Outer], Any], array: Callable[[Array], Any], grads: PyTree) -> PyTree:
+    """`grads` with `outer` of every `Outer` and `array` of every other leaf."""
     return jax.tree.map(
         lambda leaf: outer(leaf) if isinstance(leaf, Outer) else array(leaf),
         grads,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from jaxann.activations import identity, sigmoid
-from jaxann.layer import Layer, Outer
+from jaxann.layer import Layer, Outer, rebuilt
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -191,3 +191,17 @@ def mlp(sizes: Sequence[int], hidden: Layer = sigmoid, output: Layer = identity,
     for n, m in pairwise(sizes):
         layers += [Dense(n, m), hidden, *between]
     return Sequential((*layers[: -1 - len(between)], output))
+
+
+def leaves(model: Layer) -> dict[str, Layer]:
+    """The layers of a chain by their paths, first to last, chains in it entered; a model that is none is one leaf."""
+    found: dict[str, Layer] = {}
+    exchanged(model, found.setdefault)
+    return found
+
+
+def exchanged(model: Layer, change: Callable[[str, Layer], Layer], path: str = "") -> Layer:
+    """`model` with `change(path, layer)` for each of its `leaves`."""
+    if not isinstance(model, Sequential):
+        return change(path, model)
+    return rebuilt(model, lambda name, part: exchanged(part, change, f"{path}.{name}".lstrip(".")))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
+
+from jaxann.validate import validate_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,9 +43,9 @@ def optimizer(
     if name not in OPTIMIZERS:
         raise ValueError(f"there is no optimizer {name}, only {', '.join(OPTIMIZERS)}")
     if not isinstance(learning_rate, Callable):
-        _refuse("learning_rate", learning_rate, above=0)
+        validate_number("learning_rate", learning_rate, above=0)
     if weight_decay is not None:
-        _refuse("weight_decay", weight_decay, least=0)
+        validate_number("weight_decay", weight_decay, least=0)
     make: Any = optax.sgd if name in _SGD else getattr(optax, name)
     settings = _SGD.get(name, {}) | dict(settings or {})
     known = [
@@ -56,7 +56,7 @@ def optimizer(
     for setting, value in settings.items():
         if setting not in known:
             raise ValueError(f"{name} has no setting {setting}, only {', '.join(known)}")
-        _refuse(setting, value)
+        validate_number(setting, value)
     if "weight_decay" in signature(make).parameters:
         decay = {} if weight_decay is None else {"weight_decay": weight_decay}
         made = make(learning_rate, mask=_matrices, **decay, **settings)
@@ -68,7 +68,7 @@ def optimizer(
         made = make(learning_rate, **settings)
     if clip is None:
         return made
-    _refuse("clip", clip, above=0)
+    validate_number("clip", clip, above=0)
     return optax.chain(optax.clip_by_global_norm(clip), made)
 
 
@@ -80,7 +80,7 @@ def schedule(name: str, learning_rate: Any, steps: int, *, warmup: int = 0, fina
     """
     if name not in SCHEDULES:
         raise ValueError(f"there is no schedule {name}, only {', '.join(SCHEDULES)}")
-    _refuse("learning_rate", learning_rate, above=0)
+    validate_number("learning_rate", learning_rate, above=0)
     if not 0 <= warmup < steps:
         raise ValueError(f"warmup is {warmup} steps, but 0 to fewer than the run's {steps} are wanted")
     if not 0 <= final <= 1 or (name == "exponential" and final == 0):
@@ -103,13 +103,3 @@ def schedule(name: str, learning_rate: Any, steps: int, *, warmup: int = 0, fina
 
 def _matrices(params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-
-def _refuse(name: str, value: Any, *, above: int | None = None, least: int | None = None) -> None:
-    """Raises ValueError for what is no finite number in its range; what is being traced has no value to look at."""
-    if isinstance(value, Tracer):
-        return
-    good = isfinite(value) and (above is None or value > above) and (least is None or value >= least)
-    if not good:
-        wanted = f" above {above}" if above is not None else f" of at least {least}" if least is not None else ""
-        raise ValueError(f"{name} is {value}, but a finite number{wanted} is wanted")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxann.layer import Layer, example_keys, rebuilt
-from jaxann.layers import Sequential
+from jaxann.layer import Layer, example_keys
+from jaxann.layers import exchanged
 from jaxann.losses import Loss
 
 if TYPE_CHECKING:
@@ -68,14 +68,12 @@ class Backward:
     dx: Any
 
 
-def probed(model: Layer, path: str = "") -> Layer:
+def probed(model: Layer) -> Layer:
     """`model` with a `Probe` around each layer of its chain, at any depth; same parameters.
 
     Only a `Sequential` is entered: it hands its layers' grads on unread, which another layer made of layers may not.
     """
-    if not isinstance(model, Sequential):
-        return Probe(model, path)
-    return rebuilt(model, lambda name, layer: probed(layer, f"{path}.{name}".lstrip(".")))
+    return exchanged(model, lambda path, layer: Probe(layer, path))
 
 
 @partial(jax.jit, static_argnames=("model", "loss"))

@@ -16,6 +16,7 @@ import optax
 from jax.core import Tracer
 
 from jaxann.backprop import backprop
+from jaxann.gradient import stateful
 from jaxann.layer import Layer
 from jaxann.losses import Loss, shares
 from jaxann.probe import finite, first_nonfinite
@@ -32,13 +33,18 @@ class TrainState(NamedTuple):
     opt_state: PyTree
     key: PRNGKeyArray
     epoch: Int[Array, ""]
+    gradient_state: PyTree = ()
 
 
 class History(NamedTuple):
-    """The mean loss over each epoch's examples, and the loss of each step, both before the steps' own updates."""
+    """The mean loss over each epoch's examples, and the loss of each step, both before the steps' own updates.
+
+    `metrics` are what a `Stateful` gradient tells beside, the mean over each epoch's steps.
+    """
 
     loss: Float[Array, " epochs"]
     step_loss: Float[Array, "epochs steps"]
+    metrics: dict[str, Float[Array, " epochs"]] = {}  # noqa: RUF012
 
 
 class Examples(NamedTuple):
@@ -62,10 +68,11 @@ class Recipe(NamedTuple):
 
 @partial(jax.jit, static_argnames="recipe")
 def start(recipe: Recipe, key: PRNGKeyArray) -> TrainState:
-    """The state before the first epoch: parameters drawn and the optimiser's state made."""
+    """The state before the first epoch: parameters drawn, the optimiser's and the gradient's state made."""
     params_key, shuffle_key = jax.random.split(key)
-    params = recipe.model.init(params_key)
-    return TrainState(params, recipe.optimizer.init(params), shuffle_key, jnp.zeros((), int))
+    params, gradient = recipe.model.init(params_key), stateful(recipe.gradient(recipe.model, recipe.loss))
+    gradient_state = gradient.init(jax.random.fold_in(params_key, 1))
+    return TrainState(params, recipe.optimizer.init(params), shuffle_key, jnp.zeros((), int), gradient_state)
 
 
 @partial(jax.jit, static_argnames=("recipe", "epochs"))
@@ -74,15 +81,16 @@ def train(recipe: Recipe, state: TrainState, data: Examples, epochs: int) -> tup
     step = _step(recipe, data)
 
     def epoch(carry, batches):
-        carry, step_loss = jax.lax.scan(step, carry, batches)
+        carry, (step_loss, metrics) = jax.lax.scan(step, carry, batches)
         weight = batches.weights.sum(axis=1)
-        return carry, History(step_loss @ (weight / weight.sum()), step_loss)
+        return carry, History(step_loss @ (weight / weight.sum()), step_loss, jax.tree.map(jnp.mean, metrics))
 
     # Without the barrier XLA fuses drawing with a step that is the only one in its epoch, and rounds it otherwise in
     # pieces of other lengths.
     batches = jax.lax.optimization_barrier(_batches(recipe, state, data, epochs))
-    (params, opt_state), history = jax.lax.scan(epoch, (state.params, state.opt_state), batches)
-    return TrainState(params, opt_state, state.key, state.epoch + epochs), history
+    carry = state.params, state.opt_state, state.gradient_state
+    (params, opt_state, gradient_state), history = jax.lax.scan(epoch, carry, batches)
+    return TrainState(params, opt_state, state.key, state.epoch + epochs, gradient_state), history
 
 
 def fit(
@@ -149,12 +157,13 @@ def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, hi
     first = len(good) if good.all() else int(np.argmin(good))
     epochs = max(first - 1, 0) // history.step_loss.shape[1]  # the step before may have made the parameters so
     state = train(recipe, before, data, epochs)[0] if epochs else before
-    carry, step, batches = state[:2], jax.jit(_step(recipe, data)), _batches(recipe, state, data, 2)
+    carry = state.params, state.opt_state, state.gradient_state
+    step, batches = jax.jit(_step(recipe, data)), _batches(recipe, state, data, 2)
     steps = history.step_loss.shape[1]
     for i in range(2 * steps):
         batch = jax.tree.map(lambda leaf: leaf[divmod(i, steps)], batches)  # noqa: B023, it is called at once
         x, t = data.x[batch.indices], data.t[batch.indices]
-        found = first_nonfinite(recipe.model, recipe.loss, carry[0], x, t, batch.key)
+        found = first_nonfinite(recipe.model, recipe.loss, carry[0], x, t, batch.key if recipe.model.random else None)
         carry, _ = step(carry, batch)
         if not found and not finite(carry[0]):
             found = "the parameters, after the optimiser's update"
@@ -165,7 +174,7 @@ def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, hi
 
 
 class _Batch(NamedTuple):
-    """One step's examples, their weights and, for a model that draws, its key."""
+    """One step's examples, their weights and, where the model or its gradient draws, its key."""
 
     indices: Int[Array, "*steps B"]
     weights: Float[Array, "*steps B"]
@@ -173,18 +182,19 @@ class _Batch(NamedTuple):
 
 
 def _step(recipe: Recipe, data: Examples) -> Callable:
-    """(params, opt_state) and a `_Batch` -> the next (params, opt_state) and the batch's loss."""
-    gradient = recipe.gradient(recipe.model, recipe.loss)
+    """(params, opt_state, gradient_state) and a `_Batch` -> the next three, and the batch's loss and metrics."""
+    gradient = stateful(recipe.gradient(recipe.model, recipe.loss))
     update = optax.with_extra_args_support(recipe.optimizer).update
 
     def step(carry, batch):
-        params, opt_state = carry
+        params, opt_state, state = carry
         args = data.x[batch.indices], data.t[batch.indices], batch.weights
         draws = {} if batch.key is None else {"key": batch.key}
-        value, grads = gradient(params, *args, **draws)
-        more = {"value": value, "grad": grads, "value_fn": lambda params: gradient(params, *args, **draws)[0]}
-        updates, opt_state = update(grads, opt_state, params, **more)  # a few optimisers ask for more
-        return (optax.apply_updates(params, updates), opt_state), value
+        value, grads, after, metrics = gradient.step(params, state, *args, **draws)
+        value_fn = lambda params: gradient.at(state)(params, *args, **draws)[0]  # noqa: E731
+        more = {"value": value, "grad": grads, "value_fn": value_fn, "batch": args}  # a few optimisers ask for more
+        updates, opt_state = update(grads, opt_state, params, **more)
+        return (optax.apply_updates(params, updates), opt_state, after), (value, metrics)
 
     return step
 
@@ -194,13 +204,14 @@ def _batches(recipe: Recipe, state: TrainState, data: Examples, epochs: int) -> 
     examples = len(data.x)
     filling = -examples % recipe.batch_size
     steps = (examples + filling) // recipe.batch_size
+    random = recipe.model.random or stateful(recipe.gradient(recipe.model, recipe.loss)).random
 
     def epoch(number):
         key, order = jax.random.fold_in(state.key, number), jnp.arange(examples)
         order = jax.random.permutation(key, order) if recipe.shuffle else order
         weights = jnp.ones(examples) if data.weights is None else data.weights[order]
         indices, weights = (jnp.pad(row, (0, filling)).reshape(steps, -1) for row in (order, weights))
-        keys = jax.random.split(jax.random.fold_in(key, 1), steps) if recipe.model.random else None
+        keys = jax.random.split(jax.random.fold_in(key, 1), steps) if random else None
         return _Batch(indices, weights, keys)
 
     return jax.vmap(epoch)(state.epoch + jnp.arange(epochs))

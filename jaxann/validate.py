@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import isfinite
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,16 @@ def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
         raise ValueError(f"batch_size is {batch_size}, but 1 to {examples}, the number of examples, is wanted")
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}, but at least 1 is wanted")
+
+
+def validate_number(name: str, value: Any, *, above: int | None = None, least: int | None = None) -> None:
+    """Raises ValueError for what is no finite number in its range; what is being traced has no value to look at."""
+    if isinstance(value, Tracer):
+        return
+    good = isfinite(value) and (above is None or value > above) and (least is None or value >= least)
+    if not good:
+        wanted = f" above {above}" if above is not None else f" of at least {least}" if least is not None else ""
+        raise ValueError(f"{name} is {value}, but a finite number{wanted} is wanted")
 
 
 def _numeric(name: str, values: Any, whole: bool = False) -> Array:
