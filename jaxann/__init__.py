@@ -21,6 +21,7 @@ from jaxann.autodiff import autodiff
 from jaxann.backprop import backprop
 from jaxann.check import check, check_layer
 from jaxann.compare import Comparison, compare
+from jaxann.differentiable import differentiable
 from jaxann.layer import Layer, Outer, formed, sum_examples
 from jaxann.layers import Dense, Dropout, MixedPrecision, Sequential, mlp
 from jaxann.losses import (
@@ -35,5 +36,19 @@ from jaxann.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from jaxann.per_example import clipped, per_example
 from jaxann.report import Report, Row
+from jaxann.rule import Angles, Rule
+from jaxann.rules import (
+    RULES,
+    ClippedDeltas,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    KolenPollack,
+    NoisyDeltas,
+    OutputLayerOnly,
+    SignSymmetric,
+    StraightThrough,
+    threshold,
+)
 from jaxann.training import Examples, History, fit, predict

@@ -50,6 +50,11 @@ def transposed(function: Callable, *primals: PyTree) -> tuple[PyTree, Callable[[
     return jax.vjp(function, *primals)
 
 
+def pushed(function: Callable, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]) -> tuple[PyTree, PyTree]:
+    """y = function(*primals), and its derivative along `tangents`."""
+    return jax.jvp(function, primals, tangents)
+
+
 @dataclass(frozen=True)
 class Automatic(Layer):
     """`layer` with its backward by `jax.vjp` of its forward."""

@@ -1,4 +1,4 @@
-"""Losses E(y, t) of one example: the value and, beside it by hand, its gradient ∂E/∂y.
+"""Losses E(y, t) of one example: the value and, beside it by hand, its gradient ∂E/∂y and a factor of ∂²E/∂y².
 
 Each states its conventions (a half or not); all sum over the outputs, and none broadcasts y against t.
 """
@@ -39,6 +39,10 @@ class Loss(ABC):
     def gradient(self, y: Output, t: Target) -> Output:
         """∂E/∂y."""
 
+    def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
+        """S with Σ_c s_c s_cᵀ = ∂²E/∂y². `curvature` needs it; a loss that is not convex in y has none."""
+        raise NotImplementedError(f"{self} has no hessian_factor, which Gauss-Newton curvature is made of")
+
     def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:
         """Which entries of t have a meaning, given m outputs."""
         return jnp.isfinite(t)
@@ -61,6 +65,9 @@ class SquaredError(Loss):
     def gradient(self, y: Output, t: Target) -> Output:
         return y - self.fitting(y, t)  # ½ d²
 
+    def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
+        return diagonal(jnp.ones_like(y))  # y - t: ∂²E/∂y² = I
+
 
 @dataclass(frozen=True)
 class AbsoluteError(Loss):
@@ -71,6 +78,9 @@ class AbsoluteError(Loss):
 
     def gradient(self, y: Output, t: Target) -> Output:
         return jnp.where(y >= self.fitting(y, t), 1, -1).astype(y.dtype)  # |d|
+
+    def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
+        return diagonal(jnp.zeros_like(y))  # ±1
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,10 @@ class Huber(Loss):
     def gradient(self, y: Output, t: Target) -> Output:
         return jnp.clip(y - self.fitting(y, t), -self.delta, self.delta)  # ½ d² and δ |d|
 
+    def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
+        d = jnp.abs(y - self.fitting(y, t))
+        return diagonal(jnp.where(d <= self.delta, 1, 0).astype(y.dtype))  # d, cut off at ±δ
+
 
 @dataclass(frozen=True)
 class Hinge(Loss):
@@ -111,6 +125,9 @@ class Hinge(Loss):
         t = self.fitting(y, t)
         return jnp.where(1 - t * y <= 0, 0, -t)  # 1 - t y
 
+    def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
+        return diagonal(jnp.zeros_like(y))  # 0 or -t
+
 
 @dataclass(frozen=True)
 class Poisson(Loss):
@@ -126,6 +143,9 @@ class Poisson(Loss):
 
     def gradient(self, y: Output, t: Target) -> Output:
         return jnp.exp(y) - self.fitting(y, t)  # exp(y) - t y
+
+    def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
+        return diagonal(jnp.exp(y / 2))  # exp(y) - t: diag(exp y)
 
 
 @dataclass(frozen=True)
@@ -147,6 +167,10 @@ class CrossEntropy(Loss):
     def gradient(self, y: Output, t: Target) -> Output:
         t = self.fitting(y, t)
         return -t / jnp.where(t > 0, y, 1)  # -t log y
+
+    def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
+        t = self.fitting(y, t)
+        return diagonal(jnp.sqrt(t) / jnp.where(t > 0, y, 1))  # -t / y: diag(t / y²)
 
 
 @dataclass(frozen=True)
@@ -179,6 +203,13 @@ class SoftmaxCrossEntropy(Loss):
         e = jnp.exp(y - y.max())
         return e / e.sum() * p.sum() - p  # Σp log Σexp(z) - p·z
 
+    def hessian_factor(self, y: Logits, t: Target) -> Float[Array, "c m"]:
+        e = jnp.exp(y - y.max())
+        q = e / e.sum()
+        root = jnp.sqrt(q)
+        # q Σp - p: Σp (diag(q) - q qᵀ), which is S Sᵀ for S = √Σp (diag(√q) - q √qᵀ), for Σq = 1
+        return jnp.sqrt(self._distribution(y, t).sum()) * (jnp.diag(root) - jnp.outer(root, q))
+
     def _distribution(self, y: Logits, t: Target) -> Logits:
         (m,) = y.shape
         if t.shape == ():
@@ -203,6 +234,9 @@ class SigmoidCrossEntropy(Loss):
     def gradient(self, y: Output, t: Target) -> Output:
         return logistic(y) - self.fitting(y, t)  # log(1 + eʸ) - t y
 
+    def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
+        return diagonal(jnp.sqrt(logistic(y) * logistic(-y)))  # σ(y) - t: diag(σ (1 - σ))
+
 
 LOSSES: dict[str, type[Loss]] = {
     "squared_error": SquaredError,
@@ -214,6 +248,11 @@ LOSSES: dict[str, type[Loss]] = {
     "softmax_cross_entropy": SoftmaxCrossEntropy,
     "sigmoid_cross_entropy": SigmoidCrossEntropy,
 }
+
+
+def diagonal(root: Output) -> Float[Array, "c *m"]:
+    """The factor of the diagonal matrix with these square roots: a row for each entry of y, in y's shape."""
+    return jnp.diag(root.ravel()).reshape(-1, *root.shape)
 
 
 def shares(weights: Float[Array, " B"] | None, examples: int) -> Float[Array, " B"]:

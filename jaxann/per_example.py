@@ -8,7 +8,8 @@ the share s_i = w_i / Σw of every mean, without them 1/B.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from functools import reduce
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def formed(grads: PyTree) -> PyTree:
 
 def norms(grads: PyTree) -> Float[Array, " B"]:
     """‖g_i‖ over all leaves. Source: Goodfellow 2015, section 4; of shared axes: Rochette et al. 2019, section 3."""
-    return jnp.sqrt(sum(jax.tree.leaves(_squared_norms(grads))))
+    return jnp.sqrt(_total(_squared_norms(grads)))
 
 
 def leaf_norms(grads: PyTree) -> PyTree:
@@ -145,8 +146,8 @@ def noise_scale(grads: PyTree, weights: Float[Array, " B"] | None = None) -> Flo
     than 2 examples. Source: McCandlish et al. 2018, appendix A.1.
     """
     share = shares(weights, examples(grads))
-    squares = share @ sum(jax.tree.leaves(_squared_norms(grads)))
-    of_mean = sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(mean(grads, weights)))
+    squares = share @ _total(_squared_norms(grads))
+    of_mean = _total(jax.tree.map(lambda g: jnp.sum(g * g), mean(grads, weights)))
     noise = jnp.maximum(squares - of_mean, 0) * _bessel(grads, weights)
     signal = of_mean - noise * (share @ share)
     return jnp.where(signal > 0, noise / jnp.where(signal > 0, signal, 1), jnp.inf)
@@ -165,12 +166,11 @@ def inner_products(grads: PyTree, others: PyTree | None = None) -> Float[Array, 
             return _products(_formed(left[0], right[0]), _formed(left[1], right[1]))
         return jnp.sum(jnp.einsum("itm,jsm->itjs", *left) * jnp.einsum("itn,jsn->itjs", *right), axis=(1, 3))
 
-    def products(one: Outer | Array, two: Outer | Array) -> Array:
-        return outer(one, two) if isinstance(one, Outer) and isinstance(two, Outer) else _products(one, two)
+    def products(one: Any, two: Any) -> Array:
+        return outer(one, two) if isinstance(one, Outer) else _products(one, two)
 
-    examples(grads)
     others = grads if others is None else others
-    return sum(jax.tree.leaves(jax.tree.map(products, grads, others, is_leaf=lambda leaf: isinstance(leaf, Outer))))
+    return _total(jax.tree.map(products, grads, others, is_leaf=lambda leaf: isinstance(leaf, Outer)))
 
 
 class Kronecker(NamedTuple):
@@ -206,9 +206,18 @@ def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) 
 
 def examples(grads: PyTree) -> int:
     """How many examples' gradients these are. Raises ValueError where there are no leaves."""
+    return len(_leaves(grads)[0])
+
+
+def _leaves(grads: PyTree) -> list[Array]:
     if not (leaves := jax.tree.leaves(grads)):
         raise ValueError("there are no gradients: the model has no parameters")
-    return len(leaves[0])
+    return leaves
+
+
+def _total(grads: PyTree) -> Array:
+    """The sum of all leaves."""
+    return reduce(jnp.add, _leaves(grads))
 
 
 def _bessel(grads: PyTree, weights: Float[Array, " B"] | None) -> Float[Array, ""]:
@@ -228,8 +237,6 @@ def _scaled(grads: PyTree, by: Float[Array, " B"]) -> PyTree:
 
 
 def _squared_norms(grads: PyTree) -> PyTree:
-    examples(grads)
-
     def outer(leaf: Outer) -> Array:
         left, right = _terms(leaf)
         (_, T, m), n = left.shape, right.shape[2]

@@ -191,7 +191,10 @@ def _step(recipe: Recipe, data: Examples) -> Callable:
         args = data.x[batch.indices], data.t[batch.indices], batch.weights
         draws = {} if batch.key is None else {"key": batch.key}
         value, grads, after, metrics = gradient.step(params, state, *args, **draws)
-        value_fn = lambda params: gradient.at(state)(params, *args, **draws)[0]  # noqa: E731
+
+        def value_fn(params, batch=args):  # optax's line search hands it what else the optimiser is given
+            return gradient.at(state)(params, *batch, **draws)[0]
+
         more = {"value": value, "grad": grads, "value_fn": value_fn, "batch": args}  # a few optimisers ask for more
         updates, opt_state = update(grads, opt_state, params, **more)
         return (optax.apply_updates(params, updates), opt_state, after), (value, metrics)
