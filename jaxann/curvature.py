@@ -140,9 +140,8 @@ def eigenvalues(product: Callable[[PyTree], PyTree], like: PyTree, k: int = 1) -
     if not 1 <= k < flat.size:
         raise ValueError(f"k is {k}, but 1 to {flat.size - 1} is wanted of a matrix of {flat.size} rows")
     multiply = jax.jit(lambda v: ravel_pytree(product(unravel(v)))[0])
-    operator = LinearOperator(
-        (flat.size, flat.size), lambda v: np.asarray(multiply(v.astype(flat.dtype).ravel())), dtype=flat.dtype
-    )
+    shape, matvec = (flat.size, flat.size), lambda v: np.asarray(multiply(v.astype(flat.dtype).ravel()))
+    operator = LinearOperator(shape, matvec, dtype=flat.dtype)  # pyright: ignore[reportCallIssue]: it takes a class apart
     start = np.random.default_rng(0).standard_normal(flat.size).astype(flat.dtype)  # else each call differs a little
     values, vectors = eigsh(operator, k, v0=start)
     order = np.argsort(-abs(values))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from jaxann.curvature import gauss_newton_factors
 from jaxann.layer import Layer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class KfacState(NamedTuple):
     """Running means of the factors in place of each parameter, their eigenvectors and values, and the steps so far."""
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     factors: PyTree
     bases: PyTree
 
@@ -50,7 +51,7 @@ def kfac(
     """
     validate_number("damping", damping, above=0)
     validate_number("decay", decay, least=0)
-    if not isinstance(decay, jax.core.Tracer) and decay >= 1:
+    if not isinstance(decay, Tracer) and decay >= 1:
         raise ValueError(f"decay is {decay}, but a number below 1 is wanted")
     if every < 1:
         raise ValueError(f"every is {every}, but at least 1 step is wanted")
@@ -69,15 +70,15 @@ def kfac(
     ) -> tuple[PyTree, KfacState]:
         if batch is None or params is None:
             raise ValueError("kfac's update wants params and batch=(x, t, weights)")
-        count = state.count + 1
+        step = state.step + 1
         fresh = factors_of(params, *batch)
         for (path, leaf), block in zip(jax.tree_util.tree_leaves_with_path(params), _blocks(fresh), strict=True):
             if len(block.left) != len(_matrix(leaf)):
                 name = jax.tree_util.keystr(path, simple=True, separator=".")
                 raise ValueError(f"kfac wants the gradient of {name} as an Outer, but it is an array of {leaf.shape}")
         factors = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.factors, fresh)
-        unbiased = jax.tree.map(lambda factor: factor / (1 - decay**count), factors)
-        stale = state.count % every != 0
+        unbiased = jax.tree.map(lambda factor: factor / (1 - decay**step), factors)
+        stale = state.step % every != 0
         bases = jax.lax.cond(stale, lambda: state.bases, lambda: _each(_basis, unbiased))
 
         def divided(g: Array, basis: Basis) -> Array:
@@ -85,7 +86,7 @@ def kfac(
             return (Q @ ((Q.T @ _matrix(g) @ P) / (jnp.outer(a, b) + damping)) @ P.T).reshape(g.shape)
 
         found = jax.tree.map(divided, updates, bases)
-        return found, KfacState(count, factors, bases)
+        return found, KfacState(step, factors, bases)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -88,8 +88,11 @@ def pieces(
         before, epoch = standing.state, int(standing.state.epoch)
         state, history = compiled[_next(plan, epoch)](before, data)
         raise_if_nonfinite(recipe, before, state, history, data)
+        metrics = {"loss": history.loss, **history.metrics}
+        columns = {name: np.asarray(values).tolist() for name, values in metrics.items()}
         rows: list[Row] = [
-            {"epoch": epoch + 1 + i, "loss": float(loss)} for i, loss in enumerate(np.asarray(history.loss))
+            {"epoch": epoch + 1 + i, **dict(zip(columns, row, strict=True))}
+            for i, row in enumerate(zip(*columns.values(), strict=True))
         ]
         epoch = rows[-1]["epoch"]
         if evaluate is None:
