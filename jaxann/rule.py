@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -65,9 +64,10 @@ class Rule:
         ) -> tuple[Float[Array, ""], PyTree, PyTree, dict[str, Array]]:
             losses, each = of_each((params, feedback), x, t, key)
             grads = mean(each, weights)
-            return shares(weights, len(x)) @ losses, grads, self.update(model, params, feedback, grads, key), {}
+            after = self.update(model, params, feedback, grads, None if key is None else apart(key))
+            return shares(weights, len(x)) @ losses, grads, after, {}
 
-        return Stateful(step, partial(self.init, model), random=self.random or ruled.random)
+        return Stateful(step, lambda key: self.init(model, apart(key)), random=self.random or ruled.random)
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,24 @@ class Angles:
         return replace(ruled, step=step)
 
 
+def apart(key: PRNGKeyArray) -> PRNGKeyArray:
+    """A key that no layer or example has: those that `split` gives are `key` folded with 0, 1, ..."""
+    return jax.random.fold_in(key, 2**32 - 1)
+
+
 def angle(a: Array, b: Array) -> Float[Array, ""]:
     """The angle between two arrays in degrees; 90 where one is zero, 0 where both are.
 
     2 atan2(‖u - v‖, ‖u + v‖) of the unit vectors, which is right to rounding where the arc cosine is not.
     Source: Kahan 2006, section 12.
     """
-    u, v = (c / jnp.where(jnp.any(c != 0), jnp.linalg.norm(c), 1) for c in (a.ravel(), b.ravel()))
+    u, v = (_unit(_unit(c.ravel(), jnp.inf), 2) for c in (a, b))  # by the largest first, whose square may be no number
     return jnp.degrees(2 * jnp.arctan2(jnp.linalg.norm(u - v), jnp.linalg.norm(u + v)))
+
+
+def _unit(c: Array, order: Any) -> Array:
+    size = jnp.linalg.norm(c, order)
+    return c / jnp.where(size == 0, 1, size)
 
 
 def _angles(name: str, one: PyTree, two: PyTree) -> dict[str, Array]:

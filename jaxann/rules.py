@@ -47,6 +47,10 @@ class SignSymmetric(Rule):
 
     magnitudes: Literal["fixed", "batchwise", "uniform"] = "fixed"
 
+    def __post_init__(self) -> None:
+        if self.magnitudes not in (known := ("fixed", "batchwise", "uniform")):
+            raise ValueError(f"magnitudes are {self.magnitudes!r}, but one of {', '.join(known)} is wanted")
+
     @property
     def random(self) -> bool:
         return self.magnitudes == "batchwise"
@@ -110,7 +114,8 @@ class DirectFeedbackAlignment(Rule):
     """
 
     def alter(self, model: Layer) -> Layer:
-        return exchanged(model, lambda path, layer: Told(layer) if path in _later(self, model) else layer)
+        later = _later(self, model)
+        return exchanged(model, lambda path, layer: Told(layer) if path in later else layer)
 
     def init(self, model: Layer, key: PRNGKeyArray) -> dict[str, Array]:
         later, (_, m) = _later(self, model), model.sizes
@@ -179,7 +184,9 @@ class Last(Wrapped):
 # Other deltas.
 
 
-threshold = Elementwise("threshold", lambda x: jnp.where(x > 0, 1, 0).astype(x.dtype), lambda x, y: jnp.zeros_like(x))
+threshold = Elementwise(
+    "threshold", lambda x: jnp.where(x > 0, 1, jnp.where(x <= 0, 0, x)), lambda x, y: jnp.zeros_like(x)
+)
 """1 where x > 0, else 0; its derivative is 0, and nothing below it learns but by `StraightThrough`."""
 
 
@@ -192,6 +199,10 @@ class StraightThrough(Rule):
     """
 
     within: float = inf
+
+    def __post_init__(self) -> None:
+        if not self.within > 0:
+            raise ValueError(f"within is {self.within}, but a number above 0 is wanted")
 
     def alter(self, model: Layer) -> Layer:
         passing = replace(threshold, derivative=lambda x, y: jnp.where(jnp.abs(x) <= self.within, 1, 0))

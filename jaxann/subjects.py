@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxann.autodiff import Automatic, AutomaticLoss, mean_loss, transposed
+from jaxann.gradient import Stateful
 from jaxann.layer import Layer, formed, sum_examples
 from jaxann.losses import Loss
 from jaxann.walk import joined
@@ -123,14 +124,19 @@ class OneGradient(Subject):
         return getattr(self.gradient, "__name__", str(self.gradient))
 
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Float[Array, ""]:
-        return self.gradient(_Mute(self.model), _MuteLoss(self.loss))(params, *aux)[0]
+        return self.made(_Mute(self.model), _MuteLoss(self.loss))(params, *aux)[0]
 
     def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
-        _, grads = self.gradient(Automatic(self.model), AutomaticLoss(self.loss))(params, *aux)
+        _, grads = self.made(Automatic(self.model), AutomaticLoss(self.loss))(params, *aux)
         return jax.tree.map(lambda leaf: dy * leaf, grads), ()
 
+    def made(self, model: Layer, loss: Loss) -> Callable:
+        """The gradient function of these; a learning rule, which looks into its model, that of the true ones."""
+        gradient = self.gradient(self.model, self.loss)
+        return gradient if isinstance(gradient, Stateful) else self.gradient(model, loss)
+
     def by_hand(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> dict[str, Array]:
-        gradient = self.gradient(Automatic(self.model), AutomaticLoss(self.loss))
+        gradient = self.made(Automatic(self.model), AutomaticLoss(self.loss))
         value, grads = jax.vmap(lambda aux: gradient(params, *aux))(aux)
         weighted = jax.tree.map(lambda leaf: jnp.tensordot(dy, leaf, 1), grads)
         return named(weighted, ()) | {"value": dy * value}

@@ -78,6 +78,44 @@ def test_values_are_those_of_optax(name):
     np.testing.assert_allclose(loss.value(y, t), REFERENCES[name](y, t), rtol=1e-13)
 
 
+def judge_factor(loss, y, t):
+    """Σ_c s_c s_cᵀ against the second derivative of `loss.value`, both of y's shape twice."""
+    S, H = loss.hessian_factor(y, t), jax.hessian(loss.value)(y, t)
+    assert S.shape[1:] == y.shape
+    assert S.dtype == y.dtype
+    np.testing.assert_allclose(jnp.tensordot(S, S, (0, 0)), H, atol=1e-12 * max(1, abs(H).max()))
+
+
+@pytest.mark.parametrize("m", [1, 5])
+@pytest.mark.parametrize("name", LOSSES)
+def test_hessian_factor_is_one_of_the_second_derivative_of_value(name, m):
+    judge_factor(*drawn(name, m))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in LOSSES if not name.startswith("SoftmaxCrossEntropy")))
+def test_hessian_factor_of_an_elementwise_loss_takes_any_shape(name):
+    loss, y, t = drawn(name, 6)
+    judge_factor(loss, y.reshape(2, 3), t.reshape(2, 3))
+
+
+def test_hessian_factor_of_what_is_almost_certain_is_finite():
+    for loss in (SoftmaxCrossEntropy(), SigmoidCrossEntropy()):
+        for dtype in (jnp.float32, jnp.float64):
+            S = loss.hessian_factor(jnp.array([-1e4, 1e4], dtype), jnp.array([1.0, 0.0], dtype))
+            np.testing.assert_array_equal(S, jnp.zeros((2, 2)))
+    np.testing.assert_array_equal(
+        CrossEntropy().hessian_factor(jnp.array([0.0, 0.5]), jnp.array([0, 1])), [[0, 0], [0, 2]]
+    )
+
+
+def test_a_loss_without_hessian_factor_says_so():
+    class Unfactored(Huber):
+        hessian_factor = Loss.hessian_factor
+
+    with pytest.raises(NotImplementedError, match=r"has no hessian_factor, which Gauss-Newton curvature is made of"):
+        Unfactored().hessian_factor(jnp.zeros(2), jnp.zeros(2))
+
+
 @pytest.mark.parametrize("t", [jnp.array([0.98, 0.01, 0.01]), jnp.array([0.2, 0.5, 0.3])])
 def test_softmax_then_cross_entropy_is_the_fused_loss(t):
     layers = mlp((4, 5, 3)).layers[:-1]
