@@ -2,6 +2,7 @@
 
 notebook: 4-50-20-10-3 on Iris, batch 2, 500 epochs in one compiled run, against peers stepping it in their usual loop.
 gradient: handwritten : autodiff in a training step of 784-512-512-10, in time, memory and time to compile.
+per_example: norms, noise scale and the clipped mean of 512 examples in that network, against the gradient alone.
 script: `train.py` without arguments, as a process of its own with nothing cached, against the time it should take.
 check: the gradient check in a new process, from the call to its report, against the time it should take.
 folder: a run with a folder against one without, Iris whole, and pieces of a second against one program.
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
+from clippers import clippers
 from peers import Job, Run, peers, training_step
 
 if TYPE_CHECKING:
@@ -41,9 +43,10 @@ Row = tuple[str, str, str, str, str]
 class Config:
     """What to measure, and how thoroughly."""
 
-    sections: tuple[Literal["notebook", "gradient", "script", "check", "folder", "epoch"], ...] = (
+    sections: tuple[Literal["notebook", "gradient", "per_example", "script", "check", "folder", "epoch"], ...] = (
         "notebook",
         "gradient",
+        "per_example",
         "script",
         "check",
         "folder",
@@ -115,6 +118,41 @@ def gradient(config: Config) -> list[Row]:
             versus(f"time to compile, batch {batch_size}", compiling.values(), "s", at_most=1),
         ]
     return rows
+
+
+def per_example(config: Config) -> list[Row]:
+    """What each example's gradient adds to the time and memory of the mean one, and what it takes by other means."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxann import SoftmaxCrossEntropy, backprop, mlp, per_example, relu
+    from jaxann.per_example import clipped_mean, mean, noise_scale, norms
+
+    job = random_job(512, 512)
+    model, loss = mlp(job.sizes, relu), SoftmaxCrossEntropy()
+    args = model.init(jax.random.key(0)), jnp.asarray(job.x), jnp.asarray(job.t)
+
+    def of_each(reduce: Callable) -> Callable:
+        return lambda *args: reduce(per_example(model, loss)(*args)[1])
+
+    kinds = {
+        "gradient": backprop(model, loss),
+        "norms and noise scale beside it": of_each(lambda grads: (mean(grads), norms(grads), noise_scale(grads))),
+        "clipped mean": of_each(lambda grads: clipped_mean(grads, 1.0)),
+    }
+    programs = {name: jax.jit(kind).lower(*args).compile() for name, kind in kinds.items()}
+    runs = {name: partial(program, *args) for name, program in programs.items()}
+    seconds = in_turn(runs, config.rounds(100))
+    memory = {name: np.array(program.memory_analysis().temp_size_in_bytes) for name, program in programs.items()}
+    alone, *others = kinds
+    rows = [
+        versus(f"{name} : {alone}", (seconds[name], seconds[alone]), "s", at_most=bound)
+        for name, bound in zip(others, (1.25, 1.3), strict=True)
+    ]
+    rows += [versus(f"memory, {name}", (memory[name], memory[alone]), "B", at_most=2) for name in others]
+    rivals = in_turn({"ours": runs["clipped mean"], **clippers(job)}, config.rounds(5))
+    ours = rivals.pop("ours")
+    return rows + [versus(f"clipped mean by {name} : ours", (theirs, ours), "s") for name, theirs in rivals.items()]
 
 
 def script(config: Config) -> list[Row]:
