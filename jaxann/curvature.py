@@ -18,7 +18,7 @@ from jaxann.autodiff import pushed
 from jaxann.backprop import backprop
 from jaxann.layer import Layer, example_keys, sum_examples
 from jaxann.losses import Loss, shares
-from jaxann.per_example import kronecker_factors, second_moment
+from jaxann.per_example import examples, kronecker_factors, second_moment
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
@@ -119,7 +119,7 @@ def _of_vectors(reduce: Callable, model: Layer, loss: Loss, samples: int | None)
 
     def reduced(params: PyTree, x: Batch, t: Batch, weights: Weights = None, key: PRNGKeyArray | None = None) -> PyTree:
         found = vectors(params, x, t, key)
-        each = len(jax.tree.leaves(found)[0]) // len(x)
+        each = examples(found) // len(x)
         return reduce(found, None if weights is None else jnp.repeat(weights, each))
 
     return reduced

@@ -26,9 +26,9 @@ def differentiable(model: Layer, rule: Rule | None = None, *, batched: bool = Fa
     `batched` they are a batch's, [B, ...], and each weight gradient is one matrix product. `feedback` is what the rule
     goes by, `rule.init(model, key)`, without it the one that key 0 draws; it gets no gradient.
 
-    By `jax.custom_vjp`: `jax.grad`, `jit`, `vmap` and whatever trains by them may be around it. Forward mode, as in
-    `jax.jvp`, `jax.jacfwd` and `jax.hessian`, raises JAX's TypeError: it would go by the forward pass, not by the
-    backward that is asked for here. `curvature` has products with second derivatives.
+    By `jax.custom_vjp`: `jax.grad`, `jit`, `vmap` and whatever trains by them may be around it. A rule sees dy
+    as the caller's loss scales it. Forward mode, as in `jax.jvp` and `jax.jacfwd`, raises JAX's TypeError: it would go
+    by the forward pass, not by the backward that is asked for here; over the reverse it is what that backward gives.
     """
     rule = Rule() if rule is None else rule
     layer = Ruled(model, rule)
@@ -63,7 +63,7 @@ def differentiable(model: Layer, rule: Rule | None = None, *, batched: bool = Fa
 
 def _like(grads: PyTree, primal: PyTree) -> PyTree:
     """`grads` in the precision of what they are gradients of, which `jax.grad` insists on."""
-    return jax.tree.map(lambda g, p: g.astype(p.dtype) if _real(p) else _nothing(p), grads, primal)
+    return jax.tree.map(lambda p, g: g.astype(p.dtype) if _real(p) else _nothing(p), primal, grads)
 
 
 def _nothing(primal: PyTree) -> PyTree:

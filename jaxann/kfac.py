@@ -10,7 +10,7 @@ import optax
 from jax.core import Tracer
 
 from jaxann.curvature import gauss_newton_factors
-from jaxann.layer import Layer
+from jaxann.layer import Layer, summing
 from jaxann.losses import Loss
 from jaxann.per_example import Kronecker
 from jaxann.validate import validate_number
@@ -60,7 +60,7 @@ def kfac(
     def init(params: PyTree) -> KfacState:
         def nothing(leaf: Array) -> Kronecker:
             m, n = _matrix(leaf).shape
-            return Kronecker(jnp.zeros((m, m), leaf.dtype), jnp.zeros((n, n), leaf.dtype))
+            return Kronecker(jnp.zeros((m, m), summing(leaf)), jnp.zeros((n, n), summing(leaf)))
 
         factors = jax.tree.map(nothing, params)
         return KfacState(jnp.zeros((), int), factors, _each(_basis, factors))
@@ -76,14 +76,16 @@ def kfac(
             if len(block.left) != len(_matrix(leaf)):
                 name = jax.tree_util.keystr(path, simple=True, separator=".")
                 raise ValueError(f"kfac wants the gradient of {name} as an Outer, but it is an array of {leaf.shape}")
-        factors = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.factors, fresh)
-        unbiased = jax.tree.map(lambda factor: factor / (1 - decay**step), factors)
+        factors = jax.tree.map(
+            lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.factors, fresh
+        )
+        unbiased = jax.tree.map(lambda factor: (factor / (1 - decay**step)).astype(factor.dtype), factors)
         stale = state.step % every != 0
         bases = jax.lax.cond(stale, lambda: state.bases, lambda: _each(_basis, unbiased))
 
         def divided(g: Array, basis: Basis) -> Array:
             (a, Q), (b, P) = basis
-            return (Q @ ((Q.T @ _matrix(g) @ P) / (jnp.outer(a, b) + damping)) @ P.T).reshape(g.shape)
+            return (Q @ ((Q.T @ _matrix(g) @ P) / (jnp.outer(a, b) + damping)) @ P.T).reshape(g.shape).astype(g.dtype)
 
         found = jax.tree.map(divided, updates, bases)
         return found, KfacState(step, factors, bases)

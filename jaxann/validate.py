@@ -107,7 +107,7 @@ def _numeric(name: str, values: Any, whole: bool = False) -> Array:
     integral = values.dtype.kind in "biu"
     if integral and whole:
         integers = jnp.asarray(values, int if values.dtype.kind == "b" else None)
-        if isinstance(values, np.ndarray) and not np.array_equal(integers, values):
+        if isinstance(values, np.ndarray) and not np.array_equal(values.astype(integers.dtype), values):
             raise ValueError(f"{name} hold integers that do not fit into {integers.dtype}")
         return integers
     if not integral and not jnp.issubdtype(values.dtype, jnp.floating):

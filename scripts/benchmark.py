@@ -26,7 +26,7 @@ from math import ceil, floor, inf, log10
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tyro
@@ -140,7 +140,7 @@ def per_example(config: Config) -> list[Row]:
         "norms and noise scale beside it": of_each(lambda grads: (mean(grads), norms(grads), noise_scale(grads))),
         "clipped mean": of_each(lambda grads: clipped_mean(grads, 1.0)),
     }
-    programs = {name: jax.jit(kind).lower(*args).compile() for name, kind in kinds.items()}
+    programs: dict[str, Any] = {name: jax.jit(kind).lower(*args).compile() for name, kind in kinds.items()}
     runs = {name: partial(program, *args) for name, program in programs.items()}
     seconds = in_turn(runs, config.rounds(100))
     memory = {name: np.array(program.memory_analysis().temp_size_in_bytes) for name, program in programs.items()}

@@ -97,7 +97,7 @@ def table(found: list[Search]) -> str:
 
     count = int(found[0].wrong.sum())
     ranks = sorted({max(1, count // 4), max(1, count // 2), count, min(2 * count, len(found[0].true))})
-    rows = [("ranked by", *(f"precision at {k}" for k in ranks), "average precision")]
+    rows: list[tuple[str, ...]] = [("ranked by", *(f"precision at {k}" for k in ranks), "average precision")]
     for name in found[0].scores:
         each = []
         for one in found:

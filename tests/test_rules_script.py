@@ -68,7 +68,7 @@ def test_the_picture_and_the_numbers_are_saved(found, tmp_path):
         (("--seeds", "0"), "seeds is 0, but at least 1 is wanted"),
         (("--learning-rate", "-1"), "learning_rate is -1.0, but a finite number above 0 is wanted"),
         (("--batch-size", "5000"), "batch_size is 5000, but 1 to 1437, the number of examples, is wanted"),
-        (("--momentum", "1"), "momentum is 1.0, but a number from 0 to below 1 is wanted"),
+        (("--weight-decay", "nan"), "weight_decay is nan, but a finite number of at least 0 is wanted"),
     ],
 )
 def test_bad_input_gets_a_sentence(arguments, sentence):
