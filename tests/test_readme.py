@@ -17,6 +17,9 @@ def test_its_python_runs_as_it_stands(capsys):
     out = capsys.readouterr().out
     assert float(re.search(r"accuracy (\S+)", out)[1]) >= 0.97
     assert out.count("max|a-b|/max|b|") == 1
+    assert float(re.search(r"learned by random signs (\S+)", out)[1]) >= 0.95
+    before, after = re.search(r"degrees from the true gradient \[(\S+)\s+(\S+)\]", out).groups()
+    assert float(after) < 45 < float(before)
     assert re.search(r"all \d+ gradients are right", out)
     assert out.endswith("".join(f"{line[4:]}\n" for line in README.split("report ends\n\n")[1].split("\n")[:2]))
 
