@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from jaxann.layer import Layer, example_keys
+from jaxann.layer import Layer, Wrapped, example_keys
 from jaxann.losses import Loss, shares
 
 if TYPE_CHECKING:
@@ -56,17 +56,8 @@ def pushed(function: Callable, primals: tuple[PyTree, ...], tangents: tuple[PyTr
 
 
 @dataclass(frozen=True)
-class Automatic(Layer):
+class Automatic(Wrapped):
     """`layer` with its backward by `jax.vjp` of its forward."""
-
-    layer: Layer
-
-    @property
-    def sizes(self) -> tuple[int | None, int | None]:
-        return self.layer.sizes
-
-    def init(self, key: PRNGKeyArray) -> PyTree:
-        return self.layer.init(key)
 
     def forward(
         self, params: PyTree, x: Array, key: PRNGKeyArray | None = None

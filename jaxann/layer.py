@@ -51,6 +51,26 @@ class Layer(ABC):
         """From dy = ∂E/∂y to ∂E/∂params, shaped like `params` with an `Outer` for a matrix, and dx = ∂E/∂x."""
 
 
+@dataclass(frozen=True)
+class Wrapped(Layer):
+    """`layer` itself: what is put around a layer is a subclass, which overrides what it does otherwise."""
+
+    layer: Layer
+
+    @property
+    def sizes(self) -> tuple[int | None, int | None]:
+        return self.layer.sizes
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        return self.layer.init(key)
+
+    def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
+        return self.layer.forward(params, x, key)
+
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+        return self.layer.backward(params, saved, dy)  # y, saved = layer.forward(params, x)
+
+
 def rebuilt(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:
     """`layer` with `change(name, part)` for each layer that it is made of: a field that is one, or a tuple of them.
 

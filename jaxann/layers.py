@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from jaxann.activations import identity, sigmoid
-from jaxann.layer import Layer, Outer, rebuilt
+from jaxann.layer import Layer, Outer, Wrapped, rebuilt
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -148,22 +148,14 @@ class Dropout(Layer):
 
 
 @dataclass(frozen=True)
-class MixedPrecision(Layer):
+class MixedPrecision(Wrapped):
     """y = f(x) with parameters, x and all between rounded to `dtype`, parameters and y themselves staying as they are.
 
     What it returns for a matrix are factors of `dtype`; sums over examples are taken in float32.
     Source: Micikevicius et al. 2018, section 3.1; bfloat16 needs no loss scaling.
     """
 
-    layer: Layer
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-
-    @property
-    def sizes(self) -> tuple[int | None, int | None]:
-        return self.layer.sizes
-
-    def init(self, key: PRNGKeyArray) -> PyTree:
-        return self.layer.init(key)
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
         y, saved = self.layer.forward(self._rounded(params), self._rounded(x), key)

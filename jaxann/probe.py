@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxann.layer import Layer, example_keys
+from jaxann.layer import Layer, Wrapped, example_keys
 from jaxann.layers import exchanged
 from jaxann.losses import Loss
 
@@ -21,18 +21,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Probe(Layer):
+class Probe(Wrapped):
     """`layer`, found at `path` in its network, with a `Forward` for its saved and a `Backward` for its grads."""
 
-    layer: Layer
     path: str
-
-    @property
-    def sizes(self) -> tuple[int | None, int | None]:
-        return self.layer.sizes
-
-    def init(self, key: PRNGKeyArray) -> PyTree:
-        return self.layer.init(key)
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Forward]:
         y, saved = self.layer.forward(params, x, key)

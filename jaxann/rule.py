@@ -157,26 +157,6 @@ def _angles(name: str, one: PyTree, two: PyTree) -> dict[str, Array]:
     }
 
 
-@dataclass(frozen=True)
-class Wrapped(Layer):
-    """`layer`, to be overridden in its backward."""
-
-    layer: Layer
-
-    @property
-    def sizes(self) -> tuple[int | None, int | None]:
-        return self.layer.sizes
-
-    def init(self, key: PRNGKeyArray) -> PyTree:
-        return self.layer.init(key)
-
-    def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
-        return self.layer.forward(params, x, key)
-
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
-        return self.layer.backward(params, saved, dy)  # y, saved = layer.forward(params, x)
-
-
 def trained_layers(rule: Rule, model: Layer) -> dict[str, Layer]:
     """The leaves with parameters. Raises ValueError for a model that is no chain or has none."""
     if not isinstance(model, Sequential):

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxann.activations import Elementwise
-from jaxann.layer import Layer, parts
+from jaxann.layer import Layer, Wrapped, parts
 from jaxann.layers import Sequential, exchanged, glorot_uniform, leaves
-from jaxann.rule import Rule, Wrapped, trained_layers
+from jaxann.rule import Rule, trained_layers
 from jaxann.validate import validate_number
 
 if TYPE_CHECKING:

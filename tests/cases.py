@@ -20,6 +20,7 @@ from jaxann import (
     relu,
     softmax,
     tanh,
+    threshold,
 )
 
 LAYERS = {
@@ -31,6 +32,7 @@ LAYERS = {
     "a matrix used twice": (Tied(4, 3), (4,)),
     **{name: (layer, (7,)) for name, layer in ACTIVATIONS.items()},
     "softmax of one": (softmax, (1,)),
+    "threshold": (threshold, (7,)),
     "Dropout": (Dropout(0.3), (7,)),
     "Dropout in a network": (mlp((4, 5, 3), dropout=0.5), (4,)),
 }
