@@ -99,7 +99,7 @@ class KolenPollack(Rule):
 
 
 def _matrices(seen: Callable[[Array, Array], Array], params: PyTree, feedback: PyTree) -> PyTree:
-    return jax.tree.map(lambda W, B: seen(W, B) if W.ndim > 1 else W, params, feedback)
+    return jax.tree.map(lambda W, B: seen(W, B).astype(W.dtype) if W.ndim > 1 else W, params, feedback)
 
 
 # Another way for the error.
@@ -135,7 +135,7 @@ class DirectFeedbackAlignment(Rule):
     ) -> tuple[PyTree, Array]:
         def told(layer: Layer, params: PyTree, path: str = "") -> PyTree:
             if isinstance(layer, Told):
-                return params, feedback[path] @ dy
+                return params, feedback[path].astype(dy.dtype) @ dy
             if not isinstance(layer, Sequential):
                 return params
             below = parts(layer).items()

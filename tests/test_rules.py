@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from judges import judge
+from judges import cast, judge
 from mutants import Tied
 
 from jaxann import (
@@ -676,3 +676,12 @@ def test_numbers_out_of_range_are_refused_in_a_sentence():
     for bad in (-1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match=f"noise is {bad}, but a finite number of at least 0 is wanted"):
             NoisyDeltas(bad)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_gradients_have_the_precision_of_the_parameters_not_of_the_feedback(name):
+    model, loss = mlp((4, 6, 3), hidden=tanh), SoftmaxCrossEntropy()
+    params = cast(model.init(jax.random.key(1)), jnp.float32)  # the feedback is drawn in float64
+    x, t = jax.random.normal(jax.random.key(2), (5, 4), jnp.float32), jnp.arange(5) % 3
+    _, grads = RULES[name](model, loss)(params, x, t, key=jax.random.key(3))
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(jnp.float32)}
