@@ -64,7 +64,9 @@ def leaf_norms(grads: PyTree) -> PyTree:
     return jax.tree.map(jnp.sqrt, _squared_norms(grads))
 
 
-def clipped_mean(grads: PyTree, max_norm: float, weights: Float[Array, " B"] | None = None) -> PyTree:
+def clipped_mean(
+    grads: PyTree, max_norm: float | Float[Array, ""], weights: Float[Array, " B"] | None = None
+) -> PyTree:
     """Σ_i s_i min(1, C / ‖g_i‖) g_i for C = `max_norm`: no example counts for more than that.
 
     Raises ValueError for a `max_norm` that is no finite number above 0. Source: Abadi et al. 2016, algorithm 1.
@@ -74,7 +76,9 @@ def clipped_mean(grads: PyTree, max_norm: float, weights: Float[Array, " B"] | N
     return layer.sum_examples(_scaled(grads, shares(weights, examples(grads)) * shrinking))
 
 
-def clipped(model: Layer, loss: Loss, max_norm: float, noise: float = 0.0) -> Stateful:
+def clipped(
+    model: Layer, loss: Loss, max_norm: float | Float[Array, ""], noise: float | Float[Array, ""] = 0.0
+) -> Stateful:
     """The gradient function whose grads are the clipped mean plus max_i(s_i) C `noise` ξ, ξ standard normal.
 
     DP-SGD's gradient, from one backward pass; `fit(..., gradient=partial(clipped, max_norm=1.0, noise=1.1))` trains by
@@ -199,7 +203,9 @@ def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) 
         if (size := leaf[0].size) > LARGEST:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise ValueError(f"{name} has {size} entries, too many for their second moments: an Outer is wanted of it")
-        return Kronecker(moments(leaf.reshape(len(leaf), 1, size).astype(summing(leaf))), jnp.ones((1, 1), leaf.dtype))
+        return Kronecker(
+            moments(leaf.reshape(len(leaf), 1, size).astype(summing(leaf))), jnp.ones((1, 1), summing(leaf))
+        )
 
     return jax.tree_util.tree_map_with_path(factors, grads, is_leaf=lambda leaf: isinstance(leaf, Outer))
 
@@ -231,7 +237,7 @@ def _scaled(grads: PyTree, by: Float[Array, " B"]) -> PyTree:
     """by_i g_i."""
 
     def array(leaf: Array) -> Array:
-        return by.reshape(-1, *[1] * (leaf.ndim - 1)) * leaf
+        return by.astype(summing(leaf)).reshape(-1, *[1] * (leaf.ndim - 1)) * leaf
 
     return by_leaf(lambda leaf: Outer(array(leaf.left), leaf.right), array, grads)
 
