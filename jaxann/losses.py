@@ -258,6 +258,8 @@ def diagonal(root: Output) -> Float[Array, "c *m"]:
 def shares(weights: Float[Array, " B"] | None, examples: int) -> Float[Array, " B"]:
     """w / Σw, each example's share of the weighted mean; without weights 1/B each.
 
-    Weights that are all zero make a mean of nothing, which is NaN.
+    Weights that are all zero make a mean of nothing, which is NaN. Raises ValueError for weights of another shape.
     """
+    if weights is not None and weights.shape != (examples,):
+        raise ValueError(f"weights have shape {weights.shape}, but one for each of {examples} examples is wanted")
     return jnp.full(examples, 1 / examples) if weights is None else weights / weights.sum()
