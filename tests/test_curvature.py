@@ -141,6 +141,7 @@ def test_vectors_diagonal_and_kernel_are_those_of_the_dense_matrix(name):
 
 
 @pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.slow
 def test_what_is_sampled_is_right_on_average(samples):
     model = mlp((2, 2))
     loss, params, x, t = drawn(model, (2,), "SoftmaxCrossEntropy, targets of any sum")
@@ -268,6 +269,7 @@ def test_eigenvalues_of_either_sign_are_those_of_numpy(x64, tolerance):
         np.testing.assert_array_equal(values, again)
 
 
+@pytest.mark.slow
 def test_eigenvalues_of_a_network_are_those_of_its_dense_matrices():
     model, shape, _ = MODELS["shared over positions"]
     loss, params, x, t = drawn(model, shape)

@@ -98,6 +98,7 @@ def test_what_runs_is_the_backward_written_by_hand(batched):
     assert max(error for error, _ in errors.values()) < 1e-12
 
 
+@pytest.mark.slow
 def test_it_goes_under_vmap_over_params_and_inside_scan():
     function, forward = differentiable(MODEL, batched=True), plain(MODEL)
 

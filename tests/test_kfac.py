@@ -122,6 +122,7 @@ def test_one_step_solves_linear_least_squares_where_features_have_mean_zero(weig
     np.testing.assert_allclose(params["b"], wanted[:, 3], atol=1e-8)
 
 
+@pytest.mark.slow
 def test_iris_is_learned_in_fewer_epochs_than_by_sgd_of_any_learning_rate():
     x, labels = load_iris(return_X_y=True)
     x, labels, model = (x - x.mean(0)) / x.std(0), jnp.asarray(labels), mlp((4, 8, 3), hidden=tanh)
@@ -134,6 +135,7 @@ def test_iris_is_learned_in_fewer_epochs_than_by_sgd_of_any_learning_rate():
     assert last(optax.chain(kfac(model, LOSS, damping=0.01), optax.sgd(0.3))) < 0.7 * by_sgd.min()
 
 
+@pytest.mark.slow
 def test_a_short_last_batch_is_filled_with_what_does_not_count():
     settings = {"key": KEY, "epochs": 1, "shuffle": False}
     optimizer = optax.chain(kfac(MODEL, LOSS, damping=0.1), optax.sgd(0.1))
@@ -160,6 +162,7 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.slow
 def test_it_is_chained_with_others(name):
     optimizer = CHAINS[name](kfac(MODEL, LOSS, damping=0.1))
     _, history = fit(MODEL, LOSS, optimizer, X, LABELS, key=KEY, epochs=8, batch_size=12)
@@ -169,12 +172,14 @@ def test_it_is_chained_with_others(name):
 @pytest.mark.parametrize(
     ("model", "gradient"), [(MODEL, FeedbackAlignment()), (MixedPrecision(MODEL), backprop)], ids=["rule", "bfloat16"]
 )
+@pytest.mark.slow
 def test_it_takes_the_gradients_of_a_rule_and_of_mixed_precision(model, gradient):
     optimizer = optax.chain(kfac(model, LOSS, damping=0.1), optax.sgd(0.1))
     _, history = fit(model, LOSS, optimizer, X, LABELS, key=KEY, epochs=8, batch_size=12, gradient=gradient)
     assert history.loss[-1] < 0.6 * history.loss[0]
 
 
+@pytest.mark.slow
 def test_a_run_in_pieces_is_the_run_to_the_bit_and_its_state_is_finite():
     model = mlp((3, 4, 2), hidden=tanh, dropout=0.3)
     optimizer = optax.chain(kfac(model, LOSS, damping=0.1, every=3), optax.sgd(0.1))

@@ -244,6 +244,7 @@ def test_every_quantity_is_its_definition_on_the_gradients_of_autodiff(name):
     assert jax.tree.map(jnp.shape, reduced[0]["mean"]) == jax.tree.map(jnp.shape, params)
 
 
+@pytest.mark.slow
 def test_eager_is_jit():
     model, loss = Sequential((Tied(4, 3), LayerNorm(4))), SquaredError()
     _, x, _ = drawn("mlp")
@@ -273,6 +274,7 @@ def test_both_ways_of_reducing_a_shared_matrix_are_taken(monkeypatch):
 
 
 @pytest.mark.parametrize("few", [2, 5])
+@pytest.mark.slow
 def test_others_may_have_another_number_of_places(few):
     model, loss = shared(3, 2), SquaredError()
     keys = jax.random.split(jax.random.key(0), 5)
@@ -307,6 +309,7 @@ def test_weight_0_drops_an_example(name):
 
 
 @pytest.mark.parametrize("name", ["a matrix used twice", "few places of a wide matrix", "mlp"])
+@pytest.mark.slow
 def test_float32_stays_float32(name):
     model, loss, *_ = NETWORKS[name]
     _, g = by_autodiff(model, loss)(*drawn(name))
@@ -325,6 +328,7 @@ def test_float32_stays_float32(name):
 
 @pytest.mark.parametrize("weights", [None, cast(WEIGHTS["weights"], jnp.float32)], ids=["no weights", "weights"])
 @pytest.mark.parametrize("name", ["a matrix used twice", "mlp", "full matrices and a number"])
+@pytest.mark.slow
 def test_what_layers_give_in_bfloat16_is_summed_in_float32(name, weights):
     model, loss, *_ = NETWORKS[name]
     params, x, t = drawn(name, dtype=jnp.float32)
@@ -344,6 +348,7 @@ def test_what_layers_give_in_bfloat16_is_summed_in_float32(name, weights):
 # Noise scale: its parts.
 
 
+@pytest.mark.slow
 def test_noise_scale_is_made_of_two_unbiased_estimates():
     """Over all equally likely draws of a batch from five examples, the means are what holds of those five."""
     keys = jax.random.split(jax.random.key(0), 3)
@@ -497,6 +502,7 @@ def recorder(steps):
     return optax.GradientTransformation(init, update)
 
 
+@pytest.mark.slow
 def test_training_draws_new_noise_at_every_step():
     epochs, batch_size = 100, 5  # 13 examples: the last batch of an epoch has 3 and two of weight 0
     private = partial(clipped, max_norm=0.3, noise=1.7)
@@ -513,6 +519,7 @@ def test_training_draws_new_noise_at_every_step():
         np.testing.assert_allclose(found, 1, atol=6 / (2 * entries) ** 0.5)
 
 
+@pytest.mark.slow
 def test_training_with_noise_is_reproducible():
     private = partial(clipped, max_norm=0.3, noise=1.7)
 

@@ -133,6 +133,7 @@ def test_a_rule_that_changes_nothing_is_backprop(name):
     judge(*both(X, LABELS, WEIGHTS.at[3].set(0), key=jax.random.key(7)), X.dtype)
 
 
+@pytest.mark.slow
 def test_a_rule_that_changes_nothing_trains_as_backprop_does():
     model = Sequential((Dense(4, 5), Sequential((Tied(5, 4), Dropout(0.3))), Dense(5, 3)))
     (params, history), (wanted, reference) = (fitted(g, model, weights=WEIGHTS) for g in (Rule(), backprop))
@@ -141,6 +142,7 @@ def test_a_rule_that_changes_nothing_trains_as_backprop_does():
     assert history.metrics == {}
 
 
+@pytest.mark.slow
 def test_a_rule_is_without_jit_what_it_is_with_it():
     compiled, state = at(FeedbackAlignment())
     plain = FeedbackAlignment()(MODEL, LOSS).at(state)
@@ -207,6 +209,7 @@ def test_sign_symmetric_sees_the_signs_of_w_and_other_magnitudes(magnitudes):
     assert stays == [magnitudes != "batchwise"] * 3
 
 
+@pytest.mark.slow
 def test_batchwise_magnitudes_change_at_every_step_of_a_run():
     rule, seen = SignSymmetric("batchwise"), []
 
@@ -324,6 +327,7 @@ def test_the_two_windows_of_straight_through_differ():
     assert compare(narrow, wide).error > 0.1
 
 
+@pytest.mark.slow
 def test_a_network_of_thresholds_learns_xor_only_straight_through():
     model, x, t = (
         mlp((2, 4, 1), hidden=threshold),
@@ -357,6 +361,7 @@ def test_each_example_s_deltas_are_clipped_whatever_the_batch(max_norm):
     judge(gradient(PARAMS, X[:1], LABELS[:1])[1], each[0], X.dtype)
 
 
+@pytest.mark.slow
 def test_noisy_deltas_are_right_in_the_mean():
     draws, s = 4000, 0.5
     gradient = NoisyDeltas(s)(MODEL, LOSS)
@@ -384,6 +389,7 @@ def test_noise_wants_a_key_and_is_another_for_another():
     judge(gradient(PARAMS, X, LABELS)[1], by_numpy(PARAMS, X, LABELS), X.dtype)
 
 
+@pytest.mark.slow
 def test_training_draws_noise_anew_at_each_step():
     metrics = fitted(Angles(NoisyDeltas(0.5)), opt=optax.sgd(0.0), epochs=4, batch_size=13)[1].metrics
     angles = np.array(metrics["gradient angle 0.W"])  # whose parameters and batch are the same four times
@@ -454,6 +460,7 @@ def test_only_rules_that_see_other_weights_have_feedback_angles():
         assert sorted(metrics) == [f"gradient angle {place}.W" for place in MATRICES]
 
 
+@pytest.mark.slow
 def test_weights_come_to_align_with_their_random_feedback():
     x = jax.random.normal(jax.random.key(1), (100, 10))
     t = x @ jax.random.normal(jax.random.key(2), (10, 4))
@@ -535,6 +542,7 @@ PIECES = {
 
 
 @pytest.mark.parametrize("name", sorted(PIECES))
+@pytest.mark.slow
 def test_a_run_in_pieces_is_the_run(name):
     recipe = Recipe(mlp((4, 6, 3), hidden=tanh, dropout=0.2), LOSS, OPTIMIZERS["adam"](0.1), 5, PIECES[name])
     whole, history = train(recipe, start(recipe, KEY), DATA, 2)
@@ -547,6 +555,7 @@ def test_a_run_in_pieces_is_the_run(name):
         np.testing.assert_array_equal(*(jax.random.key_data(c) if c.dtype == state.key.dtype else c for c in (a, b)))
 
 
+@pytest.mark.slow
 def test_runs_under_vmap_are_the_runs():
     gradient, keys = Angles(KolenPollack(OPTIMIZERS["momentum"](0.1))), jax.random.split(KEY, 3)
 
@@ -575,6 +584,7 @@ def test_the_check_takes_a_rule_that_is_declared(name):
     assert "degrees from the true gradient" in report["gradient.0.W"].diagnosis
 
 
+@pytest.mark.slow
 def test_feedback_goes_through_lower_precision_and_dropout_too():
     inner = mlp((4, 6, 5, 3), hidden=tanh, dropout=0.3)
     key, params, state = jax.random.key(7), inner.init(jax.random.key(6)), inner.init(jax.random.key(8))
