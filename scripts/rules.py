@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -66,6 +67,8 @@ class Config:
             raise ValueError("rules are none, but at least one is wanted")
         if self.seeds < 1:
             raise ValueError(f"seeds is {self.seeds}, but at least 1 is wanted")
+        if self.figure and not find_spec("matplotlib"):
+            raise ValueError("a figure takes matplotlib: pip install 'jaxann[plots]'")
 
 
 class Outcome(NamedTuple):
@@ -115,15 +118,22 @@ def run(config: Config) -> dict[str, Outcome]:
             batch_size=config.batch_size,
             gradient=Angles(rule),
         )
-        right = jnp.mean(predict(model, params, x_test).argmax(axis=1) == t_test)
-        well = jnp.isfinite(history.loss).all() & jnp.isfinite(right)
+        y = predict(model, params, x_test)
+        right = jnp.mean(y.argmax(axis=1) == t_test)
+        well = jnp.isfinite(history.loss).all() & jnp.isfinite(y).all()  # the losses are from before the last step
         return jnp.where(well, right, jnp.nan), history.loss, history.metrics
 
     keys, found = jax.vmap(jax.random.key)(jnp.arange(config.seeds)), {}
     for name, rule in tqdm(rules(config, update).items(), disable=None, leave=False):
         members = jax.jit(jax.vmap(lambda *args, rule=rule: member(rule, *args)))
-        found[name] = Outcome(*jax.tree.map(np.asarray, members(keys, x, t, x_test, t_test)))
+        accuracy, losses, angles = jax.tree.map(np.asarray, members(keys, x, t, x_test, t_test))
+        found[name] = Outcome(accuracy, losses, {metric: angles[metric] for metric in sorted(angles, key=place)})
     return found
+
+
+def place(metric: str) -> int:
+    """Of the matrix that an angle is told of, in the network: jax sorts by name, 10.W before 2.W."""
+    return int(metric.split()[-1].removesuffix(".W"))
 
 
 def rules(config: Config, update: optax.GradientTransformation) -> dict[str, Rule]:
@@ -142,7 +152,8 @@ def table(found: dict[str, Outcome]) -> str:
         diverged = np.flatnonzero(~np.isfinite(outcome.accuracy)).tolist()
         notes = [*(["the control"] if name == CONTROL else []), *([f"seeds {diverged} diverged"] if diverged else [])]
         angles = (" ".join(f"{angle:.0f}" for angle in outcome.last(kind)) for kind in ("gradient", "feedback"))
-        rows.append((name, f"{mean(good):.3f} ± {sd(good):.3f}", *angles, ", ".join(notes)))
+        spread = f" ± {good.std(ddof=1):.3f}" if len(good) > 1 else ""
+        rows.append((name, f"{mean(good):.3f}{spread}", *angles, ", ".join(notes)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -154,17 +165,10 @@ def mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 
-def sd(values: np.ndarray) -> float:
-    """The standard deviation of the seeds; NaN of fewer than two."""
-    return float(values.std(ddof=1)) if len(values) > 1 else np.nan
-
-
 def draw(found: dict[str, Outcome], path: Path) -> None:
     """Loss and angles to the true gradient over the epochs, the mean over seeds and a band of one sd."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("pictures need matplotlib: pip install 'jaxann[plots]'") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4), layout="constrained")
     loss, angle = figure.subplots(1, 2)
     for name, outcome in found.items():
@@ -179,7 +183,8 @@ def draw(found: dict[str, Outcome], path: Path) -> None:
             axes.fill_between(epochs, centre - spread, centre + spread, color=line.get_color(), alpha=0.15, linewidth=0)
     loss.set(xlabel="epoch", ylabel="training loss", yscale="log")
     angle.set(xlabel="epoch", ylabel="degrees from the true gradient, hidden layers", ylim=(0, 95))
-    loss.legend(fontsize=7)
+    if loss.lines:  # there are none where every seed diverged
+        loss.legend(fontsize=7)
     figure.savefig(path, dpi=150)
 
 
@@ -209,7 +214,7 @@ def main() -> int:
             config.json.write_text(json.dumps(to_json(found)), encoding="utf-8")
         if config.figure is not None:
             draw(found, config.figure)
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"rules.py: {error}", file=sys.stderr)
         return 2
     return 0
