@@ -595,6 +595,13 @@ def test_dropout_has_the_masks_of_backprop_with_that_key():
     close(grads, jax.jit(jax.vmap(jax.grad(one), (None, 0)))(params, jnp.arange(B)))
 
 
+def test_noise_leaves_dropout_its_masks():
+    model, keys = mlp((3, 8, 2), hidden=tanh, dropout=0.5), jax.random.split(jax.random.key(0), 20)
+    gradient, params = clipped(model, SMALL_LOSS, max_norm=0.3, noise=1.7), model.init(jax.random.key(1))
+    losses = jax.jit(jax.vmap(lambda key: gradient(params, SMALL_X, SMALL_T, None, key)[0]))(keys)
+    assert len(np.unique(losses)) == 20  # of which the noise changes none
+
+
 # Memory.
 
 
