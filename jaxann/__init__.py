@@ -19,6 +19,7 @@ from jaxann.activations import (
 )
 from jaxann.autodiff import autodiff
 from jaxann.backprop import backprop
+from jaxann.batches import Examples
 from jaxann.check import check, check_layer
 from jaxann.compare import Comparison, compare
 from jaxann.differentiable import differentiable
@@ -51,4 +52,4 @@ from jaxann.rules import (
     StraightThrough,
     threshold,
 )
-from jaxann.training import Examples, History, fit, predict
+from jaxann.training import History, fit, predict

@@ -93,6 +93,11 @@ def parts(layer: Layer) -> dict[str, Layer]:
     return found
 
 
+SMALL = (
+    2**14
+)  # multiplications, up to which XLA's CPU is faster by a loop fused with what is around it than by a product
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Outer:
@@ -107,9 +112,11 @@ class Outer:
 
     def sum(self) -> Float[Array, "m n"]:
         """The matrix itself, as the one product leftᵀ right, summed in float32 or better."""
-        left, right = (factor.reshape(-1, factor.shape[-1]) for factor in (self.left, self.right))
-        dtype = summing(left, right)
-        return left.T.astype(dtype) @ right.astype(dtype)
+        dtype = summing(self.left, self.right)
+        left, right = (factor.reshape(-1, factor.shape[-1]).astype(dtype) for factor in (self.left, self.right))
+        if left.size * right.shape[1] <= SMALL:
+            return jnp.sum(left[:, :, None] * right[:, None, :], axis=0)
+        return left.T @ right
 
     def __add__(self, other: Outer) -> Outer:
         """The sum of two: their terms in one row. For a matrix that a layer uses more than once."""
@@ -128,6 +135,11 @@ def formed(grads: PyTree) -> PyTree:
 def sum_examples(grads: PyTree) -> PyTree:
     """Σ over the leading example axis of every leaf, an `Outer`'s as one matrix product, in float32 or better."""
     return by_leaf(Outer.sum, lambda leaf: leaf.sum(axis=0, dtype=summing(leaf)), grads)
+
+
+def traced(setting: Any) -> bool:
+    """Whether a layer's or a loss's number is being traced, as in a sweep: there is no value yet to look at."""
+    return isinstance(setting, jax.core.Tracer)
 
 
 def example_keys(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B"] | None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from jaxann.activations import identity, sigmoid
-from jaxann.layer import Layer, Outer, Wrapped, rebuilt
+from jaxann.layer import Layer, Outer, Wrapped, rebuilt, traced
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -127,7 +127,7 @@ class Dropout(Layer):
     rate: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate < 1:
+        if not traced(self.rate) and not 0 <= self.rate < 1:
             raise ValueError(f"Dropout takes a rate in [0, 1), not {self.rate}")
 
     @property
@@ -169,20 +169,27 @@ class MixedPrecision(Wrapped):
         return jax.tree.map(lambda a: a.astype(self.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
-def mlp(sizes: Sequence[int], hidden: Layer = sigmoid, output: Layer = identity, dropout: float = 0.0) -> Sequential:
+def mlp(
+    sizes: Sequence[int],
+    hidden: Layer = sigmoid,
+    output: Layer = identity,
+    dropout: float = 0.0,
+    weights: Callable = glorot_uniform,
+) -> Sequential:
     """Dense layers from size to size, `hidden` after each but the last and `output` after that.
 
-    mlp((4, 50, 3)) is Sequential((Dense(4, 50), sigmoid, Dense(50, 3), identity)). With `dropout` above 0, a
-    `Dropout` of that rate stands after each `hidden`.
+    mlp((4, 50, 3)) is Sequential((Dense(4, 50), sigmoid, Dense(50, 3), identity)). With `dropout` above 0, `hidden` is
+    the chain of it and a `Dropout` of that rate: the parameters that a key draws are the same with and without.
     Raises ValueError for fewer than two sizes, a size below 1 and a rate outside [0, 1).
     """
     if len(sizes) < 2:
         raise ValueError(f"a network needs an input and an output size, not sizes {tuple(sizes)}")
+    if traced(dropout) or dropout:
+        hidden = Sequential((hidden, Dropout(dropout)))
     layers: list[Layer] = []
-    between = [Dropout(dropout)] if dropout else []
     for n, m in pairwise(sizes):
-        layers += [Dense(n, m), hidden, *between]
-    return Sequential((*layers[: -1 - len(between)], output))
+        layers += [Dense(n, m, weights), hidden]
+    return Sequential((*layers[:-1], output))
 
 
 def leaves(model: Layer) -> dict[str, Layer]:

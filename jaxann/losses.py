@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax.lax import logistic
 
+from jaxann.layer import traced
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Shaped
 
@@ -93,7 +95,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.delta > 0:
+        if not traced(self.delta) and not self.delta > 0:
             raise ValueError(f"Huber takes a delta above 0, not {self.delta}")
 
     def value(self, y: Output, t: Target) -> Scalar:
@@ -187,7 +189,7 @@ class SoftmaxCrossEntropy(Loss):
     wants = "integer labels from 0 to below the number of outputs, or a distribution of 0 or more over them"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
+        if not traced(self.label_smoothing) and not 0 <= self.label_smoothing < 1:
             raise ValueError(f"SoftmaxCrossEntropy takes a label_smoothing in [0, 1), not {self.label_smoothing}")
 
     def valid(self, t: Shaped[Array, "*t"], m: int) -> Bool[Array, "*t"]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxann.training import Examples, Recipe, TrainState, raise_if_nonfinite, start, train
+from jaxann.batches import Examples, Lanes
+from jaxann.training import Recipe, TrainState, raise_if_nonfinite, start, train
 
 if TYPE_CHECKING:
     from jaxtyping import PRNGKeyArray, PyTree
@@ -58,7 +59,7 @@ def finished(plan: Plan, standing: Standing) -> bool:
     return epoch >= plan.epochs or (impatient and epoch > 0)
 
 
-def programs(recipe: Recipe, data: Examples, plan: Plan, standing: Standing) -> dict[int, Callable]:
+def programs(recipe: Recipe, data: Examples | Lanes, plan: Plan, standing: Standing) -> dict[int, Callable]:
     """`train`, compiled for every length of a piece that the rest of the run has."""
     epoch = int(standing.state.epoch)
     if epoch >= plan.epochs:
@@ -71,7 +72,7 @@ def programs(recipe: Recipe, data: Examples, plan: Plan, standing: Standing) -> 
 
 def pieces(
     recipe: Recipe,
-    data: Examples,
+    data: Examples | Lanes,
     plan: Plan,
     standing: Standing,
     evaluate: Evaluate | None = None,

@@ -6,24 +6,23 @@ The gradient comes as an argument; everything random is drawn before the step lo
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 
 from jaxann.backprop import backprop
+from jaxann.batches import Batch, Examples, Lanes, drawn
 from jaxann.gradient import stateful
-from jaxann.layer import Layer
+from jaxann.layer import Layer, traced
 from jaxann.losses import Loss, shares
 from jaxann.probe import finite, first_nonfinite
 from jaxann.validate import validate, validate_schedule, validate_weights
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree, Shaped
+    from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 
 class TrainState(NamedTuple):
@@ -47,14 +46,6 @@ class History(NamedTuple):
     metrics: dict[str, Float[Array, " epochs"]] = {}  # noqa: RUF012
 
 
-class Examples(NamedTuple):
-    """Features, targets and, where examples count differently, their weights, all above 0."""
-
-    x: Float[Array, "N ..."]
-    t: Shaped[Array, "N ..."]
-    weights: Float[Array, " N"] | None = None
-
-
 class Recipe(NamedTuple):
     """What is to be trained and how: the part of a run that is compiled in."""
 
@@ -66,8 +57,7 @@ class Recipe(NamedTuple):
     shuffle: bool = True
 
 
-@partial(jax.jit, static_argnames="recipe")
-def start(recipe: Recipe, key: PRNGKeyArray) -> TrainState:
+def started(recipe: Recipe, key: PRNGKeyArray) -> TrainState:
     """The state before the first epoch: parameters drawn, the optimiser's and the gradient's state made."""
     params_key, shuffle_key = jax.random.split(key)
     params, gradient = recipe.model.init(params_key), stateful(recipe.gradient(recipe.model, recipe.loss))
@@ -75,14 +65,13 @@ def start(recipe: Recipe, key: PRNGKeyArray) -> TrainState:
     return TrainState(params, recipe.optimizer.init(params), shuffle_key, jnp.zeros((), int), gradient_state)
 
 
-@partial(jax.jit, static_argnames=("recipe", "epochs"))
-def train(recipe: Recipe, state: TrainState, data: Examples, epochs: int) -> tuple[TrainState, History]:
-    """The next `epochs` epochs, in one compiled program; any split of a run into such pieces gives the same run."""
+def trained(recipe: Recipe, state: TrainState, data: Examples | Lanes, epochs: int) -> tuple[TrainState, History]:
+    """The next `epochs` epochs and their history, a single program; any split of a run into such pieces gives the same run."""
+    data = data.lanes(recipe.batch_size)
     step = _step(recipe, data)
 
     def epoch(carry, batches):
-        carry, (step_loss, metrics) = jax.lax.scan(step, carry, batches)
-        weight = batches.weights.sum(axis=1)
+        carry, (step_loss, weight, metrics) = jax.lax.scan(step, carry, batches)
         return carry, History(step_loss @ (weight / weight.sum()), step_loss, jax.tree.map(jnp.mean, metrics))
 
     # Without the barrier XLA fuses drawing with a step that is the only one in its epoch, and rounds it otherwise in
@@ -91,6 +80,11 @@ def train(recipe: Recipe, state: TrainState, data: Examples, epochs: int) -> tup
     carry = state.params, state.opt_state, state.gradient_state
     (params, opt_state, gradient_state), history = jax.lax.scan(epoch, carry, batches)
     return TrainState(params, opt_state, state.key, state.epoch + epochs, gradient_state), history
+
+
+# Compiled once for a recipe; what traces numbers in a recipe, as a sweep does, compiles the plain functions itself.
+start = jax.jit(started, static_argnames="recipe")
+train = jax.jit(trained, static_argnames=("recipe", "epochs"))
 
 
 def fit(
@@ -126,27 +120,31 @@ def fit(
     recipe = Recipe(model, loss, optimizer, batch_size, gradient, shuffle)
     before = start(recipe, key)
     after, history = train(recipe, before, data, epochs)
-    if not isinstance(history.loss, Tracer):
+    if not traced(history.loss):
         raise_if_nonfinite(recipe, before, after, history, data)
     return after.params, history
 
 
-@partial(jax.jit, static_argnames="model")
-def predict(model: Layer, params: PyTree, x: Shaped[Array, "N ..."]) -> Float[Array, "N ..."]:
+def outputs(model: Layer, params: PyTree, x: Shaped[Array, "N ..."]) -> Float[Array, "N ..."]:
     """The network's outputs for a batch x [N, ...]."""
     return jax.vmap(lambda x: model.forward(params, x)[0])(x)
 
 
-@partial(jax.jit, static_argnames=("model", "loss"))
-def evaluate(
+def evaluated(
     model: Layer, loss: Loss, params: PyTree, data: Examples
 ) -> tuple[Float[Array, "N ..."], Float[Array, ""]]:
     """The network's outputs for `data`, and the loss over it."""
-    y = predict(model, params, data.x)
+    y = outputs(model, params, data.x)
     return y, shares(data.weights, len(y)) @ jax.vmap(loss.value)(y, data.t)
 
 
-def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, history: History, data: Examples) -> None:
+predict = jax.jit(outputs, static_argnames="model")
+evaluate = jax.jit(evaluated, static_argnames=("model", "loss"))
+
+
+def raise_if_nonfinite(
+    recipe: Recipe, before: TrainState, after: TrainState, history: History, data: Examples | Lanes
+) -> None:
     """Raises FloatingPointError, naming epoch, step and layer, if what `train` made of `before` is not finite.
 
     It looks by taking the last steps again, one by one, so that the run itself pays nothing.
@@ -158,11 +156,12 @@ def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, hi
     epochs = max(first - 1, 0) // history.step_loss.shape[1]  # the step before may have made the parameters so
     state = train(recipe, before, data, epochs)[0] if epochs else before
     carry = state.params, state.opt_state, state.gradient_state
+    data = data.lanes(recipe.batch_size)
     step, batches = jax.jit(_step(recipe, data)), _batches(recipe, state, data, 2)
     steps = history.step_loss.shape[1]
     for i in range(2 * steps):
         batch = jax.tree.map(lambda leaf: leaf[divmod(i, steps)], batches)  # noqa: B023, it is called at once
-        x, t = data.x[batch.indices], data.t[batch.indices]
+        x, t, _ = data.at(batch.places)
         found = first_nonfinite(recipe.model, recipe.loss, carry[0], x, t, batch.key if recipe.model.random else None)
         carry, _ = step(carry, batch)
         if not found and not finite(carry[0]):
@@ -173,22 +172,14 @@ def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, hi
     raise FloatingPointError("the run is not finite, though its steps, taken again one by one, are")
 
 
-class _Batch(NamedTuple):
-    """One step's examples, their weights and, where the model or its gradient draws, its key."""
-
-    indices: Int[Array, "*steps B"]
-    weights: Float[Array, "*steps B"]
-    key: Key[Array, "*steps"] | None
-
-
-def _step(recipe: Recipe, data: Examples) -> Callable:
-    """(params, opt_state, gradient_state) and a `_Batch` -> the next three, and the batch's loss and metrics."""
+def _step(recipe: Recipe, data: Lanes) -> Callable:
+    """(params, opt_state, gradient_state) and a `Batch` -> the next three, and the batch's loss, weight and metrics."""
     gradient = stateful(recipe.gradient(recipe.model, recipe.loss))
     update = optax.with_extra_args_support(recipe.optimizer).update
 
     def step(carry, batch):
         params, opt_state, state = carry
-        args = data.x[batch.indices], data.t[batch.indices], batch.weights
+        args = data.at(batch.places)
         draws = {} if batch.key is None else {"key": batch.key}
         value, grads, after, metrics = gradient.step(params, state, *args, **draws)
 
@@ -197,24 +188,16 @@ def _step(recipe: Recipe, data: Examples) -> Callable:
 
         more = {"value": value, "grad": grads, "value_fn": value_fn, "batch": args}  # a few optimisers ask for more
         updates, opt_state = update(grads, opt_state, params, **more)
-        return (optax.apply_updates(params, updates), opt_state, after), (value, metrics)
+        return (optax.apply_updates(params, updates), opt_state, after), (value, args.weights.sum(), metrics)
 
     return step
 
 
-def _batches(recipe: Recipe, state: TrainState, data: Examples, epochs: int) -> _Batch:
-    """The steps of the next `epochs`, [epochs, steps, ...]; the last of each filled up with example 0 of weight 0."""
-    examples = len(data.x)
-    filling = -examples % recipe.batch_size
-    steps = (examples + filling) // recipe.batch_size
+def _batches(recipe: Recipe, state: TrainState, data: Lanes, epochs: int) -> Batch:
+    """The steps of the next `epochs`, [epochs, steps, ...]."""
     random = recipe.model.random or stateful(recipe.gradient(recipe.model, recipe.loss)).random
 
     def epoch(number):
-        key, order = jax.random.fold_in(state.key, number), jnp.arange(examples)
-        order = jax.random.permutation(key, order) if recipe.shuffle else order
-        weights = jnp.ones(examples) if data.weights is None else data.weights[order]
-        indices, weights = (jnp.pad(row, (0, filling)).reshape(steps, -1) for row in (order, weights))
-        keys = jax.random.split(jax.random.fold_in(key, 1), steps) if random else None
-        return _Batch(indices, weights, keys)
+        return drawn(data, jax.random.fold_in(state.key, number), shuffle=recipe.shuffle, random=random)
 
     return jax.vmap(epoch)(state.epoch + jnp.arange(epochs))

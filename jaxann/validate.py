@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from jaxann.layer import Layer
+from jaxann.layer import Layer, traced
 from jaxann.losses import Loss
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
 
 def validate_number(name: str, value: Any, *, above: int | None = None, least: int | None = None) -> None:
     """Raises ValueError for what is no finite number in its range; what is being traced has no value to look at."""
-    if isinstance(value, Tracer):
+    if traced(value):
         return
     good = isfinite(value) and (above is None or value > above) and (least is None or value >= least)
     if not good:
@@ -118,7 +117,7 @@ def _numeric(name: str, values: Any, whole: bool = False) -> Array:
 
 def _refuse(name: str, values: Array, valid: Array, wanted: str) -> None:
     """Raises ValueError for the first entry of `values` that is not valid, unless they are being traced."""
-    if isinstance(valid, Tracer) or np.all(valid):
+    if traced(valid) or np.all(valid):
         return
     place = np.argwhere(~np.asarray(valid))[0]
     raise ValueError(f"{name}{place.tolist()} is {values[tuple(place)]}, but {wanted}")

@@ -208,10 +208,11 @@ def folder(config: Config) -> list[Row]:
     from config import Config as Training
 
     from jaxann import SoftmaxCrossEntropy, mlp, relu
+    from jaxann.batches import Examples
     from jaxann.folder import Folder
     from jaxann.pieces import Plan, begin, pieces, programs
     from jaxann.record import Record
-    from jaxann.training import Examples, Recipe, evaluate
+    from jaxann.training import Recipe, evaluate
 
     with TemporaryDirectory() as place:
         numbers = count()
@@ -342,7 +343,8 @@ def jaxann_run(job: Job, model: Layer, loss: Loss) -> Run:
     import jax.numpy as jnp
     import optax
 
-    from jaxann.training import Examples, Recipe, start, train
+    from jaxann.batches import Examples
+    from jaxann.training import Recipe, start, train
 
     recipe = Recipe(model, loss, optax.sgd(job.rate), job.batch_size)
     args = start(recipe, jax.random.key(0)), Examples(jnp.asarray(job.x), jnp.asarray(job.t))

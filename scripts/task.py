@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     import numpy as np
     from config import Config
 
+    from jaxann.batches import Examples
     from jaxann.data import Data, Part
     from jaxann.folder import Folder
     from jaxann.layer import Layer
     from jaxann.losses import Loss
     from jaxann.pieces import Plan
     from jaxann.targets import Targets
-    from jaxann.training import Examples, Recipe
+    from jaxann.training import Recipe
 
 
 class Task(NamedTuple):
@@ -125,7 +126,7 @@ def weighted(config: Config, data: Data) -> Part:
 
 def prepared(model: Layer, loss: Loss, targets: Targets, part: Part) -> Examples:
     """A part's examples as arrays that fit the model and the loss."""
-    from jaxann.training import Examples
+    from jaxann.batches import Examples
     from jaxann.validate import validate, validate_weights
 
     x, t = validate(model, loss, part.x, targets.encode(part.t))

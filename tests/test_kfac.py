@@ -25,11 +25,12 @@ from jaxann import (
     mlp,
     tanh,
 )
+from jaxann.batches import Examples
 from jaxann.curvature import gauss_newton_factors
 from jaxann.kfac import kfac
 from jaxann.pieces import Plan, begin, pieces
 from jaxann.probe import finite
-from jaxann.training import Examples, Recipe, start, train
+from jaxann.training import Recipe, start, train
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (23, 3))

@@ -252,9 +252,15 @@ def test_who_draws_is_known_at_any_depth():
     assert mlp((3, 4, 2), dropout=0.5).random
     assert MixedPrecision(Sequential((mlp((3, 4, 2), dropout=0.5), relu))).random
     assert not mlp((3, 4, 2)).random
+    dropped = Sequential((relu, Dropout(0.5)))
     assert mlp((3, 4, 5, 2), relu, tanh, dropout=0.5).layers == (
-        *(Dense(3, 4), relu, Dropout(0.5), Dense(4, 5), relu, Dropout(0.5), Dense(5, 2), tanh),
+        *(Dense(3, 4), dropped, Dense(4, 5), dropped, Dense(5, 2), tanh),
     )
+
+
+def test_dropout_leaves_a_network_the_parameters_that_its_key_draws():
+    with_, without = (jax.tree.leaves(mlp((3, 4, 5, 2), dropout=rate).init(KEY)) for rate in (0.5, 0.0))
+    assert all(jnp.array_equal(a, b) for a, b in zip(with_, without, strict=True))
 
 
 def test_each_example_has_a_mask_of_its_own_and_both_routes_the_same():

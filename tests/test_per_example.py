@@ -30,6 +30,7 @@ from jaxann import (
     relu,
     tanh,
 )
+from jaxann.batches import Examples
 from jaxann.per_example import (
     Kronecker,
     clipped_mean,
@@ -43,7 +44,7 @@ from jaxann.per_example import (
     second_moment,
     variance,
 )
-from jaxann.training import Examples, Recipe, start, train
+from jaxann.training import Recipe, start, train
 
 B, C = 7, 4
 WEIGHTS = {

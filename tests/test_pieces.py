@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from jaxann import SquaredError, compare, mlp, tanh
+from jaxann.batches import Examples
 from jaxann.pieces import Plan, Standing, begin, finished, piece_length, pieces, programs
-from jaxann.training import Examples, History, Recipe, TrainState, start, train
+from jaxann.training import History, Recipe, TrainState, start, train
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (7, 2))

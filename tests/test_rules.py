@@ -41,11 +41,12 @@ from jaxann import (
     tanh,
     threshold,
 )
+from jaxann.batches import Examples
 from jaxann.gradient import Stateful, stateful
 from jaxann.optimizers import optimizer
 from jaxann.report import ON_PURPOSE
 from jaxann.rule import angle
-from jaxann.training import Examples, Recipe, start, train
+from jaxann.training import Recipe, start, train
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (13, 4))
@@ -611,7 +612,7 @@ def test_a_new_rule_takes_ten_lines():
         return np.sign(delta) / 13 if len(top) == 1 else delta
 
     judge(grads, by_numpy(PARAMS, X, LABELS, change=sign_at_the_top), X.dtype)
-    assert fitted(SignOfTheError(), epochs=20)[1].loss[-1] < 0.5
+    assert fitted(SignOfTheError(), opt=optax.sgd(0.05), epochs=40)[1].loss[-1] < 0.3  # larger steps overshoot
 
 
 # Feedback of its own
