@@ -48,9 +48,10 @@ class Lanes(NamedTuple):
         """Itself."""
         return self
 
-    def at(self, places: Int[Array, " B"]) -> Examples:
-        """Of every lane the example at its place."""
-        return Examples(*(jax.vmap(lambda lane, place: lane[place], in_axes=(1, 0))(part, places) for part in self))
+    def at(self, places: Int[Array, " B"]) -> tuple[Array, Array, Array]:
+        """x [B, ...], t [B, ...] and weights [B]: of every lane the example at its place."""
+        x, t, weights = (jax.vmap(lambda lane, place: lane[place], in_axes=(1, 0))(part, places) for part in self)
+        return x, t, weights
 
 
 class Batch(NamedTuple):

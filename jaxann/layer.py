@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
@@ -93,9 +94,7 @@ def parts(layer: Layer) -> dict[str, Layer]:
     return found
 
 
-SMALL = (
-    2**14
-)  # multiplications, up to which XLA's CPU is faster by a loop fused with what is around it than by a product
+SMALL = 2**14  # multiplications, up to which XLA's CPU has a fused loop done before a product has begun
 
 
 @jax.tree_util.register_dataclass
@@ -139,7 +138,7 @@ def sum_examples(grads: PyTree) -> PyTree:
 
 def traced(setting: Any) -> bool:
     """Whether a layer's or a loss's number is being traced, as in a sweep: there is no value yet to look at."""
-    return isinstance(setting, jax.core.Tracer)
+    return isinstance(setting, Tracer)
 
 
 def example_keys(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B"] | None:

@@ -66,7 +66,7 @@ def started(recipe: Recipe, key: PRNGKeyArray) -> TrainState:
 
 
 def trained(recipe: Recipe, state: TrainState, data: Examples | Lanes, epochs: int) -> tuple[TrainState, History]:
-    """The next `epochs` epochs and their history, a single program; any split of a run into such pieces gives the same run."""
+    """The next `epochs` epochs, and their history; any split of a run into such pieces gives the same run."""
     data = data.lanes(recipe.batch_size)
     step = _step(recipe, data)
 
@@ -188,7 +188,7 @@ def _step(recipe: Recipe, data: Lanes) -> Callable:
 
         more = {"value": value, "grad": grads, "value_fn": value_fn, "batch": args}  # a few optimisers ask for more
         updates, opt_state = update(grads, opt_state, params, **more)
-        return (optax.apply_updates(params, updates), opt_state, after), (value, args.weights.sum(), metrics)
+        return (optax.apply_updates(params, updates), opt_state, after), (value, args[2].sum(), metrics)
 
     return step
 

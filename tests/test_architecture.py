@@ -20,6 +20,7 @@ ROOMS = [  # bottom to top; a module imports only from rows above its own in thi
     {"stories"},
     {"trial"},
     {"check"},
+    {"batches"},
     {"training", "optimizers", "per_example"},
     {"rule", "curvature"},
     {"rules", "kfac", "differentiable"},
