@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxann.layer import traced
 from jaxann.losses import LOSSES, Loss, SoftmaxCrossEntropy
 
 FOR_CLASSES = ("cross_entropy", "softmax_cross_entropy", "sigmoid_cross_entropy", "hinge")
@@ -33,6 +34,8 @@ class Targets:
     def __post_init__(self) -> None:
         if not self.classes and self.loss in FOR_CLASSES:
             raise ValueError(f"the loss {self.loss} is for classes; for numbers there are {', '.join(FOR_ANY)}")
+        if traced(self.smoothing):
+            return
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"label_smoothing is {self.smoothing}, but a share from 0 to below 1 is wanted")
         if self.smoothing and (not self.classes or self.loss == "hinge"):

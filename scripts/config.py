@@ -65,6 +65,8 @@ class Config:
     """Sizes of the hidden layers."""
     activation: Activation = "sigmoid"
     """Of the hidden layers."""
+    init_scale: float = 1.0
+    """Factor on the weights that are drawn."""
     dropout: float = 0.0
     """Share of each hidden layer's outputs that is dropped at every step."""
     loss: Loss | None = None
@@ -96,7 +98,9 @@ class Config:
     score: Literal["loss", "accuracy"] = "loss"
     """Which one that is; accuracy is R² for numbers."""
     seed: int = 0
-    """Of the parts, the parameters, the order of the examples and the dropout."""
+    """Of the parameters, the order of the examples and the dropout."""
+    split: int | None = None
+    """Seed of the parts; None is the same."""
     gradient: Literal["backprop", "autodiff"] = "backprop"
     """Written by hand, or by jax.grad."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -118,6 +122,10 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for settings that are out of range or have no effect."""
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}, but a whole number from 0 to below 2³² is wanted")
+        if not 0 < self.init_scale < inf:
+            raise ValueError(f"init_scale is {self.init_scale}, but a finite number above 0 is wanted")
         for name in ("warmup", "checkpoint_seconds"):
             if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, but a finite number of at least 0 is wanted")

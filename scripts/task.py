@@ -41,12 +41,9 @@ def prepare(config: Config) -> Task:
     import jax
     import numpy as np
 
-    from jaxann import autodiff, backprop
     from jaxann.data import Part, load
-    from jaxann.optimizers import optimizer, schedule
     from jaxann.pieces import Plan, piece_length
     from jaxann.targets import Targets
-    from jaxann.training import Recipe
     from jaxann.validate import validate_schedule
 
     jax.config.update("jax_enable_x64", config.precision == "float64")
@@ -57,7 +54,7 @@ def prepare(config: Config) -> Task:
         config.dataset,
         held_out=config.held_out,
         validation=config.validation,
-        seed=config.seed,
+        seed=config.seed if config.split is None else config.split,
         scaling=config.scaling,
         target=config.target,
         weights=config.weights,
@@ -68,16 +65,32 @@ def prepare(config: Config) -> Task:
     if smoothing is None:
         smoothing = 0.03 if data.classes and name != "hinge" else 0.0
     targets = Targets.of(name, len(data.classes), smoothing, data.train.t)
-    model, loss = network(config, data.train.x.shape[1], targets)
-    examples = prepared(model, loss, targets, weighted(config, data))
+    validate_schedule(len(data.train.x), config.epochs, config.batch_size)
+    made = recipe(config, data, targets)
+    examples = prepared(made, targets, weighted(config, data))
     x, t, weights = data.train
     shown = data.validation or Part(x[:2000], t[:2000], None if weights is None else weights[:2000])
-    validate_schedule(len(examples.x), config.epochs, config.batch_size)
-    steps = -(-len(examples.x) // config.batch_size)
-    final = config.final if config.final is not None else 0.01 if config.schedule == "exponential" else 0.0
-    rate = schedule(
-        config.schedule, config.learning_rate, config.epochs * steps, warmup=round(config.warmup * steps), final=final
+    plan = Plan(
+        config.epochs, *piece_length(steps(config, data), config.epochs, config.evaluate_every), config.patience
     )
+    return Task(data, targets, made, examples, (prepared(made, targets, shown), shown.t), plan)
+
+
+def steps(config: Config, data: Data) -> int:
+    """Of an epoch."""
+    return -(-len(data.train.x) // config.batch_size)
+
+
+def recipe(config: Config, data: Data, targets: Targets) -> Recipe:
+    """What is compiled in. The numbers of the config may be traced, but for those that tell shares and lengths."""
+    from jaxann import autodiff, backprop
+    from jaxann.optimizers import optimizer, schedule
+    from jaxann.training import Recipe
+
+    model, loss = network(config, data.train.x.shape[1], targets)
+    warmup, whole = round(config.warmup * steps(config, data)), config.epochs * steps(config, data)
+    final = config.final if config.final is not None else 0.01 if config.schedule == "exponential" else 0.0
+    rate = schedule(config.schedule, config.learning_rate, whole, warmup=warmup, final=final)
     update = optimizer(
         config.optimizer,
         rate,
@@ -86,18 +99,19 @@ def prepare(config: Config) -> Task:
         clip=config.clip,
     )
     gradient = {"backprop": backprop, "autodiff": autodiff}[config.gradient]
-    plan = Plan(config.epochs, *piece_length(steps, config.epochs, config.evaluate_every), config.patience)
-    recipe = Recipe(model, loss, update, config.batch_size, gradient)
-    return Task(data, targets, recipe, examples, (prepared(model, loss, targets, shown), shown.t), plan)
+    return Recipe(model, loss, update, config.batch_size, gradient)
 
 
 def network(config: Config, features: int, targets: Targets) -> tuple[Layer, Loss]:
     """The model and the loss, which need no data."""
+    from jax.nn.initializers import variance_scaling
+
     from jaxann import ACTIVATIONS, MixedPrecision, identity, mlp, softmax
 
+    weights = variance_scaling(config.init_scale**2, "fan_avg", "uniform")  # that of Glorot and Bengio, scaled
     output = softmax if targets.loss == "cross_entropy" else identity
     sizes = (features, *config.hidden, targets.outputs)
-    model = mlp(sizes, ACTIVATIONS[config.activation], output, config.dropout)
+    model = mlp(sizes, ACTIVATIONS[config.activation], output, config.dropout, weights)
     return MixedPrecision(model) if config.precision == "bfloat16" else model, targets.function()
 
 
@@ -124,12 +138,12 @@ def weighted(config: Config, data: Data) -> Part:
     return part._replace(weights=weights[part.t] * (1 if part.weights is None else part.weights))
 
 
-def prepared(model: Layer, loss: Loss, targets: Targets, part: Part) -> Examples:
+def prepared(recipe: Recipe, targets: Targets, part: Part) -> Examples:
     """A part's examples as arrays that fit the model and the loss."""
     from jaxann.batches import Examples
     from jaxann.validate import validate, validate_weights
 
-    x, t = validate(model, loss, part.x, targets.encode(part.t))
+    x, t = validate(recipe.model, recipe.loss, part.x, targets.encode(part.t))
     return Examples(x, t, validate_weights(part.weights, len(x)))
 
 
