@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxann.devices import whole
 from jaxann.pieces import Standing
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Checkpoints:
             "best_score": standing.best_score,
             "best_epoch": standing.best_epoch,
             "shapes": {name: _shapes(tree) for name, tree in trees.items()},
-            "digests": {name: _digest(tree) for name, tree in trees.items()},
+            "digests": {name: _digest(whole(tree)) for name, tree in trees.items()},
         }
         about["digest"] = _digest_of(about)
         save, args = self._ocp.args.StandardSave, self._ocp.args
@@ -131,7 +132,7 @@ class Checkpoints:
             trees = {name: trees[name] for name in like}
         except Exception as error:
             raise self._damaged(epoch, _line(error)) from None
-        if any(_digest(tree) != about["digests"][name] for name, tree in trees.items()):
+        if any(_digest(whole(tree)) != about["digests"][name] for name, tree in trees.items()):
             raise self._damaged(epoch, "its digest is not that of its content")
         return trees, about
 

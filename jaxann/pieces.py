@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxann.batches import Examples, Lanes
-from jaxann.training import Recipe, TrainState, raise_if_nonfinite, start, train
+from jaxann.devices import placed
+from jaxann.training import Recipe, TrainState, raise_if_nonfinite, start, trained
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from jaxtyping import PRNGKeyArray, PyTree
 
 Row = dict[str, Any]
@@ -45,10 +48,11 @@ class Standing(NamedTuple):
     best_epoch: int
 
 
-def begin(recipe: Recipe, key: PRNGKeyArray) -> Standing:
-    """Where a run stands before its first epoch."""
+def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None) -> Standing:
+    """Where a run stands before its first epoch, on the devices of `mesh` if there is one. Raises as `placed` does."""
     # It runs once, so optimising it much costs more than it saves; level 0 was seen to compile other programs wrongly.
     state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "1"})(key)
+    state = state if mesh is None else placed(recipe, state, mesh)
     return Standing(state, state.params, -inf, 0)
 
 
@@ -67,6 +71,9 @@ def programs(recipe: Recipe, data: Examples | Lanes, plan: Plan, standing: Stand
     first = _next(plan, epoch)
     between, last = divmod(plan.epochs - epoch - first, plan.piece)
     lengths = {first, plan.piece if between else 0, last} - {0}
+    # A piece leaves the state on the devices where the next one takes it, and what it tells on all.
+    state = jax.tree.map(lambda leaf: leaf.sharding, standing.state)
+    train = jax.jit(trained, static_argnames=("recipe", "epochs"), out_shardings=(state, state.epoch))
     return {length: train.lower(recipe, standing.state, data, length).compile() for length in lengths}
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxann.layer import Layer, Wrapped, example_keys
@@ -110,5 +111,6 @@ def first_nonfinite(
 
 
 def finite(tree: PyTree) -> bool:
-    """Whether every entry of every leaf is finite."""
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+    """Whether every entry of every leaf is finite, as far as this process holds it."""
+    shards = (shard.data for leaf in jax.tree.leaves(tree) for shard in jnp.asarray(leaf).addressable_shards)
+    return all(np.isfinite(shard).all() for shard in shards)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxann.checkpoints import Checkpoints
 from jaxann.folder import Folder, Row
 from jaxann.pieces import Standing
+from jaxann.processes import anywhere, first
 
 
 def installed(*, plots: bool, tensorboard: bool) -> None:
@@ -35,20 +36,16 @@ def installed(*, plots: bool, tensorboard: bool) -> None:
 class Record:
     """The record of the run in `folder`, from where `standing` is; a checkpoint at most every so many seconds.
 
-    What the folder knows of later epochs is forgotten: a run that was killed makes them again.
+    What the folder knows of later epochs is forgotten: a run that was killed makes them again. Of several processes all
+    write checkpoints, each its part of them, and the first one all else.
     """
 
     def __init__(
         self, folder: Folder, checkpoints: Checkpoints, standing: Standing, *, tensorboard: bool, seconds: float
     ) -> None:
-        self._folder, self._checkpoints, self._seconds = folder, checkpoints, seconds
+        self._log = Log(folder, int(standing.state.epoch), tensorboard=tensorboard) if first() else None
+        self._checkpoints, self._seconds = checkpoints, seconds
         self._epoch, self._saved = int(standing.state.epoch), monotonic()
-        folder.rewind(self._epoch)
-        self._writer = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=self._epoch + 1)
 
     @classmethod
     def of(
@@ -62,12 +59,9 @@ class Record:
 
     def after(self, standing: Standing, rows: list[Row]) -> None:
         """Logs the rows, and writes a checkpoint when it is time. Raises OSError where the disk does not take it."""
-        self._folder.log(rows)
-        if self._writer is not None:
-            for row in rows:
-                for name in row.keys() - {"epoch"}:
-                    self._writer.add_scalar(name, row[name], row["epoch"])
-        if monotonic() - self._saved >= self._seconds:
+        if self._log is not None:
+            self._log.add(rows)
+        if anywhere(monotonic() - self._saved >= self._seconds):
             self._save(standing)
 
     def end(
@@ -76,6 +70,40 @@ class Record:
         """Writes the last checkpoint, the result and the pictures of the whole run. Raises OSError as `after` does."""
         if int(standing.state.epoch) > self._epoch:
             self._save(standing)
+        if self._log is not None:
+            self._log.end(result, counts, classes, plots=plots)
+
+    def close(self) -> None:
+        """Writes out what is still held."""
+        if self._log is not None:
+            self._log.close()
+
+    def _save(self, standing: Standing) -> None:
+        self._checkpoints.save(standing)
+        self._epoch, self._saved = int(standing.state.epoch), monotonic()
+
+
+class Log:
+    """Metrics and TensorBoard's scalars in `folder` from an epoch on, what it has of later ones being forgotten."""
+
+    def __init__(self, folder: Folder, epoch: int, *, tensorboard: bool) -> None:
+        self._folder, self._writer = folder, None
+        folder.rewind(epoch)
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=epoch + 1)
+
+    def add(self, rows: list[Row]) -> None:
+        """Metrics of some epochs more."""
+        self._folder.log(rows)
+        if self._writer is not None:
+            for row in rows:
+                for name in row.keys() - {"epoch"}:
+                    self._writer.add_scalar(name, row[name], row["epoch"])
+
+    def end(self, result: Row, counts: np.ndarray | None, classes: Sequence[str], *, plots: bool) -> None:
+        """The result and the pictures of the whole run."""
         self._folder.write("result", result)
         if plots:
             from jaxann.plots import confusion, curves
@@ -93,7 +121,3 @@ class Record:
         """Writes out what TensorBoard's writer still holds."""
         if self._writer is not None:
             self._writer.close()
-
-    def _save(self, standing: Standing) -> None:
-        self._checkpoints.save(standing)
-        self._epoch, self._saved = int(standing.state.epoch), monotonic()

@@ -38,7 +38,8 @@ Optimizer = Literal[
     "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam", "lamb", "lion"
 ]
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
-ELSEWHERE = ("run", "resume", "checkpoint", "config")  # where a run lies, which is no setting of it
+DEVICES = ("devices", "model_devices", "distributed", "coordinator", "processes", "process", "connect_seconds")
+ELSEWHERE = ("run", "resume", "checkpoint", "config", *DEVICES)  # where a run lies and what runs it: no settings of it
 LATER = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoint_seconds")  # what resuming may change
 
 
@@ -117,6 +118,21 @@ class Config:
     """Go on with the run in this folder, by its own settings; with more epochs, if you like."""
     checkpoint: int | None = None
     """Resume from the checkpoint of this epoch instead of the last."""
+    devices: int | None = None
+    """How many devices each batch is spread over; None is one, or as many as --distributed finds. The run is the same,
+    but for rounding."""
+    model_devices: int = 1
+    """Over how many devices, for each of those, the outputs of the hidden layers are spread."""
+    distributed: bool = False
+    """Be one of several processes, started by Slurm, Open MPI or, with the next three, by hand."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
+    connect_seconds: float = 60.0
+    """Give up when the processes have not found each other by then."""
     config: Path | None = None
     """Take the settings from this file, such as a run's config.json; others on the command line go before."""
 
@@ -126,7 +142,7 @@ class Config:
             raise ValueError(f"seed is {self.seed}, but a whole number from 0 to below 2³² is wanted")
         if not 0 < self.init_scale < inf:
             raise ValueError(f"init_scale is {self.init_scale}, but a finite number above 0 is wanted")
-        for name in ("warmup", "checkpoint_seconds"):
+        for name in ("warmup", "checkpoint_seconds", "connect_seconds"):
             if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, but a finite number of at least 0 is wanted")
         if self.patience is not None and self.patience < 1:
@@ -135,6 +151,9 @@ class Config:
             for name, unset in {"patience": None, "evaluate_every": None, "score": "loss"}.items():
                 if getattr(self, name) != unset:
                     raise ValueError(f"{name} is {getattr(self, name)}, but a share for validation is wanted for that")
+        for name in ("coordinator", "processes", "process"):
+            if getattr(self, name) is not None and not self.distributed:
+                raise ValueError(f"{name} is {getattr(self, name)}, but only with distributed it has an effect")
         if self.checkpoint is not None and self.resume is None:
             raise ValueError(f"checkpoint is {self.checkpoint}, but there is no run to resume")
 

@@ -60,7 +60,7 @@ def reports(config: Config) -> dict[str, Report]:
     if config.after < 0:
         raise ValueError(f"after is {config.after}, but 0 or more epochs are wanted")
     for name in ELSEWHERE:
-        if getattr(config, name) is not None:
+        if getattr(config, name) != getattr(Training(), name):
             raise ValueError(f"{name} is {getattr(config, name)}, but only train.py takes it")
     if config.precision == "bfloat16":
         raise ValueError("precision is bfloat16, which rounds by more than a check allows: check the float32 network")

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import closing, contextmanager, nullcontext
+import traceback
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
+from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import tyro
 from config import Config
 from task import Known, Measure, Task, prepare
+from task import steps as epoch_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jaxann.pieces import Standing
     from jaxann.record import Record
+
+
+ERRORS = (ValueError, FloatingPointError, OSError, ImportError)  # of which a sentence is enough
 
 
 class Outcome(NamedTuple):
@@ -43,37 +49,47 @@ def run(task: Task, config: Config) -> Outcome:
     import jax
     from tqdm import tqdm
 
+    from jaxann.devices import mesh, spread, whole
     from jaxann.pieces import begin, finished, pieces, programs
+    from jaxann.processes import anywhere, first
 
     measure = Measure(task)
 
     def look(params):
-        score, loss = measure(params, *task.shown)
+        score, loss = measure(whole(params), *task.shown)
         better = score if config.score == "accuracy" else -loss
         return better, {"validation_loss": loss, f"validation_{measure.key}": score}
 
     began = perf_counter()
-    record, standing = recorded(task, config, begin(task.recipe, jax.random.key(config.seed)))
+    over = None
+    if config.distributed or config.devices is not None or config.model_devices > 1:
+        there = jax.device_count() if config.distributed else 1
+        over = mesh(config.devices or ceil(there / config.model_devices), config.model_devices)
+        if config.distributed and over.size != there:
+            raise ValueError(f"{over.size} devices are asked for, but {there} are there, and each is to take part")
+        task = task._replace(examples=spread(task.examples, config.batch_size, over))
+    record, standing = recorded(task, config, begin(task.recipe, jax.random.key(config.seed), over))
     compiled = programs(task.recipe, task.examples, task.plan, standing)
-    measure(standing.best, *task.shown)
+    measure(whole(standing.best), *task.shown)
     compiling, began = perf_counter() - began, perf_counter()
     before = int(standing.state.epoch)
     evaluate = None if task.data.validation is None else look
     rest = pieces(task.recipe, task.examples, task.plan, standing, evaluate, compiled)
-    progress = tqdm(total=config.epochs, initial=before, unit="epoch")
+    progress = tqdm(total=config.epochs, initial=before, unit="epoch", disable=not first())
     with heard() as signals, closing(record) if record else nullcontext(), progress as bar:
         for standing, rows in rest:
             if record is not None:
                 record.after(standing, rows)
-            if bar.update(len(rows)) or finished(task.plan, standing):  # where it is drawn, and at the end
+            drawn = anywhere(bool(bar.update(len(rows))))
+            if drawn or finished(task.plan, standing):
                 score = rows[-1].get(f"validation_{measure.key}")
-                score = measure(standing.state.params, *task.shown)[0] if score is None else score
+                score = measure(whole(standing.state.params), *task.shown)[0] if score is None else score
                 bar.set_postfix({"loss": f"{rows[-1]['loss']:.4f}", measure.name: f"{score:.3f}"})
-            if signals:
+            if anywhere(bool(signals)):
                 bar.write(f"interrupted after epoch {standing.state.epoch}", file=sys.stderr)
                 break
     seconds, epochs = perf_counter() - began, int(standing.state.epoch)
-    steps = (epochs - before) * -(-len(task.examples.x) // config.batch_size)
+    steps = (epochs - before) * epoch_steps(config, task.data)
     outcome = Outcome(
         report(task, standing, measure, record, config), epochs, steps, seconds, compiling, tuple(signals)
     )
@@ -105,6 +121,7 @@ def recorded(task: Task, config: Config, standing: Standing) -> tuple[Record | N
     if path is None:
         return None, standing
     from jaxann.folder import Folder
+    from jaxann.processes import by_first, first
     from jaxann.record import Record, installed
 
     installed(plots=config.plots, tensorboard=config.tensorboard)
@@ -112,9 +129,11 @@ def recorded(task: Task, config: Config, standing: Standing) -> tuple[Record | N
         config = replace(config, evaluate_every=task.plan.every)  # the same where it goes on for longer
     kept, how = Known.of(task), {"tensorboard": config.tensorboard, "seconds": config.checkpoint_seconds}
     if config.resume is None:
-        folder = Folder.create(path, config=config.to_json(), data=kept._asdict())
+        folder = by_first(
+            lambda: Folder.create(path, config=config.to_json(), data=kept._asdict()), lambda: Folder(path, reader=True)
+        )
         return Record.of(folder, standing, **how)
-    folder = Folder(path)
+    folder = by_first(lambda: Folder(path), lambda: Folder(path, reader=True))
     try:
         if Known.read(folder).digest != kept.digest:
             raise ValueError(f"the data are not those that {path} was begun with")
@@ -122,7 +141,8 @@ def recorded(task: Task, config: Config, standing: Standing) -> tuple[Record | N
         if come and config.epochs < come[0]["epoch"]:
             raise ValueError(f"epochs is {config.epochs}, but the run has come to {come[0]['epoch']} already")
         record, standing = Record.of(folder, standing, config.checkpoint, **how)
-        folder.write("config", config.to_json())
+        if first():
+            folder.write("config", config.to_json())
     except Exception:
         folder.close()
         raise
@@ -134,11 +154,12 @@ def report(task: Task, standing: Standing, measure: Measure, record: Record | No
     import numpy as np
     from sklearn.metrics import confusion_matrix
 
+    from jaxann.devices import whole
     from jaxann.training import predict
     from jaxann.validate import validate_features
 
     data, counts = task.data, None
-    y = predict(task.recipe.model, standing.best, validate_features(data.test.x))
+    y = predict(task.recipe.model, whole(standing.best), validate_features(data.test.x))
     score = measure.score(data.test.t, y, data.test.weights)
     of = "" if data.validation is None else f", the parameters of epoch {standing.best_epoch}"
     print(f"held-out {measure.name}: {score:.3f} ({len(data.test.t)} examples{of})")
@@ -175,12 +196,38 @@ def main() -> int:
     128 and the signal's number, 130 for Ctrl-C, for a run that a signal ended.
     """
     config = tyro.cli(Config, description=__doc__)
+    if config.distributed:
+        return together(config)
     try:
         config = settled(config)
+        if (config.devices or 1) * config.model_devices > 1:
+            from jaxann.devices import cpu_devices
+
+            cpu_devices((config.devices or 1) * config.model_devices)
         outcome = run(prepare(config), config)
-    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+    except ERRORS as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    return 128 + outcome.signals[0] if outcome.signals else 0
+
+
+def together(config: Config) -> int:
+    """`main` of one of several processes: the first one speaks, and all end where one is gone."""
+    from jaxann import processes
+
+    try:
+        config = settled(config)
+        config.check()
+        processes.join(config.coordinator, config.processes, config.process, config.connect_seconds)
+        with redirect_stdout(None) if not processes.first() else nullcontext():
+            outcome = run(prepare(config), config)
+    except Exception as error:
+        if processes.lost(error):
+            error = RuntimeError(processes.GONE)
+        elif not isinstance(error, ERRORS):
+            traceback.print_exc()
+        print(f"train.py: {error}", file=sys.stderr)
+        processes.leave(2)
     return 128 + outcome.signals[0] if outcome.signals else 0
 
 

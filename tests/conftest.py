@@ -12,6 +12,7 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 8)
 
 # jaxann imports its annotations' names only for type checkers; here they are what beartype checks calls against.
 # Whatever else is imported must be so before, unused or not: it has imports of its own for type checkers.

@@ -24,6 +24,7 @@ ROOMS = [  # bottom to top; a module imports only from rows above its own in thi
     {"training", "optimizers", "per_example"},
     {"rule", "curvature"},
     {"rules", "kfac", "differentiable"},
+    {"devices", "processes", "sweep"},
     {"pieces"},
     {"checkpoints", "folder"},
     {"files", "targets", "plots"},

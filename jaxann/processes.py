@@ -1,0 +1,116 @@
+"""A run of several processes: how they find each other, what they agree on, and how one ends when another is gone.
+
+JAX's coordination service ends a process by abort where the coordinator does not answer, at the start or later. Nothing
+in Python can catch that, so the signal's handler is C's: it says why, and ends the process at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import jax
+import numpy as np
+
+T = TypeVar("T")
+HEARTBEAT = 20  # seconds without a sign of life, after which a process counts as gone
+GONE = f"another process of this run is gone, or has given no sign of life for {HEARTBEAT} s"
+
+
+def join(coordinator: str | None, count: int | None, number: int | None, seconds: float) -> None:
+    """Makes this process one of `count`, the one of that `number`, from 0; before JAX's first computation.
+
+    `coordinator` is HOST:PORT of process 0. Without the three, they are what Slurm or Open MPI has set. Raises
+    ValueError where only some are given, where there is no launcher, and for a number that is not below the count.
+    Where not all have come after so many seconds, the process ends with a sentence and exit code 2.
+    """
+    by_hand = (coordinator, count, number)
+    if any(by is None for by in by_hand) and any(by is not None for by in by_hand):
+        raise ValueError("coordinator, processes and process are wanted together, or none of them under a launcher")
+    if count is not None and number is not None and not 0 <= number < count:
+        raise ValueError(f"process is {number}, but one from 0 to below processes, {count}, is wanted")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise ValueError(f"coordinator is {coordinator!r}, but HOST:PORT is wanted")
+    whom = f"the coordinator at {coordinator}" if number else "all processes"
+    guard(f"{whom} did not answer within {seconds:g} s")
+    jax.config.update("jax_enable_preemption_service", False)  # which would swallow SIGTERM
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            number,
+            coordinator_bind_address=coordinator,  # that alone, not all addresses that the machine has
+            initialization_timeout=int(seconds),
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    except KeyError as missing:
+        raise ValueError(f"the launcher has not set {missing}") from None
+    except (ValueError, RuntimeError) as error:
+        if coordinator is None:
+            wanted = "give coordinator, processes and process"
+            raise ValueError(f"no launcher is found, such as Slurm or Open MPI: {wanted} ({error})") from None
+        raise ValueError(f"the processes cannot be joined: {' '.join(str(error).split())}") from None
+    guard(GONE)
+
+
+def several() -> bool:
+    """Whether there are others."""
+    return jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether it is so in any process; all are to ask."""
+    if not several():
+        return flag
+    from jax.experimental.multihost_utils import process_allgather
+
+    return bool(process_allgather(np.array(flag)).any())
+
+
+def by_first(one: Callable[[], T], others: Callable[[], T]) -> T:
+    """What `one` gives in the first process, and what `others` give in the others when that is done."""
+    if first():
+        found = one()
+        anywhere(True)
+        return found
+    anywhere(True)
+    return others()
+
+
+def lost(error: Exception) -> bool:
+    """Whether an error is that of an exchange with a process that is gone."""
+    return several() and any(by in str(error) for by in ("Gloo", "coordination service"))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process without waiting for the others, as an ordinary exit would; they find it gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def guard(sentence: str) -> None:
+    """From now on an abort says `sentence`, below what JAX says of it, and exits with 2."""
+    line = f"\n{os.path.basename(sys.argv[0])}: {sentence}\n".encode()
+
+    def handle(_: int) -> None:
+        os.write(2, line)
+        os._exit(2)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
+    _KEPT.append(handler)  # which C goes on pointing to
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+
+
+_KEPT: list[object] = []
