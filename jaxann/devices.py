@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxann.batches import Examples, Lanes
@@ -59,7 +60,7 @@ def spread(data: Examples, batch_size: int, mesh: Mesh) -> Lanes:
     def laid_out(values: Any, filling: Any = None) -> jax.Array:
         values = np.asarray(values)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             here = values[examples[index[:2]] % len(values)]
             return here if filling is None else np.where(there[index[:2]], here, filling)
 
@@ -76,9 +77,7 @@ def whole(tree: PyTree) -> PyTree:
     def of(leaf: jax.Array) -> jax.Array:
         if leaf.is_fully_addressable:
             return leaf
-        if not leaf.is_fully_replicated:
-            leaf = jax.jit(lambda a: a, out_shardings=NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
-        return leaf.addressable_data(0)
+        return leaf.addressable_data(0) if leaf.is_fully_replicated else process_allgather(leaf, tiled=True)
 
     return jax.tree.map(of, tree)
 
