@@ -17,6 +17,8 @@ from jax.core import Tracer
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
+    Number = float | int | Float[Array, ""]  # a setting, which a sweep traces
+
 
 class Layer(ABC):
     """y = f(x; params) and, by hand, its transposed derivative.
@@ -136,9 +138,9 @@ def sum_examples(grads: PyTree) -> PyTree:
     return by_leaf(Outer.sum, lambda leaf: leaf.sum(axis=0, dtype=summing(leaf)), grads)
 
 
-def traced(setting: Any) -> bool:
-    """Whether a layer's or a loss's number is being traced, as in a sweep: there is no value yet to look at."""
-    return isinstance(setting, Tracer)
+def traced(value: Any) -> bool:
+    """Whether a value is being traced, as a setting in a sweep is: there is nothing yet to look at."""
+    return isinstance(value, Tracer)
 
 
 def example_keys(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B"] | None:

@@ -20,6 +20,8 @@ from jaxann.layer import Layer, Outer, Wrapped, rebuilt, traced
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+    from jaxann.layer import Number
+
 glorot_uniform = initializers.glorot_uniform()
 
 
@@ -124,7 +126,7 @@ class Dropout(Layer):
     Raises ValueError for a rate outside [0, 1). Source: Srivastava et al. 2014, section 10, "inverted".
     """
 
-    rate: float
+    rate: Number
 
     def __post_init__(self) -> None:
         if not traced(self.rate) and not 0 <= self.rate < 1:
@@ -173,7 +175,7 @@ def mlp(
     sizes: Sequence[int],
     hidden: Layer = sigmoid,
     output: Layer = identity,
-    dropout: float = 0.0,
+    dropout: Number = 0.0,
     weights: Callable = glorot_uniform,
 ) -> Sequential:
     """Dense layers from size to size, `hidden` after each but the last and `output` after that.

@@ -17,6 +17,8 @@ from jaxann.layer import traced
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Shaped
 
+    from jaxann.layer import Number
+
     Output = Float[Array, "*m"]
     Logits = Float[Array, " m"]
     Target = Shaped[Array, "..."]
@@ -92,7 +94,7 @@ class Huber(Loss):
     Source: Huber 1964, section 2.
     """
 
-    delta: float = 1.0
+    delta: Number = 1.0
 
     def __post_init__(self) -> None:
         if not traced(self.delta) and not self.delta > 0:
@@ -184,7 +186,7 @@ class SoftmaxCrossEntropy(Loss):
     Source of the smoothing: Szegedy et al. 2016, section 7.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: Number = 0.0
 
     wants = "integer labels from 0 to below the number of outputs, or a distribution of 0 or more over them"
 

@@ -57,7 +57,7 @@ def sweep(
     epochs: int,
     measure: Callable[[Recipe, PyTree, Any], Any] | None = None,
     given: Any = (),
-    budget: float | None = None,
+    budget: int | float | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Iterator[Outcome]:
     """Trains a network for each of `members` on the same data; their outcomes, group by group, as they come.
@@ -119,7 +119,7 @@ class _Program(NamedTuple):
         numbers = [jnp.array([settings[name] for settings in members], float) for name in self.traced]
         return jax.device_put((keys, numbers), NamedSharding(self.mesh, MEMBERS))
 
-    def run(self, members: dict[int, Mapping[str, Any]], shared: Any, budget: float | None) -> Iterator[Outcome]:
+    def run(self, members: dict[int, Mapping[str, Any]], shared: Any, budget: int | float | None) -> Iterator[Outcome]:
         """The outcomes of members, by their places, in chunks of one size, the last filled up with one again."""
         of_each = jax.vmap(self.member, in_axes=(0, 0, None))
         specs = {"in_specs": (MEMBERS, MEMBERS, SHARED), "out_specs": MEMBERS}
@@ -139,7 +139,9 @@ class _Program(NamedTuple):
                 yield Outcome(place, loss, metrics, measured, bool(finite))
 
 
-def _fitting(compiled: Callable[[int], Any], members: int, devices: list[Any], budget: float | None) -> tuple[Any, int]:
+def _fitting(
+    compiled: Callable[[int], Any], members: int, devices: list[Any], budget: int | float | None
+) -> tuple[Any, int]:
     """The program for as many members at a time as fit, a whole number for each device, and how many they are.
 
     As a rule it is compiled once: again only where memory_analysis tells that the chunk was too large.

@@ -6,11 +6,15 @@ The losses differ in this: smoothed distributions, labels, signs, or numbers, st
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxann.layer import traced
 from jaxann.losses import LOSSES, Loss, SoftmaxCrossEntropy
+
+if TYPE_CHECKING:
+    from jaxann.layer import Number
 
 FOR_CLASSES = ("cross_entropy", "softmax_cross_entropy", "sigmoid_cross_entropy", "hinge")
 FOR_ANY = ("squared_error", "absolute_error", "huber", "poisson")
@@ -27,7 +31,7 @@ class Targets:
 
     loss: str
     classes: int = 0
-    smoothing: float = 0.0
+    smoothing: Number = 0.0
     mean: float = 0.0
     sd: float = 1.0
 
@@ -62,10 +66,8 @@ class Targets:
             return (t[:, None] - self.mean) / self.sd
         if self.loss == "softmax_cross_entropy":
             return t  # which it smooths itself
-        one_hot = np.eye(self.classes)[t]
-        return (
-            2 * one_hot - 1 if self.loss == "hinge" else (1 - self.smoothing) * one_hot + self.smoothing / self.classes
-        )
+        one_hot, smoothing = np.eye(self.classes)[t], float(self.smoothing)
+        return 2 * one_hot - 1 if self.loss == "hinge" else (1 - smoothing) * one_hot + smoothing / self.classes
 
     def function(self) -> Loss:
         """The loss itself."""
