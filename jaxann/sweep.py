@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from inspect import signature
 from itertools import product
 from math import ceil
@@ -67,6 +68,7 @@ def sweep(
     All others, whole numbers too, tell the groups apart. So a dropout of 0 builds a network without, and one of 0.0
     a network that drops nothing. `measure(recipe, params, given)` is taken after the last epoch, in the program.
 
+    It is compiled once for the same `make`, `measure` and sizes: define them before a loop around it, not in it.
     A member comes out as `fit` would train it alone, but for rounding: programs of other widths may round otherwise.
     One that diverges disturbs no other. A chunk takes no more memory than `budget` bytes allow, less what is held
     before: on a CPU by this process, else by a device. Its members are spread over `devices`, all of this process if
@@ -105,29 +107,26 @@ class _Program(NamedTuple):
     fixed: tuple[tuple[str, Any], ...]
     traced: tuple[str, ...]
 
-    def member(self, key: Any, numbers: list[Any], shared: tuple[Examples, Any]) -> tuple[Any, ...]:
+    def member(self, seed: Any, numbers: list[Any], shared: tuple[Examples, Any]) -> tuple[Any, ...]:
         """One run, and what is kept of it."""
         recipe, (data, given) = self.make(**dict(self.fixed), **dict(zip(self.traced, numbers, strict=True))), shared
-        state, history = trained(recipe, started(recipe, key), data, self.epochs)
+        state, history = trained(recipe, started(recipe, jax.random.key(seed)), data, self.epochs)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, history.loss))]
         measured = () if self.measure is None else self.measure(recipe, state.params, given)
         return history.loss, history.metrics, measured, jnp.stack(finite).all()
 
     def arguments(self, members: list[Mapping[str, Any]]) -> tuple[Any, list[Any]]:
-        """Keys and numbers of members, spread over the devices."""
-        keys = jax.vmap(jax.random.key)(np.array([settings["seed"] for settings in members], np.uint32))
-        numbers = [jnp.array([settings[name] for settings in members], float) for name in self.traced]
-        return jax.device_put((keys, numbers), NamedSharding(self.mesh, MEMBERS))
+        """Seeds and numbers of members, spread over the devices."""
+        seeds, default = np.array([settings["seed"] for settings in members], np.uint32), jnp.result_type(float)
+        numbers = [np.array([settings[name] for settings in members], default) for name in self.traced]
+        return jax.device_put((seeds, numbers), NamedSharding(self.mesh, MEMBERS))
 
     def run(self, members: dict[int, Mapping[str, Any]], shared: Any, budget: int | float | None) -> Iterator[Outcome]:
         """The outcomes of members, by their places, in chunks of one size, the last filled up with one again."""
-        of_each = jax.vmap(self.member, in_axes=(0, 0, None))
-        specs = {"in_specs": (MEMBERS, MEMBERS, SHARED), "out_specs": MEMBERS}
-        every = jax.jit(jax.shard_map(of_each, mesh=self.mesh, **specs, check_vma=False))  # nothing passes between any
         places, settings = list(members), list(members.values())
 
         def compiled(chunk: int) -> Any:
-            return every.lower(*self.arguments(settings[:1] * chunk), shared).compile()
+            return _jitted(self).lower(*self.arguments(settings[:1] * chunk), shared).compile()
 
         program, chunk = _fitting(compiled, len(members), self.mesh.devices.ravel().tolist(), budget)
         for first in range(0, len(members), chunk):
@@ -137,6 +136,14 @@ class _Program(NamedTuple):
             for i, place in enumerate(places[first : first + chunk]):
                 loss, metrics, measured, finite = jax.tree.map(lambda leaf, i=i: leaf[i], kept)
                 yield Outcome(place, loss, metrics, measured, bool(finite))
+
+
+@lru_cache(maxsize=16)
+def _jitted(group: _Program) -> Any:
+    """The runs of many members, which the same sweep need not compile again."""
+    of_each = jax.vmap(group.member, in_axes=(0, 0, None))
+    specs = {"in_specs": (MEMBERS, MEMBERS, SHARED), "out_specs": MEMBERS}
+    return jax.jit(jax.shard_map(of_each, mesh=group.mesh, **specs, check_vma=False))  # nothing passes between any
 
 
 def _fitting(
@@ -187,8 +194,9 @@ def _made(make: Callable[..., Recipe], settings: Mapping[str, Any]) -> Recipe:
     seed, known = settings.get("seed"), signature(make).parameters
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed!r}, but a whole number from 0 to below 2³² is wanted for each member")
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     for name, value in settings.items():
-        if name not in (*known, "seed"):
+        if name not in (*known, "seed") and not any_name:
             raise ValueError(f"there is no setting {name}, only {', '.join(('seed', *known))}")
         try:
             hash(value)

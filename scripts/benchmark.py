@@ -2,6 +2,8 @@
 
 notebook: 4-50-20-10-3 on Iris, batch 2, 500 epochs in one compiled run, against peers stepping it in their usual loop.
 gradient: handwritten : autodiff in a training step of 784-512-512-10, in time, memory and time to compile.
+sweep: a thousand small networks on Iris in one program, on one and on two devices of a CPU, against scikit-learn's one
+by one; the memory that 4,096 larger ones take.
 per_example: norms, noise scale and the clipped mean of 512 examples in that network, against the gradient alone.
 script: `train.py` without arguments, as a process of its own with nothing cached, against the time it should take.
 check: the gradient check in a new process, from the call to its report, against the time it should take.
@@ -31,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import tyro
 from clippers import clippers
-from peers import Job, Run, peers, training_step
+from peers import Job, Run, peers, scikit_learn, training_step
 
 if TYPE_CHECKING:
     from jaxann import Layer, Loss
@@ -43,9 +45,12 @@ Row = tuple[str, str, str, str, str]
 class Config:
     """What to measure, and how thoroughly."""
 
-    sections: tuple[Literal["notebook", "gradient", "per_example", "script", "check", "folder", "epoch"], ...] = (
+    sections: tuple[
+        Literal["notebook", "gradient", "sweep", "per_example", "script", "check", "folder", "epoch"], ...
+    ] = (
         "notebook",
         "gradient",
+        "sweep",
         "per_example",
         "script",
         "check",
@@ -64,6 +69,9 @@ def main(config: Config) -> None:
     """Prints the device and a table for each section."""
     import jax
 
+    from jaxann.devices import cpu_devices
+
+    cpu_devices(2)  # of which all but the sweep use one
     jax.config.update("jax_enable_compilation_cache", False)  # where it is on, compiling would be a look-up
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.platform} ({device.device_kind})")
@@ -118,6 +126,76 @@ def gradient(config: Config) -> list[Row]:
             versus(f"time to compile, batch {batch_size}", compiling.values(), "s", at_most=1),
         ]
     return rows
+
+
+MANY = """
+import resource
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxann import Examples, SoftmaxCrossEntropy, mlp, relu
+from jaxann.devices import cpu_devices
+from jaxann.sweep import grid, sweep
+from jaxann.training import Recipe
+
+cpu_devices(2)
+draw = np.random.default_rng(0)
+data = Examples(draw.normal(size=(1437, 64)), draw.integers(10, size=1437))
+make = lambda rate: Recipe(mlp((64, 128, 128, 10), relu), SoftmaxCrossEntropy(), optax.adam(rate), 128)
+members = grid(seed=range({members} // 8), rate=np.geomspace(1e-4, 1e-2, 8).tolist())
+kept = lambda recipe, params, given: params
+assert all(one.finite for one in sweep(make, members, data, epochs=2, measure=kept, budget=2**31))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def sweep(config: Config) -> list[Row]:
+    """A thousand networks, 100 seeds and 10 rates, 50 epochs in batches of 16, in one sweep and one by one."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from sklearn.datasets import load_iris
+    from sklearn.preprocessing import StandardScaler
+
+    from jaxann import Examples, SoftmaxCrossEntropy, mlp, sigmoid
+    from jaxann.sweep import grid
+    from jaxann.sweep import sweep as swept
+    from jaxann.training import Recipe
+
+    features, labels = load_iris(return_X_y=True)
+    x, rows = StandardScaler().fit_transform(features).astype(np.float32), []
+    members = grid(seed=range(100), rate=np.linspace(0.1, 1, 10).tolist())
+    for sizes, bound in ((4, 20, 3), 100), ((4, 50, 20, 10, 3), 0):
+        job = Job(sizes, "sigmoid", rate=0.1, batch_size=16, epochs=50, x=x, t=labels)
+
+        def make(rate: Any, sizes=sizes) -> Recipe:
+            return Recipe(mlp(sizes, sigmoid), SoftmaxCrossEntropy(), optax.sgd(rate), 16)
+
+        def together(devices: int, make=make) -> None:
+            data = Examples(jnp.asarray(x), jnp.asarray(labels))
+            outcomes = list(swept(make, members, data, epochs=50, devices=jax.devices()[:devices]))
+            assert all(outcome.finite for outcome in outcomes)
+
+        began = perf_counter()
+        together(2)
+        first = np.array(perf_counter() - began)
+        runs = {"one by one": scikit_learn(job), "two": partial(together, 2), "one": partial(together, 1)}
+        seconds = in_turn(runs, config.rounds(20))
+        one_by_one, name = len(members) * seconds["one by one"], "-".join(map(str, sizes))
+        rows += [
+            versus(
+                f"1,000 networks {name}: scikit-learn, 1,000 x its one : a sweep",
+                (one_by_one, seconds["two"]),
+                "s",
+                at_least=bound,
+            ),
+            versus("on one device : on two", (seconds["one"], seconds["two"]), "s", at_least=1.6),
+            versus("scikit-learn : the first sweep, which is compiled", (one_by_one, first), "s"),
+        ]
+    command = [sys.executable, "-c", MANY.format(members=512 if config.quick else 4096)]
+    held = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    many = "all that the process holds for 4,096 networks 64-128-128-10 : of 2 GiB"
+    return [*rows, versus(many, (np.array(held), np.array(2.0**31)), "B", at_most=1)]
 
 
 def per_example(config: Config) -> list[Row]:

@@ -135,8 +135,8 @@ def test_members_are_spread_over_the_devices_and_any_number_of_those_gives_the_s
         for other in (theirs, others):
             np.testing.assert_allclose(other.loss, ours.loss, rtol=1e-13)
     group = module._Program(make, 2, None, jax.make_mesh((8,), ("members",)), (), ("learning_rate",))
-    keys, (rates,) = group.arguments(members[:1] * 16)
-    assert len(rates.addressable_shards) == len(keys.addressable_shards) == 8
+    seeds, (rates,) = group.arguments(members[:1] * 16)
+    assert len(rates.addressable_shards) == len(seeds.addressable_shards) == 8
     assert rates.addressable_shards[0].data.shape == (2,)
 
 
