@@ -29,7 +29,7 @@ def test_its_first_example_has_twenty_lines():
 
 
 def test_continuous_integration_runs_its_test_command():
-    train, test, _ = BLOCKS["sh"]
+    train, test, *_ = BLOCKS["sh"]
     assert test.strip() in map(str.strip, (TOP / ".ci" / "run").read_text().splitlines())
     assert train.split("&&")[0] == test.split("&&")[0] == "python3 -m venv .venv "
 
