@@ -9,12 +9,13 @@ import numpy as np
 from jaxann.report import RIGHT, Report, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MANY = 30  # classes, beyond which a confusion matrix has no room for numbers
+TICKS = 10  # values of a setting, up to which each has its own
 
 
 def picture(report: Report, path: str | None = None) -> Figure:
@@ -109,6 +110,38 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    return figure
+
+
+def over(lines: Mapping[str, Mapping[Any, Sequence[float]]], x: str, y: str) -> Figure:
+    """Scores y over a setting x: a line for each name, with the mean of the scores at each value, and ± one sd.
+
+    The scale is logarithmic where the values are numbers of at least 0 and those above 0 span more than a factor of 10;
+    values that are no numbers stand side by side. Those without scores are left out. Raises ImportError as `picture`
+    does.
+    """
+    values = list(dict.fromkeys(value for line in lines.values() for value in line))
+    numeric = all(isinstance(value, (int, float)) for value in values)
+    values = sorted(values) if numeric else values
+    places = dict(zip(values, values if numeric else range(len(values)), strict=True))
+    figure = _figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, line in lines.items():
+        points = [(places[value], np.array(line[value])) for value in values if len(line.get(value, ()))]
+        at, mean = [place for place, _ in points], np.array([scores.mean() for _, scores in points])
+        sd = np.array([scores.std(ddof=1) if len(scores) > 1 else 0 for _, scores in points])
+        (drawn,) = axes.plot(at, mean, ".-", label=name.replace("$", r"\$"), linewidth=1)
+        axes.fill_between(at, mean - sd, mean + sd, color=drawn.get_color(), alpha=0.15, linewidth=0)
+    positive = [value for value in values if value > 0] if numeric and min(values) >= 0 else []
+    if positive and max(positive) > 10 * min(positive):
+        linear = {"linthresh": min(positive)} if len(positive) < len(values) else {}  # as far as from 0 to the first
+        axes.set_xscale("symlog" if linear else "log", **linear)
+    if not numeric or len(values) <= TICKS:
+        axes.set_xticks(list(places.values()), [str(value).replace("$", r"\$") for value in values])
+        axes.minorticks_off()
+    axes.set(xlabel=x, ylabel=y)
+    if len(lines) > 1:
+        axes.legend(fontsize=7)
     return figure
 
 

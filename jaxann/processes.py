@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
+from math import ceil
 from typing import NoReturn, TypeVar
 
 import jax
@@ -33,8 +35,12 @@ def join(coordinator: str | None, count: int | None, number: int | None, seconds
         raise ValueError("coordinator, processes and process are wanted together, or none of them under a launcher")
     if count is not None and number is not None and not 0 <= number < count:
         raise ValueError(f"process is {number}, but one from 0 to below processes, {count}, is wanted")
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
-        raise ValueError(f"coordinator is {coordinator!r}, but HOST:PORT is wanted")
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+            raise ValueError(f"coordinator is {coordinator!r}, but HOST:PORT is wanted")
+        if number == 0:
+            bindable(host, int(port))
     whom = f"the coordinator at {coordinator}" if number else "all processes"
     guard(f"{whom} did not answer within {seconds:g} s")
     jax.config.update("jax_enable_preemption_service", False)  # which would swallow SIGTERM
@@ -44,7 +50,7 @@ def join(coordinator: str | None, count: int | None, number: int | None, seconds
             count,
             number,
             coordinator_bind_address=coordinator,  # that alone, not all addresses that the machine has
-            initialization_timeout=int(seconds),
+            initialization_timeout=max(1, ceil(seconds)),  # for 0 it would wait for ever
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except KeyError as missing:
@@ -55,6 +61,17 @@ def join(coordinator: str | None, count: int | None, number: int | None, seconds
             raise ValueError(f"no launcher is found, such as Slurm or Open MPI: {wanted} ({error})") from None
         raise ValueError(f"the processes cannot be joined: {' '.join(str(error).split())}") from None
     guard(GONE)
+
+
+def bindable(host: str, port: int) -> None:
+    """Raises ValueError where this process cannot listen there, which JAX answers by a segmentation fault."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a run that has ended is in the way
+            bound.bind(address)
+    except OSError as error:
+        raise ValueError(f"process 0 cannot listen at {host}:{port}: {error.strerror}") from None
 
 
 def several() -> bool:

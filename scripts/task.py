@@ -36,10 +36,18 @@ class Task(NamedTuple):
     plan: Plan
 
 
+def checked(config: Config) -> None:
+    """Raises ValueError for settings that are out of range, whatever the data."""
+    import numpy as np
+
+    config.check()
+    if not 0 < config.learning_rate <= np.finfo(np.float64 if config.precision == "float64" else np.float32).max:
+        raise ValueError(f"learning_rate is {config.learning_rate}, but a finite number above 0 is wanted")
+
+
 def prepare(config: Config) -> Task:
     """Raises ValueError for what does not fit together."""
     import jax
-    import numpy as np
 
     from jaxann.data import Part, load
     from jaxann.pieces import Plan, piece_length
@@ -47,9 +55,7 @@ def prepare(config: Config) -> Task:
     from jaxann.validate import validate_schedule
 
     jax.config.update("jax_enable_x64", config.precision == "float64")
-    config.check()
-    if not 0 < config.learning_rate <= np.finfo(np.float64 if config.precision == "float64" else np.float32).max:
-        raise ValueError(f"learning_rate is {config.learning_rate}, but a finite number above 0 is wanted")
+    checked(config)
     data = load(
         config.dataset,
         held_out=config.held_out,

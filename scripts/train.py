@@ -76,23 +76,24 @@ def run(task: Task, config: Config) -> Outcome:
     evaluate = None if task.data.validation is None else look
     rest = pieces(task.recipe, task.examples, task.plan, standing, evaluate, compiled)
     progress = tqdm(total=config.epochs, initial=before, unit="epoch", disable=not first())
-    with heard() as signals, closing(record) if record else nullcontext(), progress as bar:
-        for standing, rows in rest:
-            if record is not None:
-                record.after(standing, rows)
-            drawn = anywhere(bool(bar.update(len(rows))))
-            if drawn or finished(task.plan, standing):
-                score = rows[-1].get(f"validation_{measure.key}")
-                score = measure(whole(standing.state.params), *task.shown)[0] if score is None else score
-                bar.set_postfix({"loss": f"{rows[-1]['loss']:.4f}", measure.name: f"{score:.3f}"})
-            if anywhere(bool(signals)):
-                bar.write(f"interrupted after epoch {standing.state.epoch}", file=sys.stderr)
-                break
-    seconds, epochs = perf_counter() - began, int(standing.state.epoch)
-    steps = (epochs - before) * epoch_steps(config, task.data)
-    outcome = Outcome(
-        report(task, standing, measure, record, config), epochs, steps, seconds, compiling, tuple(signals)
-    )
+    with heard() as signals:
+        with closing(record) if record else nullcontext(), progress as bar:
+            for standing, rows in rest:
+                if record is not None:
+                    record.after(standing, rows)
+                drawn = anywhere(bool(bar.update(len(rows))))
+                if drawn or finished(task.plan, standing):
+                    score = rows[-1].get(f"validation_{measure.key}")
+                    score = measure(whole(standing.state.params), *task.shown)[0] if score is None else score
+                    bar.set_postfix({"loss": f"{rows[-1]['loss']:.4f}", measure.name: f"{score:.3f}"})
+                if anywhere(bool(signals)):
+                    bar.write(f"interrupted after epoch {standing.state.epoch}", file=sys.stderr)
+                    break
+        seconds, epochs = perf_counter() - began, int(standing.state.epoch)
+        steps = (epochs - before) * epoch_steps(config, task.data)
+        # A signal may come to another process of the run later than to the one that told them of it.
+        score = report(task, standing, measure, record, config)
+    outcome = Outcome(score, epochs, steps, seconds, compiling, tuple(signals))
     rate = f"{steps / seconds:,.0f} steps a second"
     print(f"{steps} steps in {seconds:.2f} s: {rate}; compiling took {compiling:.2f} s before")
     return outcome
