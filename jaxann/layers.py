@@ -139,7 +139,9 @@ class Dropout(Layer):
     def forward(
         self, params: PyTree, x: Float[Array, "*n"], key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-        mask = jnp.ones_like(x) if key is None else jax.random.bernoulli(key, 1 - self.rate, x.shape) / (1 - self.rate)
+        if key is None:
+            return x, jnp.ones_like(x)
+        mask = (jax.random.bernoulli(key, 1 - self.rate, x.shape) / (1 - self.rate)).astype(x.dtype)
         return mask * x, mask
 
     def backward(

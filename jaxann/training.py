@@ -104,11 +104,11 @@ def fit(
     """Parameters drawn with `key` and trained on features x [N, n] and targets t [N, ...], and the run's history.
 
     Every epoch takes the examples in a new order (unless `shuffle` is off) in batches of `batch_size`, the last one
-    shorter where it must be: of each of `batch_size` lanes, which `batches` explains, the next; each step is one update W ← W - l ∂E/∂W, or whatever else `optimizer` makes of the
-    batch's mean gradient, found by `gradient(model, loss)`; `weights` [N] make it a weighted one. Pure: it may be
-    under `jit` and `vmap`, over keys or over numbers inside the optimiser. Takes epochs N integers and weights of
-    memory for the orders. It is compiled once for the same model, loss and optimiser: make the optimiser before a
-    loop around `fit`, not in it.
+    shorter where it must be: the next of each lane, as `batches` says. Each step is one update W ← W - l ∂E/∂W, or
+    whatever else `optimizer` makes of the batch's mean gradient, found by `gradient(model, loss)`; `weights` [N] make
+    it a weighted one. Pure: it may be under `jit` and `vmap`, over keys or over numbers inside the optimiser. Takes
+    epochs N integers of memory for the orders. It is compiled once for the same model, loss and optimiser: make the
+    optimiser before a loop around `fit`, not in it.
 
     Raises ValueError as `validate`, `validate_weights` and `validate_schedule` do, and FloatingPointError, naming
     epoch, step and layer, when the loss or the parameters stop being finite. Inside `jit` or `vmap` nothing can be

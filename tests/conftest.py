@@ -25,6 +25,9 @@ with install_import_hook("jaxann", "beartype.beartype"):
 typing.TYPE_CHECKING = False
 
 
+jax.devices()  # now they are there, and no script that a test calls makes fewer of them
+
+
 def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -1,0 +1,140 @@
+"""The members of a sweep: what each is made of, and how those that share data are trained together."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from task import Measure, Task, checked, prepare, prepared, recipe, weighted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from config import Config
+
+    from jaxann.batches import Examples
+    from jaxann.sweep import Outcome
+    from jaxann.training import Recipe
+
+Row = dict[str, Any]
+NUMBERS = ("learning_rate", "weight_decay", "dropout", "init_scale", "clip")  # of a program that may compute with them
+PREPARED = ("held_out", "validation", "scaling", "loss", "class_weights", "label_smoothing")  # what arrays depend on
+
+
+def apart(config: Config, settings: Mapping[str, Any]) -> tuple[Config, dict[str, float]]:
+    """The config without those of the settings that its program may compute with, and they.
+
+    0 and None are left in: they mean built without.
+    """
+    known = {*NUMBERS}
+    if config.loss == "softmax_cross_entropy":  # of other losses the targets are smoothed
+        known.add("label_smoothing")
+    found = {name: float(getattr(config, name)) for name in settings if name in known and getattr(config, name)}
+    return replace(config, **dict.fromkeys(found)), found
+
+
+def place(config: Config, settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells members apart of which each needs a `Task` of its own."""
+    base, numbers = apart(config, settings)
+    return *(getattr(base, name) for name in PREPARED), "label_smoothing" in numbers
+
+
+def tasks(config: Config, combinations: list[Row]) -> dict[tuple[Any, ...], Task]:
+    """The tasks of all combinations, by `place`. Raises ValueError for combinations that do not fit together."""
+    from jaxann.validate import validate_schedule
+
+    found: dict[tuple[Any, ...], Task] = {}
+    for settings in combinations:
+        each = replace(config, **settings)
+        checked(each)
+        if place(each, settings) not in found:
+            found[place(each, settings)] = prepare(each)
+        task = found[place(each, settings)]
+        validate_schedule(len(task.data.train.x), each.epochs, each.batch_size)
+        made(each, task)
+    return found
+
+
+def made(config: Config, task: Task) -> Recipe:
+    """The recipe of a config whose task has the same `place`."""
+    targets = task.targets
+    if config.loss == "softmax_cross_entropy" and config.label_smoothing is not None:
+        targets = replace(targets, smoothing=config.label_smoothing)
+    return recipe(config, task.data, targets)
+
+
+def joined(config: Config, task: Task) -> Task:
+    """The task of training on the training and the validation part and showing the test part."""
+    from jaxann.data import Part
+    from jaxann.targets import Targets
+
+    data, old = task.data, task.targets
+
+    def both(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in (data.train, data.validation)])
+
+    train = Part(both("x"), both("t"), None if data.train.weights is None else both("weights"))
+    task = task._replace(
+        data=data._replace(train=train, validation=None),
+        targets=Targets.of(old.loss, old.classes, float(old.smoothing), train.t),
+    )
+    examples, shown = (prepared(task.recipe, task.targets, part) for part in (weighted(config, task.data), data.test))
+    return task._replace(examples=examples, shown=(shown, data.test.t))
+
+
+def maker(task: Task, bases: list[Config]) -> Callable[..., Recipe]:
+    """What makes the recipe of a member: from the place of its config, and its own numbers."""
+    return lambda base, **numbers: made(replace(bases[base], **numbers), task)
+
+
+def looked(recipe: Recipe, params: Any, examples: Examples) -> tuple[Any, Any]:
+    """The outputs for examples, and the loss over them."""
+    from jaxann.training import evaluated
+
+    return evaluated(recipe.model, recipe.loss, params, examples)
+
+
+def trained(
+    config: Config, members: Iterable[Row], ready: Mapping[tuple[Any, ...], Task], how: Mapping[str, Any], part: str
+) -> Iterator[Row]:
+    """The members with their losses and scores on the `part` that their tasks show, as they come.
+
+    `how` are budget and devices, as `jaxann.sweep.sweep` takes them.
+    """
+    from jaxann.sweep import sweep
+
+    runs: dict[tuple[Any, int], list[Row]] = {}
+    for member in members:
+        each = replace(config, **member["settings"])
+        runs.setdefault((place(each, member["settings"]), each.epochs), []).append(member)
+    for (key, epochs), here in runs.items():
+        task, bases, described = ready[key], [], []
+        for member in here:
+            base, numbers = apart(replace(config, **member["settings"]), member["settings"])
+            if base not in bases:
+                bases.append(base)
+            described.append({"seed": member["seed"], "base": bases.index(base), **numbers})
+        for outcome in sweep(
+            maker(task, bases),
+            described,
+            task.examples,
+            epochs=epochs,
+            measure=looked,
+            given=task.shown[0],
+            **how,
+        ):
+            yield here[outcome.place] | scores(outcome, task, part)
+
+
+def scores(outcome: Outcome, task: Task, part: str) -> Row:
+    """What a member came to; None for what is no finite number."""
+    (examples, t), (y, loss), score = task.shown, outcome.measured, inf
+    if outcome.finite and np.isfinite(y).all():
+        with suppress(FloatingPointError), np.errstate(all="ignore"):  # numbers too large are diverged too
+            score = Measure(task).score(t, y, examples.weights)
+    numbers = {"loss": outcome.loss[-1], f"{part}_loss": loss, f"{part}_score": score}
+    finite = {name: float(number) if isfinite(number) else None for name, number in numbers.items()}
+    return finite | {"diverged": not isfinite(score)}
