@@ -64,13 +64,16 @@ class Batch(NamedTuple):
 def drawn(data: Lanes, key: PRNGKeyArray, *, shuffle: bool, random: bool) -> Batch:
     """An epoch's batches [S, ...], each lane in a new order if `shuffle`, with keys if `random`.
 
-    A lane's empty place, if it has one, stays the last: only the epoch's last batch may be short.
+    Empty places are shuffled like all others, so that no example is more often in a short batch than another: without
+    `shuffle` the last batch is the short one, with it several may be short by some.
     """
     steps, lanes = data.weights.shape
     places = jnp.broadcast_to(jnp.arange(steps, dtype=jnp.uint32), (lanes, steps))
-    if shuffle:  # sorted by random bits, the place itself in the lowest of them: one operand sorts fastest
+    bits = jax.random.bits(key, (lanes, steps))
+    if shuffle and steps <= 2**12:  # the place itself in the lowest bits: a single operand sorts in half the time
         low = jnp.uint32(2 ** (steps - 1).bit_length() - 1)
-        bits = jnp.where(data.weights.T > 0, jax.random.bits(key, (lanes, steps)), ~jnp.uint32(0))
         places = jnp.sort(bits & ~low | places, axis=1) & low
+    elif shuffle:
+        _, places = jax.lax.sort((bits, places), dimension=1, num_keys=1)
     keys = jax.random.split(jax.random.fold_in(key, 1), steps) if random else None
     return Batch(places.T.astype(jnp.int32), keys)

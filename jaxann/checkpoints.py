@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxann.devices import whole
 from jaxann.pieces import Standing
+from jaxann.processes import lost
 
 if TYPE_CHECKING:
     from jaxtyping import Array, PyTree
@@ -70,6 +71,8 @@ class Checkpoints:
             items = {name: save(tree) for name, tree in trees.items()}
             self._manager.save(epoch, args=args.Composite(about=args.JsonSave(about), **items), force=True)
         except Exception as error:
+            if lost(error):
+                raise
             raise OSError(
                 f"the checkpoint of epoch {epoch} cannot be written in {self._folder}: {_line(error)}"
             ) from None
@@ -113,6 +116,8 @@ class Checkpoints:
                 raise ValueError("its description is not what was written")
             shapes = {name: about["shapes"][name] for name in like}
         except Exception as error:
+            if lost(error):
+                raise
             raise self._damaged(epoch, _line(error)) from None
         for name, tree in like.items():
             wanted, found = _shapes(tree), shapes[name]
@@ -131,6 +136,8 @@ class Checkpoints:
             trees = restore(epoch, args=args.Composite(**items))
             trees = {name: trees[name] for name in like}
         except Exception as error:
+            if lost(error):
+                raise
             raise self._damaged(epoch, _line(error)) from None
         if any(_digest(whole(tree)) != about["digests"][name] for name, tree in trees.items()):
             raise self._damaged(epoch, "its digest is not that of its content")

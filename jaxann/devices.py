@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxann.batches import Examples, Lanes
-from jaxann.training import Recipe, TrainState
+from jaxann.training import TrainState
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -29,9 +28,10 @@ def cpu_devices(count: int) -> None:
 
     Only before JAX's first computation: later the devices are what they are.
     """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         with suppress(RuntimeError):  # it has computed
-            jax.config.update("jax_num_cpu_devices", min(count, len(os.sched_getaffinity(0))))
+            jax.config.update("jax_num_cpu_devices", min(count, cores))
 
 
 def mesh(data: int, model: int = 1) -> Mesh:
@@ -82,11 +82,11 @@ def whole(tree: PyTree) -> PyTree:
     return jax.tree.map(of, tree)
 
 
-def placed(recipe: Recipe, state: TrainState, mesh: Mesh) -> TrainState:
+def placed(state: TrainState, mesh: Mesh) -> TrainState:
     """`state` on the mesh: W and b of all layers but the last by their outputs over "model", all else everywhere.
 
-    What the optimiser keeps for a parameter, such as its momentum, lies with it. Raises ValueError for a layer whose
-    outputs do not divide over the devices.
+    What the optimiser keeps in a parameter's shape, such as its momentum, lies with it. Raises ValueError for a layer
+    whose outputs do not divide over the devices.
     """
     shards = mesh.shape["model"]
     leaves = jax.tree_util.tree_leaves_with_path(state.params)
@@ -94,19 +94,21 @@ def placed(recipe: Recipe, state: TrainState, mesh: Mesh) -> TrainState:
 
     def of(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
         if shards == 1 or path[:-1] == last or leaf.ndim == 0:
-            return NamedSharding(mesh, PartitionSpec())
+            return everywhere
         if leaf.shape[0] % shards:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             raise ValueError(f"{name} has {leaf.shape[0]} outputs, which do not divide over {shards} model devices")
         return NamedSharding(mesh, PartitionSpec("model"))
 
     everywhere = NamedSharding(mesh, PartitionSpec())
-    shardings = jax.tree_util.tree_map_with_path(of, state.params)
-    kept = optax.tree_utils.tree_map_params(
-        recipe.optimizer, lambda _, of: of, state.opt_state, shardings, transform_non_params=lambda _: everywhere
-    )
+    laid = [(path, leaf.shape, of(path, leaf)) for path, leaf in leaves]
+
+    def kept(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
+        return next((at for of, shape, at in laid if path[-len(of) :] == of and leaf.shape == shape), everywhere)
+
+    params, opt_state = (jax.tree_util.tree_map_with_path(kept, tree) for tree in (state.params, state.opt_state))
     rest = jax.tree.map(lambda _: everywhere, (state.key, state.epoch, state.gradient_state))
-    return jax.tree.map(_put, state, TrainState(shardings, kept, *rest))
+    return jax.tree.map(_put, state, TrainState(params, opt_state, *rest))
 
 
 def _put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:

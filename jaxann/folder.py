@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Folder:
 
     def __init__(self, path: Path, *, reader: bool = False) -> None:
         self.path = Path(path)
+        self.close: Callable[[], object] = lambda: None
         if not (self.path / "config.json").is_file():
             raise ValueError(f"{self.path} holds no run: there is no config.json in it")
         if not reader:

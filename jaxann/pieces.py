@@ -52,7 +52,7 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None) -> Standi
     """Where a run stands before its first epoch, on the devices of `mesh` if there is one. Raises as `placed` does."""
     # It runs once, so optimising it much costs more than it saves; level 0 was seen to compile other programs wrongly.
     state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "1"})(key)
-    state = state if mesh is None else placed(recipe, state, mesh)
+    state = state if mesh is None else placed(state, mesh)
     return Standing(state, state.params, -inf, 0)
 
 

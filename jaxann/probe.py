@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxann.layer import Layer, Wrapped, example_keys
 from jaxann.layers import exchanged
 from jaxann.losses import Loss
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
+    from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Shaped
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,10 @@ def first_nonfinite(
 
 
 def finite(tree: PyTree) -> bool:
-    """Whether every entry of every leaf is finite, as far as this process holds it."""
-    shards = (shard.data for leaf in jax.tree.leaves(tree) for shard in jnp.asarray(leaf).addressable_shards)
-    return all(np.isfinite(shard).all() for shard in shards)
+    """Whether every entry of every leaf is finite, wherever it lies: all processes learn the same."""
+    return bool(_finite(tree))
+
+
+@jax.jit
+def _finite(tree: PyTree) -> Bool[Array, ""]:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)] or [jnp.array(True)]).all()

@@ -1,7 +1,7 @@
 """A run of several processes: how they find each other, what they agree on, and how one ends when another is gone.
 
-JAX's coordination service ends a process by abort where the coordinator does not answer, at the start or later. Nothing
-in Python can catch that, so the signal's handler is C's: it says why, and ends the process at once.
+JAX's coordination service ends a process by abort where the coordinator does not answer, at the start or later.
+Python's own handlers would come too late, so C calls one through ctypes: it says why, and ends the process at once.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ def join(coordinator: str | None, count: int | None, number: int | None, seconds
         raise ValueError("coordinator, processes and process are wanted together, or none of them under a launcher")
     if count is not None and number is not None and not 0 <= number < count:
         raise ValueError(f"process is {number}, but one from 0 to below processes, {count}, is wanted")
+    bound = None
     if coordinator is not None:
         host, _, port = coordinator.rpartition(":")
         if not (host and port.isdecimal() and 0 < int(port) < 2**16):
             raise ValueError(f"coordinator is {coordinator!r}, but HOST:PORT is wanted")
+        # Of several machines process 0 listens at all its addresses, for HOST may be another's name for it.
+        bound = coordinator if host in ("localhost", "[::1]") or host.startswith("127.") else f"[::]:{port}"
         if number == 0:
-            bindable(host, int(port))
+            bindable(bound)
     whom = f"the coordinator at {coordinator}" if number else "all processes"
     guard(f"{whom} did not answer within {seconds:g} s")
     jax.config.update("jax_enable_preemption_service", False)  # which would swallow SIGTERM
@@ -49,7 +52,7 @@ def join(coordinator: str | None, count: int | None, number: int | None, seconds
             coordinator,
             count,
             number,
-            coordinator_bind_address=coordinator,  # that alone, not all addresses that the machine has
+            coordinator_bind_address=bound,
             initialization_timeout=max(1, ceil(seconds)),  # for 0 it would wait for ever
             heartbeat_timeout_seconds=HEARTBEAT,
         )
@@ -63,15 +66,16 @@ def join(coordinator: str | None, count: int | None, number: int | None, seconds
     guard(GONE)
 
 
-def bindable(host: str, port: int) -> None:
+def bindable(address: str) -> None:
     """Raises ValueError where this process cannot listen there, which JAX answers by a segmentation fault."""
+    host, _, port = address.rpartition(":")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as bound:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a run that has ended is in the way
-            bound.bind(address)
+            bound.bind(place)
     except OSError as error:
-        raise ValueError(f"process 0 cannot listen at {host}:{port}: {error.strerror}") from None
+        raise ValueError(f"process 0 cannot listen at {address}: {error.strerror}") from None
 
 
 def several() -> bool:
@@ -93,6 +97,15 @@ def anywhere(flag: bool) -> bool:
     return bool(process_allgather(np.array(flag)).any())
 
 
+def of_first(numbers: tuple[float, ...]) -> tuple[float, ...]:
+    """The numbers that the first process has, to the bit; others' may be rounded otherwise."""
+    if not several():
+        return numbers
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    return tuple(np.array(broadcast_one_to_all(np.array(numbers).view(np.uint32))).view(float).tolist())
+
+
 def by_first(one: Callable[[], T], others: Callable[[], T]) -> T:
     """What `one` gives in the first process, and what `others` give in the others when that is done."""
     if first():
@@ -105,7 +118,7 @@ def by_first(one: Callable[[], T], others: Callable[[], T]) -> T:
 
 def lost(error: Exception) -> bool:
     """Whether an error is that of an exchange with a process that is gone."""
-    return several() and any(by in str(error) for by in ("Gloo", "coordination service"))
+    return any(by in str(error) for by in ("Gloo", "Barrier", "coordination service")) and several()
 
 
 def leave(code: int) -> NoReturn:

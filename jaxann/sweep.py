@@ -35,7 +35,8 @@ MEMBERS, SHARED = PartitionSpec("members"), PartitionSpec()
 class Outcome(NamedTuple):
     """What came of the member at `place`: what `History` tells of each epoch, and what was measured at the end.
 
-    `finite` is False where the parameters or a loss are not: the member diverged.
+    `finite` is False where the parameters or a loss are not: the member diverged. `more` of its chunk, computed
+    already, are still to come.
     """
 
     place: int
@@ -43,6 +44,7 @@ class Outcome(NamedTuple):
     metrics: dict[str, Float[np.ndarray, " epochs"]]
     measured: Any
     finite: bool
+    more: int
 
 
 def grid(**values: Iterable[Any]) -> list[dict[str, Any]]:
@@ -71,11 +73,11 @@ def sweep(
     It is compiled once for the same `make`, `measure` and sizes: define them before a loop around it, not in it.
     A member comes out as `fit` would train it alone, but for rounding: programs of other widths may round otherwise.
     One that diverges disturbs no other. A chunk takes no more memory than `budget` bytes allow, less what is held
-    before: on a CPU by this process, else by a device. Its members are spread over `devices`, all of this process if
-    None.
+    before: on a CPU by this process, else by a device, all of whose memory it is if None. Its members are spread over
+    `devices`, all of this process if None.
 
     Raises ValueError, before anything is compiled, for settings that `make` does not take or finds wrong, that are no
-    number where another member's is, or neither a number nor hashable; as `fit` does; and for too small a budget.
+    number where another member's is, or neither a number nor hashable, and as `fit` does; for too small a budget later.
     """
     devices = jax.local_devices() if devices is None else devices
     mesh = jax.make_mesh((len(devices),), ("members",), axis_types=(AxisType.Auto,), devices=devices)
@@ -135,7 +137,7 @@ class _Program(NamedTuple):
             kept = jax.tree.map(np.asarray, program(*self.arguments(filled), shared))
             for i, place in enumerate(places[first : first + chunk]):
                 loss, metrics, measured, finite = jax.tree.map(lambda leaf, i=i: leaf[i], kept)
-                yield Outcome(place, loss, metrics, measured, bool(finite))
+                yield Outcome(place, loss, metrics, measured, bool(finite), len(here) - 1 - i)
 
 
 @lru_cache(maxsize=16)
@@ -158,17 +160,19 @@ def _fitting(
     while True:
         width = ceil(share / ceil(share / limit))  # chunks of one size, not small ones after large ones
         program = compiled(width * len(devices))
-        if budget is None:
+        stats = None if on_cpu else devices[0].memory_stats()
+        allowed = stats["bytes_limit"] if budget is None and stats else budget
+        if allowed is None:
             return program, width * len(devices)
         found = program.memory_analysis()
         needed = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
         needed *= len(devices) if on_cpu else 1  # whose devices share a memory
-        left = budget - (_held() if on_cpu else devices[0].memory_stats()["bytes_in_use"])
+        left = allowed - (stats["bytes_in_use"] if stats else _held())
         if needed <= left:
             return program, width * len(devices)
         if width == 1:
             raise ValueError(
-                f"budget is {budget:,.0f} bytes, of which {left:,.0f} are left, but a member for each of "
+                f"budget is {allowed:,.0f} bytes, of which {max(left, 0):,.0f} are left, but a member for each of "
                 f"{len(devices)} devices takes {needed:,}"
             )
         limit = max(1, min(width - 1, int(width * left / needed)))

@@ -103,8 +103,8 @@ def fit(
 ) -> tuple[PyTree, History]:
     """Parameters drawn with `key` and trained on features x [N, n] and targets t [N, ...], and the run's history.
 
-    Every epoch takes the examples in a new order (unless `shuffle` is off) in batches of `batch_size`, the last one
-    shorter where it must be: the next of each lane, as `batches` says. Each step is one update W ← W - l ∂E/∂W, or
+    Every epoch takes the examples in a new order (unless `shuffle` is off) in batches of `batch_size`: the
+    next one of each lane, as `batches` says, where some may have none. Each step is one update W ← W - l ∂E/∂W, or
     whatever else `optimizer` makes of the batch's mean gradient, found by `gradient(model, loss)`; `weights` [N] make
     it a weighted one. Pure: it may be under `jit` and `vmap`, over keys or over numbers inside the optimiser. Takes
     epochs N integers of memory for the orders. It is compiled once for the same model, loss and optimiser: make the
@@ -157,13 +157,14 @@ def raise_if_nonfinite(
     state = train(recipe, before, data, epochs)[0] if epochs else before
     carry = state.params, state.opt_state, state.gradient_state
     data = data.lanes(recipe.batch_size)
-    step, batches = jax.jit(_step(recipe, data)), _batches(recipe, state, data, 2)
+    step = jax.jit(lambda carry, batch, data: _step(recipe, data)(carry, batch))  # no process may hold all the data
+    batches = _batches(recipe, state, data, 2)
     steps = history.step_loss.shape[1]
     for i in range(2 * steps):
         batch = jax.tree.map(lambda leaf: leaf[divmod(i, steps)], batches)  # noqa: B023, it is called at once
         x, t, _ = data.at(batch.places)
         found = first_nonfinite(recipe.model, recipe.loss, carry[0], x, t, batch.key if recipe.model.random else None)
-        carry, _ = step(carry, batch)
+        carry, _ = step(carry, batch, data)
         if not found and not finite(carry[0]):
             found = "the parameters, after the optimiser's update"
         if found:

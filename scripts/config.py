@@ -145,6 +145,10 @@ class Config:
         for name in ("warmup", "checkpoint_seconds", "connect_seconds"):
             if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, but a finite number of at least 0 is wanted")
+        for name in ("devices", "model_devices"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}, but at least 1 is wanted")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience is {self.patience}, but at least 1 epoch is wanted")
         if not self.validation:

@@ -99,8 +99,10 @@ def looked(recipe: Recipe, params: Any, examples: Examples) -> tuple[Any, Any]:
 
 def trained(
     config: Config, members: Iterable[Row], ready: Mapping[tuple[Any, ...], Task], how: Mapping[str, Any], part: str
-) -> Iterator[Row]:
+) -> Iterator[tuple[Row, int]]:
     """The members with their losses and scores on the `part` that their tasks show, as they come.
+
+    With each, how many more of its chunk are to come, which are computed already.
 
     `how` are budget and devices, as `jaxann.sweep.sweep` takes them.
     """
@@ -126,7 +128,7 @@ def trained(
             given=task.shown[0],
             **how,
         ):
-            yield here[outcome.place] | scores(outcome, task, part)
+            yield here[outcome.place] | scores(outcome, task, part), outcome.more
 
 
 def scores(outcome: Outcome, task: Task, part: str) -> Row:

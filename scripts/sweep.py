@@ -65,10 +65,9 @@ class Config(Training):
             raise ValueError(
                 f"validation is {self.validation}, but a share above 0 is wanted, for it is what is scored"
             )
-        for name, least in {"seeds": 1, "top": 0, "devices": 1}.items():
-            number = getattr(self, name)
-            if number is not None and number < least:
-                raise ValueError(f"{name} is {number}, but at least {least} is wanted")
+        for name, least in {"seeds": 1, "top": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, but at least {least} is wanted")
         if self.budget is not None and not 0 < self.budget < inf:
             raise ValueError(f"budget is {self.budget}, but a finite number above 0 is wanted")
         super().check()
@@ -83,7 +82,7 @@ class Config(Training):
 
 def identity(row: Row) -> str:
     """What a member and its row have in common."""
-    return json.dumps([row["settings"], row["seed"]])
+    return json.dumps([row["settings"], row["seed"]], sort_keys=True)
 
 
 def opened(config: Config, path: Path, stored: Row) -> Folder:
@@ -168,14 +167,14 @@ def run(config: Config) -> tuple[list[Row], list[int]]:
         left = [member for member in members if identity(member) not in begun]
         bar = tqdm(total=len(members), initial=len(rows), unit="network", disable=None)
         with path.open("a", encoding="utf-8") as file, bar:
-            for row in trained(config, left, ready, how, "validation"):
+            for row, more in trained(config, left, ready, how, "validation"):
                 file.write(f"{json.dumps(row)}\n")
                 file.flush()
                 rows.append(row)
                 best = max((row["validation_score"] for row in rows if not row["diverged"]), default=np.nan)
                 bar.set_postfix({f"best {measure}": f"{best:.3f}"})
                 bar.update()
-                if signals:
+                if signals and not more:
                     break
         found = sorted(summaries(rows, combinations, "validation"), key=Summary.rank)
         print(told := table(found, "validation", measure))
@@ -190,6 +189,9 @@ def run(config: Config) -> tuple[list[Row], list[int]]:
             best = [one.settings for one in found[: config.top] if one.scores]
             chosen = [member for member in members if member["settings"] in best]
             tests = retrained(config, chosen, ready, how, folder, signals)
+            if signals:
+                print("sweep.py: interrupted while retraining", file=sys.stderr)
+                return rows, signals
             print("\nthe best, retrained on the training and validation parts:")
             print(table(summaries(tests, best, "test"), "test", measure))
     return rows, signals
@@ -224,7 +226,7 @@ def retrained(
             whole[place(each, settings)] = joined(each, ready[place(each, settings)])
     coming = trained(config, members, whole, how, "test")
     coming = tqdm(coming, "retraining", len(members), unit="network", disable=None)
-    rows = list(takewhile(lambda _: not signals, coming))
+    rows = [row for row, _ in takewhile(lambda _: not signals, coming)]
     if folder and not signals:
         folder.write("top", rows)
     return rows

@@ -51,12 +51,10 @@ def run(task: Task, config: Config) -> Outcome:
 
     from jaxann.devices import mesh, spread, whole
     from jaxann.pieces import begin, finished, pieces, programs
-    from jaxann.processes import anywhere, first
-
-    measure = Measure(task)
+    from jaxann.processes import anywhere, first, of_first
 
     def look(params):
-        score, loss = measure(whole(params), *task.shown)
+        score, loss = of_first(measure(whole(params), *task.shown))
         better = score if config.score == "accuracy" else -loss
         return better, {"validation_loss": loss, f"validation_{measure.key}": score}
 
@@ -68,6 +66,7 @@ def run(task: Task, config: Config) -> Outcome:
         if config.distributed and over.size != there:
             raise ValueError(f"{over.size} devices are asked for, but {there} are there, and each is to take part")
         task = task._replace(examples=spread(task.examples, config.batch_size, over))
+    measure = Measure(task)
     record, standing = recorded(task, config, begin(task.recipe, jax.random.key(config.seed), over))
     compiled = programs(task.recipe, task.examples, task.plan, standing)
     measure(whole(standing.best), *task.shown)

@@ -10,6 +10,7 @@ import pytest
 
 from jaxann import Examples, SoftmaxCrossEntropy, SquaredError, autodiff, backprop, compare, mlp, tanh
 from jaxann.devices import mesh, placed, spread, whole
+from jaxann.kfac import kfac
 from jaxann.pieces import Plan, begin, pieces, programs
 from jaxann.rules import FeedbackAlignment
 from jaxann.training import Recipe, start, train
@@ -76,7 +77,7 @@ def test_model_parallel_steps_gather_no_batch():
 
 def test_parameters_and_what_the_optimiser_keeps_of_them_lie_by_their_outputs():
     recipe = Recipe(MODEL, LOSS, optax.adam(0.01), 8)
-    state = placed(recipe, start(recipe, KEY), mesh(2, 4))
+    state = placed(start(recipe, KEY), mesh(2, 4))
     for tree in (state.params, state.opt_state[0].mu, state.opt_state[0].nu):
         hidden, output = tree[0], tree[4]
         assert hidden["W"].addressable_shards[0].data.shape == (8, 13)
@@ -84,6 +85,23 @@ def test_parameters_and_what_the_optimiser_keeps_of_them_lie_by_their_outputs():
         assert output["W"].is_fully_replicated
     assert len(state.params[0]["W"].addressable_shards) == 8
     assert jax.random.uniform(state.key) == jax.random.uniform(start(recipe, KEY).key)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(kfac(mlp((13, 8, 6), tanh), LOSS), optax.sgd(0.1, momentum=0.9)),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.01)),
+        optax.adafactor(0.01),
+        optax.lbfgs(0.1),
+    ],
+    ids=["kfac", "adamw", "adafactor", "lbfgs"],
+)
+def test_optimisers_whose_state_is_not_shaped_like_the_parameters_too(optimizer):
+    recipe = Recipe(mlp((13, 8, 6), tanh), LOSS, optimizer, 50)
+    (one, losses, _), (other, spread_losses, _) = both(recipe, (4, 2), data())
+    np.testing.assert_allclose(spread_losses, losses, rtol=1e-9)  # some divide by what is nearly 0
+    assert compare(other.params, one.params).error < 1e-8
 
 
 def test_lanes_of_a_device_hold_their_share_of_the_examples():

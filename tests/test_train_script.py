@@ -132,6 +132,11 @@ def test_numbers_are_predicted_in_their_own_unit(script, loss):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (("--devices", 0), "devices is 0, but at least 1 is wanted"),
+        (("--model-devices", 0), "model_devices is 0, but at least 1 is wanted"),
+        (("--devices", 16), "16 devices are asked for, but there are 8; JAX_NUM_CPU_DEVICES=16 makes as many of a CPU"),
+        (("--model-devices", 4), "0.W has 50 outputs, which do not divide over 4 model devices"),
+        (("--process", 1), "process is 1, but only with distributed it has an effect"),
         (("--batch-size", 0), "batch_size is 0, but 1 to 120, the number of examples, is wanted"),
         (("--batch-size", 121), "batch_size is 121, but 1 to 120"),
         (("--epochs", 0), "epochs is 0, but at least 1 is wanted"),
