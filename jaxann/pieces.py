@@ -71,10 +71,14 @@ def programs(recipe: Recipe, data: Examples | Lanes, plan: Plan, standing: Stand
     first = _next(plan, epoch)
     between, last = divmod(plan.epochs - epoch - first, plan.piece)
     lengths = {first, plan.piece if between else 0, last} - {0}
-    # A piece leaves the state on the devices where the next one takes it, and what it tells on all.
-    state = jax.tree.map(lambda leaf: leaf.sharding, standing.state)
-    train = jax.jit(trained, static_argnames=("recipe", "epochs"), out_shardings=(state, state.epoch))
+    train = staying(standing.state)
     return {length: train.lower(recipe, standing.state, data, length).compile() for length in lengths}
+
+
+def staying(state: TrainState) -> Any:
+    """`train`, leaving the state on the devices where it was, for the next piece, and what it tells on all."""
+    at = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(trained, static_argnames=("recipe", "epochs"), out_shardings=(at, at.epoch))
 
 
 def pieces(

@@ -1,6 +1,7 @@
 """A run laid out over eight devices of a CPU, against the same run on one of them."""
 
 import re
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +36,19 @@ def both(recipe, shape, examples, epochs=1):
         yield whole(state), np.ravel(history.step_loss), compiled[epochs].as_text()
 
 
-@pytest.mark.parametrize("gradient", [backprop, autodiff])
-@pytest.mark.parametrize("shape", [(8, 1), (1, 8), (4, 2)], ids=str)
-@pytest.mark.parametrize(("x64", "most"), [(True, 1e-12), (False, 1e-6)])
-def test_twenty_steps_are_those_of_one_device(gradient, shape, x64, most):
+def slowly(*some, unless):
+    return [pytest.param(*one, marks=() if one in unless else pytest.mark.slow) for one in some]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "shape", "x64"),
+    slowly(
+        *product((backprop, autodiff), ((8, 1), (1, 8), (4, 2)), (True, False)),
+        unless=((backprop, (8, 1), True), (backprop, (4, 2), False), (autodiff, (4, 2), True)),
+    ),
+)
+def test_twenty_steps_are_those_of_one_device(gradient, shape, x64):
+    most = 1e-12 if x64 else 1e-6
     with jax.enable_x64(x64):
         recipe = Recipe(MODEL, LOSS, optax.adam(0.01), 30, gradient)  # 30 divides by none of 8 and 4
         (one, losses, _), (other, spread_losses, _) = both(recipe, shape, data(jnp.asarray(0.0).dtype), epochs=3)

@@ -70,7 +70,10 @@ EVERYTHING = {"weight_decay": 0.01, "dropout": 0.2, "scale": 0.7, "smoothing": 0
     "settings",
     [
         {"learning_rate": [0.01, 0.03]},
-        *({"learning_rate": [0.02], name: [value, value / 2]} for name, value in EVERYTHING.items()),
+        *(
+            pytest.param({"learning_rate": [0.02], name: [value, value / 2]}, marks=pytest.mark.slow)
+            for name, value in EVERYTHING.items()
+        ),
         {
             "learning_rate": [0.01, 0.03],
             **{name: [value] for name, value in EVERYTHING.items()},
