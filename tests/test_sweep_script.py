@@ -555,6 +555,6 @@ def test_what_is_not_finite_has_diverged_though_labels_can_be_read_from_it(finit
     made = task.prepare(sweep.Config(precision="float64"))
     y = np.eye(3)[made.shown[1]]
     y[0, 0] = worst
-    row = scores(Outcome(0, np.array([2.0, 1.0]), {}, (y, np.inf), finite), made, "test")
+    row = scores(Outcome(0, np.array([2.0, 1.0]), {}, (y, np.inf), finite, 0), made, "test")
     score = None if diverged else pytest.approx(1.0)
     assert row == {"loss": 1.0, "test_loss": None, "test_score": score, "diverged": diverged}
