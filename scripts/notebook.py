@@ -26,12 +26,12 @@ from jax.lax import logistic
 from tqdm import tqdm
 
 import jaxann
-from jaxann.check import check
+from jaxann import check
 
 if TYPE_CHECKING:
     from jax import Array
 
-    from jaxann.report import Report
+    from jaxann.gradcheck import Report
 
     Switch = bool | Array  # an array where networks that differ in it train side by side
 
@@ -55,7 +55,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Sigmoid(jaxann.Layer):
+class Sigmoid(jaxann.nn.Layer):
     """y = 1 / (1 + e⁻ˣ), or 1 / (1 + e⁺ˣ), whose derivative has the other sign."""
 
     mended: Switch
@@ -70,7 +70,7 @@ class Sigmoid(jaxann.Layer):
 
 
 @dataclass(frozen=True)
-class Softmax(jaxann.Layer):
+class Softmax(jaxann.nn.Layer):
     """y_i = exp(x_i) / Σ_j exp(x_j), its Jacobian diag(z) - z zᵀ at z = y, or at z = x."""
 
     mended: Switch
@@ -87,7 +87,7 @@ class Softmax(jaxann.Layer):
 
 
 @dataclass(frozen=True)
-class CrossEntropy(jaxann.Loss):
+class CrossEntropy(jaxann.nn.Loss):
     """E = -Σ_i t_i log y_i, its gradient -t / y, or that of a yes or no for each class."""
 
     mended: Switch
@@ -100,7 +100,7 @@ class CrossEntropy(jaxann.Loss):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Dense(jaxann.Dense):
+class Dense(jaxann.nn.Dense):
     """y = W x + b, its bias going downhill, or up."""
 
     mended: Switch
@@ -129,13 +129,13 @@ CULPRITS = {
 }
 
 
-def network(mended: Mended) -> tuple[jaxann.Sequential, CrossEntropy]:
+def network(mended: Mended) -> tuple[jaxann.nn.Sequential, CrossEntropy]:
     """The network and its loss."""
     layers = []
     for n, m in ((4, 50), (50, 20), (20, 10)):
         layers += [Dense(n, m, mended=mended.bias), Sigmoid(mended.sigmoid)]
     layers += [Dense(10, 3, mended=mended.bias), Softmax(mended.softmax)]
-    return jaxann.Sequential(layers), CrossEntropy(mended.cross_entropy)
+    return jaxann.nn.Sequential(layers), CrossEntropy(mended.cross_entropy)
 
 
 class Row(NamedTuple):
@@ -237,7 +237,7 @@ def checked(mended: Mended, start: Start) -> Report:
     model, loss = network(mended)
     report = check(model, loss, start.params, start.x, start.t, examples=8)
     wrong = {path for right, paths in zip(mended, CULPRITS.values(), strict=True) if not right for path in paths}
-    assert set(report.culprits) == wrong, report
+    assert set(report.wrong) == wrong, report
     return report
 
 
@@ -248,7 +248,7 @@ def table(rows: list[Row]) -> str:
         marks = "  ".join(
             f"{'mended' if right else '-':<{w}}" for right, w in zip(row.mended, (7, 7, 13, 6), strict=True)
         )
-        lines.append(f"{marks}  {outcome(row)}  {' '.join(row.report.culprits) or '-'}")
+        lines.append(f"{marks}  {outcome(row)}  {' '.join(row.report.wrong) or '-'}")
     return "\n".join(lines)
 
 

@@ -65,9 +65,11 @@ def search(config: Config, seed: int) -> Search:
     import optax
     from sklearn.datasets import load_digits
 
-    from jaxann import SoftmaxCrossEntropy, fit, mlp, per_example, relu
-    from jaxann.per_example import norms
-    from jaxann.validate import validate_number
+    from jaxann import fit
+    from jaxann.gradients import per_example
+    from jaxann.gradients.per_example import norms
+    from jaxann.nn import SoftmaxCrossEntropy, mlp, relu
+    from jaxann.nn.hyperparameters import validate_number
 
     validate_number("learning_rate", config.learning_rate, above=0)
     images, true = load_digits(return_X_y=True)
@@ -87,7 +89,9 @@ def search(config: Config, seed: int) -> Search:
         epochs=config.epochs,
         batch_size=config.batch_size,
     )
-    losses, grads = jax.jit(per_example(model, loss))(params, jax.numpy.asarray(x, float), jax.numpy.asarray(given))
+    losses, grads = jax.jit(per_example.gradients(model, loss))(
+        params, jax.numpy.asarray(x, float), jax.numpy.asarray(given)
+    )
     return Search(images, given, true, {"gradient norm": np.asarray(norms(grads)), "loss": np.asarray(losses)})
 
 

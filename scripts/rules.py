@@ -22,7 +22,7 @@ import tyro
 if TYPE_CHECKING:
     import optax
 
-    from jaxann.rule import Rule
+    from jaxann.rules import Rule
 
 CONTROL = "output_layer_only"
 # jaxann's own names, written out because importing jax for them would make --help wait.
@@ -91,10 +91,12 @@ def run(config: Config) -> dict[str, Outcome]:
     import jax.numpy as jnp
     from tqdm import tqdm
 
-    from jaxann import Angles, SoftmaxCrossEntropy, fit, mlp, predict, tanh
+    from jaxann import fit, predict
     from jaxann.data import load
-    from jaxann.optimizers import optimizer
-    from jaxann.validate import validate_schedule
+    from jaxann.data.validation import validate_schedule
+    from jaxann.nn import SoftmaxCrossEntropy, mlp, tanh
+    from jaxann.rules import WithAngles
+    from jaxann.training import optimizer
 
     loaded = [load("digits", held_out=config.held_out, seed=seed) for seed in range(config.seeds)]
     parts = [
@@ -116,7 +118,7 @@ def run(config: Config) -> dict[str, Outcome]:
             key=key,
             epochs=config.epochs,
             batch_size=config.batch_size,
-            gradient=Angles(rule),
+            gradient=WithAngles(rule),
         )
         y = predict(model, params, x_test)
         right = jnp.mean(y.argmax(axis=1) == t_test)
@@ -138,7 +140,7 @@ def place(metric: str) -> int:
 
 def rules(config: Config, update: optax.GradientTransformation) -> dict[str, Rule]:
     """The rules asked for, by name."""
-    from jaxann import RULES, KolenPollack
+    from jaxann.rules import RULES, KolenPollack
 
     known = RULES | {"kolen_pollack": KolenPollack(update)}
     return {name: known[name] for name in config.rules}

@@ -1,12 +1,16 @@
 """The strict setting that every test runs in: float64, no silent broadcasting, shapes checked, warnings as errors."""
 
+import os
+
+# Compiling is most of the tests' time: XLA optimises less here. Level 0 was seen to make infinities of finite numbers.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"]
+).strip()
+
 import importlib
 import pkgutil
-import typing
 
-import beartype  # noqa: F401
 import jax
-import optax  # noqa: F401
 import pytest
 from jaxtyping import install_import_hook
 
@@ -14,15 +18,12 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 
-# jaxann imports its annotations' names only for type checkers; here they are what beartype checks calls against.
-# Whatever else is imported must be so before, unused or not: it has imports of its own for type checkers.
-typing.TYPE_CHECKING = True
-with install_import_hook("jaxann", "beartype.beartype"):
+with install_import_hook("jaxann", "beartype.beartype"):  # every annotation is checked at every call
     import jaxann
 
-    for module in pkgutil.iter_modules(jaxann.__path__, "jaxann."):
-        importlib.import_module(module.name)
-typing.TYPE_CHECKING = False
+    for module in pkgutil.walk_packages(jaxann.__path__, "jaxann."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 jax.devices()  # now they are there, and no script that a test calls makes fewer of them

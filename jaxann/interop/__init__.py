@@ -1,0 +1,3 @@
+"""The handwritten backward in other people's code."""
+
+__all__ = []

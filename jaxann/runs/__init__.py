@@ -1,0 +1,3 @@
+"""The folder of a run: checkpoints, metrics, pictures."""
+
+__all__ = []

@@ -1,0 +1,227 @@
+import inspect
+
+import numpy as np
+import pytest
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from jaxann.data import load
+from jaxann.data.splits import BATCH, Scaling
+from jaxann.data.tables import SETS, read_table
+
+
+@pytest.fixture
+def npz(tmp_path):
+    def save(**arrays):
+        path = tmp_path / "table.npz"
+        np.savez(path, **arrays)
+        return str(path)
+
+    return save
+
+
+def classes(examples=40, features=3, seed=0):
+    draw = np.random.default_rng(seed)
+    return draw.normal(5, 3, (examples, features)), np.arange(examples) % 2
+
+
+def parts(data):
+    assert data.validation
+    return data.train, data.validation, data.test
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(("settings", "held_out", "seed"), [({}, 0.2, 0), ({"held_out": 0.3, "seed": 7}, 0.3, 7)])
+def test_without_validation_every_bit_is_as_ever(name, settings, held_out, seed):
+    data, table = load(name, **settings), read_table(name)
+    apart = int(np.ceil(held_out * len(table.t)))
+    stratify = table.t if table.classes else None
+    x, x_test, t, t_test = train_test_split(table.x, table.t, test_size=apart, random_state=seed, stratify=stratify)
+    scaler = StandardScaler().fit(x)
+    for found, wanted in (
+        (data.train.x, scaler.transform(x)),
+        (data.train.t, t),
+        (data.test.x, scaler.transform(x_test)),
+        (data.test.t, t_test),
+    ):
+        np.testing.assert_array_equal(found, wanted, strict=True)
+    assert data.validation is data.train.weights is data.test.weights is None
+
+
+def test_iris_and_diabetes_are_split_as_they_were_before_there_were_other_tables():
+    iris, diabetes = load("iris"), load("diabetes")
+    assert iris.test.t[:12].tolist() == [0, 1, 0, 2, 0, 1, 2, 0, 0, 1, 2, 1]
+    assert diabetes.test.t[:6].tolist() == [321, 215, 127, 64, 175, 275]
+    first = [-0.4198787456685784, 1.0127481951850976, -1.3809335178638145, -1.319284998946758]
+    np.testing.assert_allclose(iris.test.x[0], first, rtol=1e-12)
+    last = [-1.1245703467906711, -1.2336433652994034, 0.41601148674379185, 0.6449110292618151]
+    np.testing.assert_allclose(iris.train.x[-1], last, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_features_are_standardised_over_the_training_part_alone(name):
+    data = load(name, held_out=0.3, validation=0.2, seed=1)
+    varying = data.train.x.std(axis=0) > 0
+    np.testing.assert_allclose(data.train.x.mean(axis=0), 0, atol=1e-10)
+    np.testing.assert_allclose(data.train.x[:, varying].std(axis=0), 1, rtol=1e-10)
+    assert not data.train.x[:, ~varying].any()
+    for part in parts(data)[1:]:
+        assert np.abs(part.x.mean(axis=0)).max() > 1e-3
+        assert len(part.x) == len(part.t)
+
+
+def test_the_parts_make_up_the_table():
+    data, table = load("wine", held_out=0.3, validation=0.2, seed=1), read_table("wine")
+    assert [len(part.t) for part in parts(data)] == [99, 25, 54]
+    x = np.concatenate([part.x for part in parts(data)])
+    t = np.concatenate([part.t for part in parts(data)])
+    rows, wanted = np.column_stack([x, t]), np.column_stack([data.scaling(table.x), table.t])
+    np.testing.assert_array_equal(rows[np.lexsort(rows.T)], wanted[np.lexsort(wanted.T)])
+    assert (data.classes, data.columns, data.target) == (table.classes, table.columns, table.target)
+
+
+def test_validation_leaves_the_test_part_as_it_is():
+    without, with_it = load("iris"), load("iris", validation=0.25)
+    np.testing.assert_array_equal(without.test.t, with_it.test.t)
+    assert [len(part.t) for part in parts(with_it)] == [90, 30, 30]
+
+
+@pytest.mark.parametrize("name", SETS[:-1])
+def test_classes_are_apart_in_their_own_proportions(name):
+    data = load(name, held_out=0.25, validation=0.25)
+    shares = [np.bincount(part.t) / len(part.t) for part in parts(data)]
+    assert len(shares[0]) == len(data.classes)
+    for share, part in zip(shares[1:], parts(data)[1:], strict=True):
+        np.testing.assert_allclose(share, shares[0], atol=2 / len(part.t))
+
+
+def test_the_seed_draws_both_splits():
+    drawn = (parts(load("iris", validation=0.2, seed=seed)) for seed in (0, 0, 1))
+    for first, again, second in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(first.x, again.x)
+        assert not np.array_equal(first.x, second.x)
+
+
+def test_a_test_part_of_its_own_is_the_test_part(npz):
+    x, t = classes()
+    path = npz(x_train=x, y_train=t, x_test=x[:6] + 1, y_test=t[:6])
+    data = load(path, validation=0.25)
+    assert [len(part.t) for part in parts(data)] == [30, 10, 6]
+    np.testing.assert_allclose(data.test.x * data.scaling.sd + data.scaling.mean, x[:6] + 1)
+    np.testing.assert_array_equal(load(path).train.t, t)
+    with pytest.raises(ValueError, match=r"held_out is 0.2, but .*table.npz has a test part of its own"):
+        load(path, held_out=0.2)
+
+
+def test_all_features_are_scaled_as_one(npz):
+    x, t = classes()
+    data = load(npz(x=x * [1, 10, 100], t=t), scaling="all")
+    assert data.scaling.mean.shape == data.scaling.sd.shape == (3,)
+    np.testing.assert_allclose(data.train.x.mean(), 0, atol=1e-12)
+    np.testing.assert_allclose(data.train.x.std(), 1)
+    assert data.train.x[:, 2].std() > 10 * data.train.x[:, 0].std()
+
+
+def test_features_may_be_left_as_they_are(npz):
+    x, t = classes()
+    data = load(npz(x=x, t=t), scaling="none")
+    assert set(map(tuple, data.train.x)) < set(map(tuple, x))
+    np.testing.assert_array_equal(data.scaling(x), x)
+
+
+@pytest.mark.parametrize("scaling", ["feature", "all"])
+def test_what_is_constant_becomes_zero(npz, scaling):
+    x, t = classes()
+    x[:, 1 if scaling == "feature" else slice(None)] = 0.1
+    data = load(npz(x=x, t=t), scaling=scaling)
+    np.testing.assert_allclose(data.train.x[:, 1], 0, atol=1e-12)
+    np.testing.assert_allclose(data.test.x[:, 1], 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scaling", ["feature", "all"])
+def test_float32_stays_float32_and_is_scaled_as_precisely(npz, scaling):
+    """Far from 0, and more examples than are looked at at a time."""
+    x, t = classes(2 * BATCH, 2)
+    x = (x + 1000).astype(np.float32)
+    data = load(npz(x=x, t=t), held_out=0.1, scaling=scaling)
+    assert data.train.x.dtype == data.test.x.dtype == np.float32
+    axis = 0 if scaling == "feature" else None
+    np.testing.assert_allclose(data.train.x.mean(axis, dtype=float), 0, atol=1e-6)
+    np.testing.assert_allclose(data.train.x.std(axis, dtype=float), 1, rtol=1e-6)
+
+
+def test_a_scaling_leaves_what_it_is_given_alone_and_takes_whole_numbers():
+    scaling, x = Scaling(np.array([1.0, 2.0]), np.array([2.0, 4.0])), np.array([[1, 4], [2, 2]])
+    np.testing.assert_array_equal(scaling(x), [[0, 0.5], [0.5, 0]])
+    np.testing.assert_array_equal(x, [[1, 4], [2, 2]])
+    assert scaling(x.astype(np.float32)).dtype == np.float32
+
+
+def test_weights_go_with_their_examples(npz):
+    x, t = classes()
+    data = load(npz(x=x, t=t, weights=x[:, 0] - x[:, 0].min() + 1), held_out=0.25, validation=0.25, scaling="none")
+    for part in parts(data):
+        assert part.weights is not None
+        np.testing.assert_allclose(part.weights, part.x[:, 0] - x[:, 0].min() + 1)
+
+
+def test_examples_of_weight_0_are_left_out(npz):
+    x, t = classes()
+    weights = np.ones(40)
+    weights[:10], x[:10] = 0, 1000
+    data = load(npz(x=x, t=t, weights=weights), held_out=0.25, validation=0.25)
+    parts = (data.train, data.validation, data.test)
+    for part in parts:
+        assert part is not None
+        assert (part.weights == 1).all()
+    assert sum(len(part.t) for part in parts if part is not None) == 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"held_out": 1.5}, "held_out is 1.5, but a share between 0 and 1 is wanted"),
+        ({"held_out": 0.0}, "held_out is 0.0, but a share between 0 and 1"),
+        ({"held_out": float("nan")}, "held_out is nan, but a share between 0 and 1"),
+        ({"held_out": 0.99}, "held_out is 0.99, but each part of iris's 150 examples wants 3 or more"),
+        ({"held_out": 0.01}, "held_out is 0.01, but each part of iris's 150 examples wants 3 or more"),
+        ({"validation": 1.0}, "validation is 1.0, but a share from 0 to below 1 is wanted"),
+        ({"validation": -0.1}, "validation is -0.1, but a share from 0 to below 1"),
+        ({"validation": 0.99}, "validation is 0.99, but each part of iris's 120 training examples wants 3 or more"),
+        ({"seed": -1}, "seed is -1, but a whole number from 0 to below 2³² is wanted"),
+        ({"seed": 2**32}, "seed is 4294967296, but a whole number"),
+        ({"scaling": "z"}, "scaling is 'z', but feature, all or none is wanted"),
+        ({"target": "species"}, "target is 'species', but only a .csv's columns go by name"),
+    ],
+)
+def test_bad_settings_get_a_sentence(settings, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        inspect.unwrap(load)("iris", **settings)
+
+
+def test_parts_of_too_few_get_a_sentence(npz):
+    x, t = classes()
+    single = np.where(np.arange(40) == 3, 2, t)
+    with pytest.raises(ValueError, match=r"table.npz's 40 examples hold a single one of class 2, but 2 are wanted"):
+        load(npz(x=x, t=single))
+    data = npz(x_train=x, y_train=single, x_test=x, y_test=t)
+    assert len(load(data).train.t) == 40
+    with pytest.raises(ValueError, match="40 training examples hold a single one of class 2, but 2 are wanted"):
+        load(data, validation=0.2)
+    with pytest.raises(ValueError, match=r"held_out is 0.2, but each part of .*table.npz's 3 examples wants 2 or more"):
+        load(npz(x=x[:3], t=t[:3] + 0.5))
+    with pytest.raises(ValueError, match=r"each part of .*table.npz's 0 examples wants 2 or more"):
+        load(npz(x=x, t=t, weights=np.zeros(40)))
+    with pytest.raises(ValueError, match=r"table.npz leaves no example that counts of class 1 to train on"):
+        load(npz(x=x, t=t, weights=1 - t))
+
+
+def test_a_variance_beyond_all_numbers_gets_a_sentence(npz):
+    x, t = classes()
+    x[:, 2] = np.where(t, 1e200, -1e200)
+    for scaling in ("feature", "all"):
+        with pytest.raises(
+            ValueError, match=r"table.npz: column x_2 is too large to scale, its variance not being fin"
+        ):
+            load(npz(x=x, t=t), scaling=scaling)
+    assert load(npz(x=x, t=t), scaling="none").train.x.max() == 1e200

@@ -1,0 +1,102 @@
+"""The report as its reader meets it: a table, JSON, an exception, a picture."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from support.mutants import Wrong
+
+from jaxann import check
+from jaxann.gradcheck import Report, Row
+from jaxann.gradcheck.plots import plot_report
+from jaxann.nn import Dense, Sequential, SquaredError, tanh
+
+
+def flipped(p, s, dy, g, dx):
+    return {"W": g["W"], "b": -g["b"]}, dx
+
+
+MODEL = Sequential((Dense(4, 5), tanh, Wrong(Dense(5, 3), flipped)))
+DRAW = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def report():
+    x, t = DRAW.normal(size=(9, 4)), DRAW.normal(size=(9, 3))
+    return check(MODEL, SquaredError(), MODEL.init(jax.random.key(0)), x, t, examples=6, on_purpose=["0.W"])
+
+
+def test_the_table_says_what_is_wrong(report):
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["gradient", "of", "shape", "float32", "float64", "differences"]
+    (wrong,) = (line for line in lines if line.startswith("2.b "))
+    assert wrong.split() == ["2.b", "Wrong", "3", "2.0e+00", "2.0e+00", "2.0e+00", "(6", "of", "6)", "WRONG"]
+    assert "2.b: consistent with its sign flipped" in lines
+    assert lines[-1] == f"1 of {len(report.rows)} gradients are wrong, on 6 of 9 examples"
+    assert len({line.index("right") for line in lines if line.endswith(" right")}) == 1, "columns are aligned"
+
+
+def test_what_is_made_of_layers_takes_one_line_where_it_is_right(report):
+    lines = [line.split()[0] for line in str(report).splitlines()]
+    assert "chain.*" in lines
+    assert "gradient.*" in lines
+    assert not [line for line in lines if line.startswith(("chain.0", "gradient.weighted"))]
+
+
+def test_a_report_of_right_gradients_says_so():
+    right = Report((Row("0.W", "Dense(4, 5)", (5, 4), "right"),), 1, 1)
+    assert right.ok
+    assert str(right).splitlines()[-1] == "all 1 gradients are right, on 1 of 1 examples"
+    right.raise_if_wrong()
+
+
+def test_it_raises_itself(report):
+    assert not report.ok
+    assert report.wrong == ("2.b",)
+    with pytest.raises(AssertionError, match=r"2\.b: consistent with its sign flipped"):
+        report.raise_if_wrong()
+
+
+def test_rows_are_found_by_path(report):
+    assert report["2.b"].cause == "sign"
+    with pytest.raises(KeyError, match=r"there is no gradient '2', only 0\.W, 0\.b"):
+        report["2"]
+
+
+def test_json_holds_all_but_the_arrays(report):
+    read = json.loads(report.to_json())
+    assert read == json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert (read["ok"], read["culprits"], read["examples"], read["of"]) == (False, ["2.b"], 6, 9)
+    rows = {row["path"]: row for row in read["rows"]}
+    assert rows["2.b"]["float64"] == pytest.approx(2)
+    assert rows["2.b"]["diagnosis"] == "consistent with its sign flipped"
+    assert rows["gradient.weighted.value"]["float32"] is None, "not measured"
+    assert "by_hand" not in rows["2.b"]
+
+
+def test_the_picture_shows_errors_and_one_gradient(report, tmp_path):
+    figure = plot_report(report)
+    errors, scatter = figure.axes[:2]
+    (points, _) = scatter.lines
+    np.testing.assert_array_equal(points.get_xdata(), -points.get_ydata())
+    assert scatter.get_title() == "2.b of Wrong: wrong"
+    layers = [label.get_text() for label in errors.get_yticklabels()]
+    leaves = [label.get_text() for label in errors.get_xticklabels()]
+    image = errors.images[0].get_array()
+    assert image[layers.index("2 Wrong"), leaves.index("b")] == pytest.approx(np.log10(2))
+    assert plot_report(report, "0.W").axes[1].get_title() == "0.W of Dense(4, 5): right"
+    figure.savefig(tmp_path / "check.png")
+    with pytest.raises(KeyError, match="there is no gradient 'W'"):
+        plot_report(report, "W")
+
+
+def test_a_picture_of_what_has_no_gradient_to_show():
+    plot_report(Report((Row("1", "Odd", (), "wrong", "raises", "it raises"),), 1, 1))
+
+
+def test_without_matplotlib_a_sentence_says_how_to_install_it(report, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pictures need matplotlib: pip install 'jaxann\[plots\]'"):
+        plot_report(report)

@@ -1,0 +1,271 @@
+"""K-FAC against the dense matrices that its blocks stand for, least squares, and what a run promises."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.datasets import load_iris
+from support.curvature import SHARING, Concave
+from support.judges import cast, judge
+
+from jaxann import backprop, compare, fit
+from jaxann.data import Examples
+from jaxann.gradients.curvature import gauss_newton_factors
+from jaxann.gradients.probe import is_finite
+from jaxann.nn import Dense, Layer, MixedPrecision, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, tanh
+from jaxann.rules import FeedbackAlignment
+from jaxann.training import Recipe, kfac
+from jaxann.training.loop import Plan, begin, train_in_pieces
+from jaxann.training.recipe import start, train
+
+KEY = jax.random.key(0)
+X = jax.random.normal(jax.random.key(1), (23, 3))
+LABELS = jnp.argmax(X @ jax.random.normal(jax.random.key(2), (3, 2)), axis=1)
+MODEL, LOSS = mlp((3, 4, 2), hidden=tanh), SoftmaxCrossEntropy()
+WEIGHTS = jax.random.uniform(jax.random.key(3), (23,), minval=0.1, maxval=2)
+DAMPING = 0.02
+
+
+def batches(count, x=X):
+    """So many batches (x, t, weights), one of them with an example of weight 0."""
+    return [(x[i : i + 5], LABELS[i : i + 5], WEIGHTS[i : i + 5].at[2].set(i)) for i in range(count)]
+
+
+def drawn(tree, seed):
+    """A random tree shaped like `tree`."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return jax.tree.unflatten(
+        structure, [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
+    )
+
+
+def run(model, steps, **settings):
+    """What `update` makes of random gradients at random parameters step by step, the gradients, factors and states."""
+    transformation = kfac(model, LOSS, damping=DAMPING, **settings)
+    params = model.init(KEY)
+    state, update = transformation.init(params), jax.jit(transformation.update)
+    factors_of = jax.jit(gauss_newton_factors(model, LOSS))
+    told = []
+    for step, batch in enumerate(steps):
+        params, g = drawn(params, step), drawn(params, 100 + step)
+        found, state = update(g, state, params, batch=batch)
+        told.append((found, g, factors_of(params, *batch), state))
+    return told
+
+
+def solved(factors, g):
+    """(left ⊗ right + λ I)⁻¹ vec(g) of each leaf, densely."""
+
+    def solve(g, block):
+        G = np.kron(*block)
+        return np.linalg.solve(G + DAMPING * np.eye(len(G)), np.ravel(g)).reshape(g.shape)
+
+    return jax.tree.map(solve, g, factors)
+
+
+@pytest.mark.parametrize("model", [MODEL, SHARING], ids=["mlp", "shared over positions"])
+def test_the_first_update_is_the_damped_inverse_of_its_blocks(model):
+    x = X if model is MODEL else jax.random.normal(KEY, (23, 5, 2))
+    ((found, g, factors, _),) = run(model, batches(1, x))
+    judge(found, solved(factors, g), x.dtype)
+    assert compare(found, g).error > 0.1
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_later_updates_divide_by_unbiased_running_means(decay):
+    told, old = run(MODEL, batches(4), decay=decay), None
+    for steps, (found, g, factors, _) in enumerate(told, 1):
+        old = jax.tree.map(jnp.zeros_like, factors) if old is None else old
+        old = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, factors)
+        judge(found, solved(jax.tree.map(lambda a, n=steps: a / (1 - decay**n), old), g), jnp.float64)
+
+
+def test_eigenvectors_are_found_anew_every_so_many_steps():
+    told, each = run(MODEL, batches(5), every=3), run(MODEL, batches(5))
+    bases = [state.bases for *_, state in told]
+    for kept in (1, 2):
+        assert compare(bases[kept], bases[0]).error == 0
+    assert compare(bases[4], bases[3]).error == 0
+    fresh = [state.bases for *_, state in each]
+    judge((bases[0], bases[3]), (fresh[0], fresh[3]), jnp.float64)  # the running means went on meanwhile
+    assert compare(bases[3], bases[0]).error > 1e-3
+    judge([told[4][3].factors], [each[4][3].factors], jnp.float64)
+    assert told[4][3].step == 5
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
+def test_one_step_solves_linear_least_squares_where_features_have_mean_zero(weights):
+    """There G has nothing between W and b, left is I, and the step is Newton's: exact up to the damping."""
+    share = np.full(23, 1 / 23) if weights is None else np.array(weights / weights.sum())
+    x = np.array(X) - share @ np.array(X)
+    t = np.sin(3 * x[:, :2]) + x[:, 1:] + 1
+    optimizer = optax.chain(kfac(Dense(3, 2), SquaredError(), damping=1e-10), optax.sgd(1.0))
+    params, _ = fit(Dense(3, 2), SquaredError(), optimizer, x, t, key=KEY, epochs=1, batch_size=23, weights=weights)
+    root = np.sqrt(share)[:, None]
+    design = root * np.column_stack([x, np.ones(23)])
+    wanted = np.linalg.lstsq(design, root * t, rcond=None)[0].T
+    np.testing.assert_allclose(params["W"], wanted[:, :3], atol=1e-8)
+    np.testing.assert_allclose(params["b"], wanted[:, 3], atol=1e-8)
+
+
+@pytest.mark.slow
+def test_iris_is_learned_in_fewer_epochs_than_by_sgd_of_any_learning_rate():
+    x, labels = load_iris(return_X_y=True)
+    x, labels, model = (x - x.mean(0)) / x.std(0), jnp.asarray(labels), mlp((4, 8, 3), hidden=tanh)
+
+    def last(optimizer):
+        _, history = fit(model, LOSS, optimizer, x, labels, key=KEY, epochs=10, batch_size=50)
+        return history.loss[-1]
+
+    by_sgd = jax.jit(jax.vmap(lambda rate: last(optax.sgd(rate))))(jnp.array([0.03, 0.1, 0.3, 1.0, 3.0, 10.0]))
+    assert last(optax.chain(kfac(model, LOSS, damping=0.01), optax.sgd(0.3))) < 0.7 * by_sgd.min()
+
+
+@pytest.mark.slow
+def test_a_short_last_batch_is_filled_with_what_does_not_count():
+    settings = {"key": KEY, "epochs": 1, "shuffle": False}
+    optimizer = optax.chain(kfac(MODEL, LOSS, damping=0.1), optax.sgd(0.1))
+    params, _ = fit(MODEL, LOSS, optimizer, X, LABELS, batch_size=15, **settings)
+    looped = start(Recipe(MODEL, LOSS, optimizer, 15), KEY).params
+    state = optimizer.init(looped)
+
+    @jax.jit
+    def step(params, state, *batch):
+        updates, state = optimizer.update(backprop(MODEL, LOSS)(params, *batch)[1], state, params, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    for part in (slice(0, 15), slice(15, 23)):
+        looped, state = step(looped, state, X[part], LABELS[part])
+    assert compare(params, looped).error < 1e-11
+
+
+CHAINS = {
+    "momentum": lambda k: optax.chain(k, optax.sgd(0.1, momentum=0.9)),
+    "clipping": lambda k: optax.chain(k, optax.clip_by_global_norm(1.0), optax.scale(-0.1)),
+    "weight decay": lambda k: optax.chain(optax.add_decayed_weights(1e-3), k, optax.sgd(0.1)),
+    "line search": lambda k: optax.chain(k, optax.scale(-1.0), optax.scale_by_backtracking_linesearch(8)),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.slow
+def test_it_is_chained_with_others(name):
+    optimizer = CHAINS[name](kfac(MODEL, LOSS, damping=0.1))
+    _, history = fit(MODEL, LOSS, optimizer, X, LABELS, key=KEY, epochs=8, batch_size=12)
+    assert history.loss[-1] < 0.6 * history.loss[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "gradient"), [(MODEL, FeedbackAlignment()), (MixedPrecision(MODEL), backprop)], ids=["rule", "bfloat16"]
+)
+@pytest.mark.slow
+def test_it_takes_the_gradients_of_a_rule_and_of_mixed_precision(model, gradient):
+    optimizer = optax.chain(kfac(model, LOSS, damping=0.1), optax.sgd(0.1))
+    _, history = fit(model, LOSS, optimizer, X, LABELS, key=KEY, epochs=8, batch_size=12, gradient=gradient)
+    assert history.loss[-1] < 0.6 * history.loss[0]
+
+
+@pytest.mark.slow
+def test_a_run_in_pieces_is_the_run_to_the_bit_and_its_state_is_finite():
+    model = mlp((3, 4, 2), hidden=tanh, dropout=0.3)
+    optimizer = optax.chain(kfac(model, LOSS, damping=0.1, every=3), optax.sgd(0.1))
+    recipe, data = Recipe(model, LOSS, optimizer, 5), Examples(X, LABELS, WEIGHTS)
+    standing = begin(recipe, KEY)
+    assert is_finite(standing.state.opt_state)
+    whole, history = train(recipe, standing.state, data, 5)
+    told = list(train_in_pieces(recipe, data, Plan(5, piece=2, every=2), standing))
+    np.testing.assert_array_equal([row["loss"] for _, rows in told for row in rows], history.loss)
+    last, _ = told[-1]
+    assert compare((last.state.params, last.state.opt_state), (whole.params, whole.opt_state)).error == 0
+    assert is_finite(whole.opt_state)
+    assert whole.opt_state[0].step == 25
+
+
+def test_damping_and_decay_may_be_traced():
+    def last(damping, decay):
+        optimizer = optax.chain(kfac(MODEL, LOSS, damping=damping, decay=decay), optax.sgd(0.1))
+        return fit(MODEL, LOSS, optimizer, X, LABELS, key=KEY, epochs=2, batch_size=12)[1].loss
+
+    many = jax.jit(jax.vmap(last))(jnp.array([0.1, 1.0]), jnp.array([0.5, 0.9]))
+    np.testing.assert_allclose(many[1], last(1.0, 0.9), rtol=1e-11)
+    assert abs(many[0, 1] - many[1, 1]) > 1e-3
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_updates_keep_the_precision_of_the_gradient_and_factors_have_float32_or_better(dtype, compiled):
+    params, (x, t, weights) = cast((MODEL.init(KEY), batches(1)[0]), dtype)
+    transformation = kfac(MODEL, LOSS)
+    update = jax.jit(transformation.update) if compiled else transformation.update
+    for batch in ((x, t), (x, t, weights), (x, t, weights.astype(float))):
+        found, state = update(params, transformation.init(params), params, batch=batch)
+        assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
+        assert {leaf.dtype for leaf in jax.tree.leaves((state.factors, state.bases))} == {jnp.dtype("float32")}
+
+
+@dataclass(frozen=True)
+class Plain(Layer):
+    """y = W x for a W whose gradient is left as a matrix."""
+
+    n: int
+    m: int
+
+    def init(self, key):
+        return {"W": jax.random.normal(key, (self.m, self.n))}
+
+    def forward(self, params, x, key=None):
+        return params["W"] @ x, x
+
+    def backward(self, params, saved, dy):
+        return {"W": jnp.outer(dy, saved)}, params["W"].T @ dy
+
+
+def test_a_matrix_whose_gradient_is_no_outer_is_refused_by_name():
+    model = Sequential((Dense(3, 4), tanh, Plain(4, 2)))
+    params = model.init(KEY)
+    transformation = kfac(model, LOSS)
+    state = transformation.init(params)
+    with pytest.raises(ValueError, match=r"kfac wants the gradient of 2.W as an Outer, but it is an array of \(2, 4\)"):
+        transformation.update(params, state, params, batch=(X, LABELS))
+
+
+def test_a_column_whose_gradient_is_no_outer_is_one_block():
+    model = Sequential((Dense(3, 1), tanh, Plain(1, 2)))
+    ((found, g, factors, _),) = run(model, batches(1))
+    judge(found, solved(factors, g), jnp.float64)
+    assert factors[2]["W"].left.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"damping": 0}, "damping is 0, but a finite number above 0 is wanted"),
+        ({"damping": -1.0}, "damping is -1.0, but a finite number above 0 is wanted"),
+        ({"damping": np.inf}, "damping is inf, but a finite number above 0 is wanted"),
+        ({"decay": 1}, "decay is 1, but a number below 1 is wanted"),
+        ({"decay": -0.1}, "decay is -0.1, but a finite number of at least 0 is wanted"),
+        ({"decay": np.nan}, "decay is nan, but a finite number of at least 0 is wanted"),
+        ({"every": 0}, "every is 0, but at least 1 step is wanted"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        kfac(MODEL, LOSS, **settings)
+
+
+def test_an_update_without_a_batch_or_parameters_is_refused():
+    transformation, params = kfac(MODEL, LOSS), MODEL.init(KEY)
+    state = transformation.init(params)
+    for missing in ({"params": params}, {"batch": (X, LABELS)}):
+        with pytest.raises(ValueError, match=r"kfac's update wants params and batch=\(x, t, weights\)"):
+            transformation.update(params, state, **missing)
+
+
+def test_a_loss_without_hessian_factor_is_refused():
+    transformation, params = kfac(MODEL, Concave()), MODEL.init(KEY)
+    with pytest.raises(NotImplementedError, match="has no hessian_factor"):
+        transformation.update(params, transformation.init(params), params, batch=(X, jnp.zeros((23, 2))))
