@@ -20,7 +20,7 @@ DIFFERENTIATING = {
     *("grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose", "jacobian", "jacfwd", "jacrev"),
     *("hessian", "custom_vjp", "custom_jvp", "custom_gradient", "stop_gradient", "checkpoint", "remat"),
 }
-SETTINGS = {
+SETTINGS = {f"{owner}.checkpoint" for owner in ("self", "config", "settings", "arguments")}  # a number from the user
     f"{owner}.checkpoint" for owner in ("self", "config", "settings", "arguments")
 }  # the number of one, from the user
 

@@ -117,9 +117,7 @@ def make_network(config: Settings, features: int, targets: Targets) -> tuple[Lay
     from jaxann.nn.precision import MixedPrecision
     from jaxann.nn.sequential import mlp
 
-    weights = initializers.variance_scaling(
-        config.init_scale**2, "fan_avg", "uniform"
-    )  # that of Glorot and Bengio, scaled
+    weights = initializers.variance_scaling(config.init_scale**2, "fan_avg", "uniform")  # Glorot and Bengio, scaled
     output = softmax if targets.loss == "cross_entropy" else identity
     sizes = (features, *config.hidden, targets.outputs)
     model = mlp(sizes, ACTIVATIONS[config.activation], output, config.dropout, weights)

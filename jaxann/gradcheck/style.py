@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 
 def make_figure(**settings: Any) -> Figure:
+    """Returns an empty figure; raises ImportError, with how to install it, without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
