@@ -21,8 +21,6 @@ DIFFERENTIATING = {
     *("hessian", "custom_vjp", "custom_jvp", "custom_gradient", "stop_gradient", "checkpoint", "remat"),
 }
 SETTINGS = {f"{owner}.checkpoint" for owner in ("self", "config", "settings", "arguments")}  # a number from the user
-    f"{owner}.checkpoint" for owner in ("self", "config", "settings", "arguments")
-}  # the number of one, from the user
 
 
 def imports(tree):
