@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
+import jax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 
@@ -87,3 +88,13 @@ def parts(layer: Layer) -> dict[str, Layer]:
     found: dict[str, Layer] = {}
     map_parts(layer, found.setdefault)
     return found
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Returns the path of a leaf in a pytree as it is written in reports: "2.W"."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def join_path(path: str, name: str) -> str:
+    """Returns the path of what is called `name` inside `path`, "2.W"; either may be empty."""
+    return f"{path}.{name}".strip(".")

@@ -1,0 +1,25 @@
+"""Tables of text, as reports and programs print them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+
+def format_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Aligns the cells of a table in columns.
+
+    Args:
+        rows: A sequence of cells for each line, all of one length; the first one is usually the header.
+        right: The numbers of the columns that are aligned to the right.
+
+    Returns:
+        A line for each row, columns two spaces apart, without trailing spaces.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
