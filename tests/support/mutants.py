@@ -224,28 +224,28 @@ class OffByOne(Sequential):
         return super().backward(params, (*saved[1:], saved[-1]), dy)
 
 
-def dense(spoil, *culprits, story="none"):
+def dense(spoil, *culprits, cause="none"):
     """A network of which the middle layer, square so that no shape betrays it, is spoilt."""
 
     class WrongDense(Dense):
         def backward(self, params, saved, dy):
             return spoil(params, saved, dy, *super().backward(params, saved, dy))
 
-    return Mutant(Sequential((Dense(4, 5), tanh, WrongDense(5, 5), tanh, Dense(5, 3))), SquaredError(), culprits, story)
+    return Mutant(Sequential((Dense(4, 5), tanh, WrongDense(5, 5), tanh, Dense(5, 3))), SquaredError(), culprits, cause)
 
 
-def activation(right, derivative, story="none"):
+def activation(right, derivative, cause="none"):
     """A network with another derivative for its activation."""
     wrong = Elementwise(right.name, right.function, derivative)
-    return Mutant(Sequential((Dense(4, 5), wrong, Dense(5, 3))), SquaredError(), ("1.dx",), story)
+    return Mutant(Sequential((Dense(4, 5), wrong, Dense(5, 3))), SquaredError(), ("1.dx",), cause)
 
 
-def inside(layer, *culprits, story="none", n=5):
+def inside(layer, *culprits, cause="none", n=5):
     """A network with `layer` in its middle."""
-    return Mutant(Sequential((Dense(4, n), layer, Dense(n, 3))), SquaredError(), culprits, story)
+    return Mutant(Sequential((Dense(4, n), layer, Dense(n, 3))), SquaredError(), culprits, cause)
 
 
-def output(backward, story="none", saves_input=False):
+def output(backward, cause="none", saves_input=False):
     """A network that ends in a softmax with that backward, of its output or its input, and dy."""
 
     class Softmax(type(softmax)):
@@ -256,28 +256,28 @@ def output(backward, story="none", saves_input=False):
         def backward(self, params, saved, dy):
             return (), backward(saved, dy)
 
-    return Mutant(mlp((4, 5, 3), hidden=tanh, output=Softmax()), CrossEntropy(), ("3.dx",), story)
+    return Mutant(mlp((4, 5, 3), hidden=tanh, output=Softmax()), CrossEntropy(), ("3.dx",), cause)
 
 
-def loss(right, gradient, story="none"):
+def loss(right, gradient, cause="none"):
     """A network with another gradient for its loss, which keeps its value."""
     wrong = type("Wrong" + type(right).__name__, (type(right),), {"gradient": lambda self, y, t: gradient(y, t)})
     settings = {name: getattr(right, name) for name in getattr(right, "__dataclass_fields__", {})}
     end = softmax if isinstance(right, CrossEntropy) else identity
-    return Mutant(mlp((4, 5, 3), hidden=tanh, output=end), wrong(**settings), ("loss",), story)
+    return Mutant(mlp((4, 5, 3), hidden=tanh, output=end), wrong(**settings), ("loss",), cause)
 
 
-def chain(model, *culprits, story="none"):
-    return Mutant(model, SquaredError(), culprits, story)
+def chain(model, *culprits, cause="none"):
+    return Mutant(model, SquaredError(), culprits, cause)
 
 
-def seam(spoil, *culprits, story="none", on_purpose=()):
+def seam(spoil, *culprits, cause="none", on_purpose=()):
     """A gradient function, spoilt: `spoil` makes of backprop(model, loss) another."""
 
     def gradient(model, loss):
         return spoil(backprop(model, loss))
 
-    return Mutant(mlp((4, 5, 3), hidden=tanh), SquaredError(), culprits, story, gradient, on_purpose)
+    return Mutant(mlp((4, 5, 3), hidden=tanh), SquaredError(), culprits, cause, gradient, on_purpose)
 
 
 def entry_zeroed(p, s, dy, g, dx):
