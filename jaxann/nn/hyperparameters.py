@@ -38,10 +38,10 @@ def validate_number(
     name: str,
     value: Any,
     *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
+    above: float | int | None = None,
+    least: float | int | None = None,
+    below: float | int | None = None,
+    most: float | int | None = None,
     integer: bool = False,
     note: str = "",
 ) -> None:
@@ -76,7 +76,8 @@ def validate_number(
         raise SettingError(name, _describe_range(above, least, below, most) + (f" ({note})" if note else ""), value)
 
 
-def _describe_range(above: float | None, least: float | None, below: float | None, most: float | None) -> str:
+def _describe_range(*bounds: float | int | None) -> str:
+    above, least, below, most = bounds
     low, high = above if least is None else least, below if most is None else most
     if low is None or high is None:
         words = {"above": above, "of at least": least, "below": below, "of at most": most}
