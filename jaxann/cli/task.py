@@ -14,7 +14,7 @@ from jaxann.data.batches import Examples
 from jaxann.data.splits import Dataset, Part
 from jaxann.data.targets import Targets
 from jaxann.nn.base import Layer
-from jaxann.nn.losses import Loss
+from jaxann.nn.loss import Loss
 from jaxann.runs.folder import Folder
 from jaxann.training.loop import Plan
 from jaxann.training.recipe import Recipe

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxann.nn.hyperparameters import Number, is_traced
-from jaxann.nn.losses import LOSSES, Loss, SoftmaxCrossEntropy
+from jaxann.nn.loss import Loss
+from jaxann.nn.losses import LOSSES, SoftmaxCrossEntropy
 
 FOR_CLASSES = ("cross_entropy", "softmax_cross_entropy", "sigmoid_cross_entropy", "hinge")
 FOR_ANY = ("squared_error", "absolute_error", "huber", "poisson")

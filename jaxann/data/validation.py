@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import is_traced
-from jaxann.nn.losses import Loss
+from jaxann.nn.loss import Loss
 
 
 def validate(model: Layer, loss: Loss, x: Any, t: Any, params: Any = None) -> tuple[Array, Array]:
@@ -48,7 +48,7 @@ def validate(model: Layer, loss: Loss, x: Any, t: Any, params: Any = None) -> tu
 @partial(jax.jit, static_argnames=("loss", "m"))
 def _valid(loss: Loss, m: int, x: Array, t: Array) -> tuple[Array, Array]:
     """Which entries are valid; one program, because that compiles sooner than its pieces."""
-    return jnp.isfinite(x), loss.valid(t, m)
+    return jnp.isfinite(x), loss.is_valid(t, m)
 
 
 def validate_features(x: Any) -> Array:

@@ -29,7 +29,7 @@ from jaxann.gradients.autodiff import AutodiffLayer
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.probe import find_nonfinite
 from jaxann.nn.base import Layer, map_parts, parts
-from jaxann.nn.losses import Loss
+from jaxann.nn.loss import Loss
 from jaxann.nn.outer import materialize
 
 

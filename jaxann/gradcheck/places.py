@@ -17,7 +17,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 from jaxann.gradcheck.compilation import jit_cheaply
 from jaxann.gradients.autodiff import vjp
 from jaxann.nn.base import Layer, map_parts, parts
-from jaxann.nn.losses import Loss
+from jaxann.nn.loss import Loss
 
 
 @jax.tree_util.register_dataclass

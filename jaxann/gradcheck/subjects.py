@@ -19,7 +19,7 @@ from jaxann.gradcheck.places import join_path
 from jaxann.gradients.autodiff import AutodiffLayer, AutodiffLoss, mean_loss, vjp
 from jaxann.gradients.stateful import Stateful
 from jaxann.nn.base import Layer
-from jaxann.nn.losses import Loss
+from jaxann.nn.loss import Loss
 from jaxann.nn.outer import materialize, sum_examples
 
 

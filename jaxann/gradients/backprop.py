@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import Layer
 from jaxann.nn.batch import split_per_example
-from jaxann.nn.losses import Loss, mean_weights
+from jaxann.nn.loss import Loss, mean_weights
 from jaxann.nn.outer import sum_examples
 
 

@@ -19,7 +19,7 @@ from jaxann.gradients.backprop import backprop
 from jaxann.gradients.per_example import count_examples, kronecker_factors, second_moment
 from jaxann.nn.base import Layer
 from jaxann.nn.batch import split_per_example
-from jaxann.nn.losses import Loss, mean_weights
+from jaxann.nn.loss import Loss, mean_weights
 from jaxann.nn.outer import sum_examples
 
 Batch = Shaped[Array, "B ..."]

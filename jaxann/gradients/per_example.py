@@ -20,7 +20,7 @@ from jaxann.nn import outer
 from jaxann.nn.base import Layer
 from jaxann.nn.batch import split_per_example
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.nn.losses import Loss, mean_weights
+from jaxann.nn.loss import Loss, mean_weights
 from jaxann.nn.outer import Outer, accumulation_dtype, map_leaves, sum_examples
 
 LARGEST = 4096  # entries of an array leaf, beyond which the square matrix of its second moments is refused

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import Layer, Wrapper
 from jaxann.nn.batch import split_per_example
-from jaxann.nn.losses import Loss
+from jaxann.nn.loss import Loss
 from jaxann.nn.sequential import map_layers
 
 

@@ -1,4 +1,119 @@
-"""Layers and losses, each with its handwritten backward."""
+"""Layers and losses, each with its backward pass written by hand beside its forward pass.
+
+A layer is three pure functions on one example, and a network is a layer too:
+
+    init(key)                    -> params
+    forward(params, x, key=None) -> (y, saved)
+    backward(params, saved, dy)  -> (grads, dx)
+
+- A layer is a frozen dataclass of sizes and settings. It holds no arrays: the parameters are a pytree beside it.
+- `saved` is what `backward` needs of the forward pass. It never holds parameters, so that `backward` can be called
+  with others: feedback alignment is `backward(feedback, saved, dy)`.
+- The gradient of a matrix is an `Outer`, which keeps the two factors of Σ left rightᵀ apart. The factors of a batch
+  give the mean gradient as one matrix product, and also the norm of each example's gradient. The gradient of any other
+  parameter is an array of its shape.
+- A loss has a `value(y, t)` and a `gradient(y, t)`, again of one example. `jax.vmap` makes a batch of either.
+- At a kink, the slope is the one that `jax.nn` takes: relu'(0) = 0, leaky_relu'(0) = 1, elu'(0) = 1 and
+  hard_tanh'(±1) = 1. The slope of |x| at 0 is 1.
+
+One example, forward and backward:
+
+```python
+import jax
+import jax.numpy as jnp
+
+from jaxann.nn import CrossEntropy, mlp, softmax
+
+model, loss = mlp((4, 8, 3), output=softmax), CrossEntropy()
+params = model.init(jax.random.key(0))
+x, t = jnp.array([5.1, 3.5, 1.4, 0.2]), jnp.array([0.98, 0.01, 0.01])
+
+y, saved = model.forward(params, x)
+grads, dx = model.backward(params, saved, loss.gradient(y, t))
+print("loss", loss.value(y, t))
+print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  # its factors have 8 and 4 entries
+```
+
+`jaxann.backprop(model, loss)` does the same for a batch, and `jaxann.fit` trains with it.
+
+## What it contains
+
+- Layers: `Dense`, `Dropout`, `Sequential`, and `mlp`, which builds a `Sequential`.
+- Activations, which are layers without parameters: `identity`, `sigmoid`, `tanh`, `relu`, `leaky_relu`, `elu`, `selu`,
+  `softplus`, `gelu`, `silu`, `hard_tanh` and `softmax`. `ACTIVATIONS` has them by name.
+- Losses: `SquaredError`, `AbsoluteError`, `Huber`, `Hinge`, `Poisson`, `CrossEntropy`, `SoftmaxCrossEntropy` and
+  `SigmoidCrossEntropy`. `LOSSES` has them by name.
+- `MixedPrecision` computes a layer in bfloat16. It is a `Wrapper`, the base class of layers around another layer.
+- `Outer`, with `materialize` and `sum_examples`, which turn the factors in a tree of gradients into matrices.
+- `Layer`, `Loss` and `Elementwise`, the base classes for your own.
+
+## Add an activation
+
+An activation is one line: its function, and its derivative as a function of the input x and the output y.
+
+```python
+from jaxann.nn import Elementwise
+
+softsign = Elementwise("softsign", lambda x: x / (1 + abs(x)), lambda x, y: 1 / (1 + abs(x)) ** 2)
+model = mlp((4, 8, 3), hidden=softsign, output=softmax)
+```
+
+## Add a layer
+
+A layer is its forward and, below it, the backward that inverts each line. This one is a layer norm without scale and
+shift:
+
+```python
+from dataclasses import dataclass
+
+from jaxann.nn import Dense, Layer, Sequential
+
+
+@dataclass(frozen=True)
+class Normalise(Layer):
+    \"\"\"y = (x - mean x) / sd, where sd² = var x + 10⁻⁵\"\"\"
+
+    def forward(self, params, x, key=None):
+        sd = jnp.sqrt(jnp.var(x) + 1e-5)
+        y = (x - x.mean()) / sd
+        return y, (y, sd)
+
+    def backward(self, params, saved, dy):
+        y, sd = saved
+        return (), (dy - dy.mean() - y * jnp.mean(dy * y)) / sd  # y = (x - mean x) / sd
+
+
+model = Sequential((Dense(4, 8), Normalise(), softsign, Dense(8, 3), softmax))
+```
+
+A layer with parameters also has an `init(key)`, as `Dense` does. If it defines `sizes`, `Sequential` checks that it
+fits its neighbours.
+
+## Add a loss
+
+A loss is its value and, below it, its gradient. `match_target` checks the shape of the target.
+
+```python
+from jaxann.nn import Loss
+
+
+@dataclass(frozen=True)
+class LogCosh(Loss):
+    \"\"\"E = Σ_i log cosh(y_i - t_i)\"\"\"
+
+    def value(self, y, t):
+        d = y - self.match_target(y, t)
+        return jnp.sum(jnp.logaddexp(d, -d) - jnp.log(2.0))  # log((eᵈ + e⁻ᵈ) / 2), which does not overflow
+
+    def gradient(self, y, t):
+        return jnp.tanh(y - self.match_target(y, t))  # log cosh d
+```
+
+A convex loss may also define `hessian_factor`, which Gauss-Newton curvature needs. `is_valid` and `expects` state
+which targets have a meaning.
+
+`jaxann.check_layer` and `jaxann.check` tell whether a backward pass of your own is right, and what is wrong if not.
+"""
 
 from jaxann.nn.activations import (
     ACTIVATIONS,
@@ -20,13 +135,13 @@ from jaxann.nn.activations import (
 from jaxann.nn.base import Layer, Wrapper
 from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
+from jaxann.nn.loss import Loss
 from jaxann.nn.losses import (
     LOSSES,
     AbsoluteError,
     CrossEntropy,
     Hinge,
     Huber,
-    Loss,
     Poisson,
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,

@@ -1,7 +1,7 @@
-"""Activations: layers without parameters, each a function beside its derivative.
+"""Activations: layers without parameters, each with its function beside its handwritten derivative.
 
-The derivative sees input x and output y and uses whichever makes it shorter. At a kink it takes the value that
-`jax.nn` takes, which the comment above it names.
+The derivative is a function of both the input x and the output y, and uses the one that makes it shorter. At a kink it
+takes the slope that `jax.nn` takes, and the description of the activation states it. A NaN in x stays a NaN in y.
 """
 
 from __future__ import annotations
@@ -22,9 +22,17 @@ Vector = Float[Array, " n"]
 
 @dataclass(frozen=True, repr=False)
 class Elementwise(Layer):
-    """y_i = σ(x_i), so that dx_i = σ'(x_i) dy_i, for x of any shape.
+    """Activation that maps each entry of its input on its own.
 
-    `function(x)` is σ, `derivative(x, y)` is σ' at x, where y = σ(x).
+    y_i = σ(x_i), so that dx_i = σ'(x_i) dy_i.
+
+    x may have any shape, and y has the same one. The layer has no parameters.
+
+    Attributes:
+        name: The name of the activation, which `repr` returns and reports print.
+        function: Computes y = σ(x) for an array of any shape.
+        derivative: Computes σ'(x) from x and y = σ(x), in their shape. At a kink it must return the slope that
+            `jax.grad` of `function` returns, or `jaxann.check` reports a difference.
     """
 
     name: str
@@ -47,9 +55,12 @@ class Elementwise(Layer):
 
 @dataclass(frozen=True, repr=False)
 class Softmax(Layer):
-    """y_i = exp(x_i) / Σ_j exp(x_j), so that ∂y_i/∂x_j = y_i (δ_ij - y_j), for a vector x [n].
+    """Activation that turns a vector into probabilities.
 
-    Shifting x by its maximum changes nothing but the overflow.
+    y_i = exp(x_i) / Σ_j exp(x_j), so that ∂y_i/∂x_j = y_i (δ_ij - y_j) and dx = y ∘ (dy - y·dy).
+
+    x and y are vectors [n]. The layer has no parameters. The forward pass subtracts the maximum of x first, which does
+    not change y and prevents overflow.
     """
 
     def forward(self, params: PyTree, x: Vector, key: PRNGKeyArray | None = None) -> tuple[Vector, Vector]:
@@ -66,7 +77,8 @@ class Softmax(Layer):
 
 
 def _elu(x: Values) -> Values:
-    return jnp.where(x > 0, x, jnp.expm1(jnp.where(x > 0, 0, x)))  # the branch not taken must not overflow
+    # Where x > 0, expm1 gets 0: otherwise the values that the outer `where` discards would overflow.
+    return jnp.where(x > 0, x, jnp.expm1(jnp.where(x > 0, 0, x)))
 
 
 def _normal_cdf(x: Values) -> Values:
@@ -80,41 +92,65 @@ def _normal_pdf(x: Values) -> Values:
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 _LEAK = 0.01
 
-# The equation, then σ(x), then σ' as a function of x and y = σ(x). A NaN that comes in goes out.
-
-# x
 identity = Elementwise("identity", lambda x: x, lambda x, y: jnp.ones_like(y))
-# 1 / (1 + e⁻ˣ)
+"""σ(x) = x, so that σ' = 1."""
+
 sigmoid = Elementwise("sigmoid", lambda x: logistic(x), lambda x, y: y * (1 - y))
-# (eˣ - e⁻ˣ) / (eˣ + e⁻ˣ)
+"""σ(x) = 1 / (1 + e⁻ˣ), so that σ' = y (1 - y)."""
+
 tanh = Elementwise("tanh", lambda x: jnp.tanh(x), lambda x, y: 1 - y * y)
-# max(0, x); σ'(0) = 0
+"""σ(x) = (eˣ - e⁻ˣ) / (eˣ + e⁻ˣ), so that σ' = 1 - y²."""
+
 relu = Elementwise("relu", lambda x: jnp.where(x <= 0, 0, x), lambda x, y: jnp.where(y > 0, 1, 0))
-# x above 0, 0.01 x below; σ'(0) = 1 (Maas et al. 2013, section 2)
+"""σ(x) = max(0, x), so that σ' is 1 for x > 0 and 0 below. Kink: σ'(0) = 0."""
+
 leaky_relu = Elementwise(
     "leaky_relu", lambda x: jnp.where(x >= 0, x, _LEAK * x), lambda x, y: jnp.where(x >= 0, 1, _LEAK)
 )
-# x above 0, eˣ - 1 below; σ'(0) = 1 (Clevert et al. 2016, equation 15)
+"""σ(x) = x for x ≥ 0 and 0.01 x below, so that σ' is 1 or 0.01. Kink: σ'(0) = 1.
+
+Source: Maas et al. 2013, section 2."""
+
 elu = Elementwise("elu", _elu, lambda x, y: jnp.where(y > 0, 1, y + 1))
-# scale x above 0, scale alpha (eˣ - 1) below; σ'(0) = scale alpha (Klambauer et al. 2017, equation 2)
+"""σ(x) = x for x > 0 and eˣ - 1 below, so that σ' is 1 or y + 1. σ'(0) = 1 from both sides.
+
+Source: Clevert et al. 2016, equation 15, with α = 1."""
+
 selu = Elementwise(
     "selu",
     lambda x: _SELU_SCALE * jnp.where(x > 0, x, _SELU_ALPHA * _elu(x)),
     lambda x, y: jnp.where(y > 0, _SELU_SCALE, y + _SELU_SCALE * _SELU_ALPHA),
 )
-# log(1 + eˣ)
+"""σ(x) = λ x for x > 0 and λ α (eˣ - 1) below, so that σ' is λ or y + λ α. Kink: σ'(0) = λ α.
+
+λ = 1.0507 and α = 1.6733 keep mean 0 and variance 1 from layer to layer.
+
+Source: Klambauer et al. 2017, equation 2."""
+
 softplus = Elementwise("softplus", lambda x: jnp.logaddexp(x, 0), lambda x, y: logistic(x))
-# x Φ(x), exact and not the tanh approximation (Hendrycks and Gimpel 2016, section 2)
+"""σ(x) = log(1 + eˣ), so that σ' = 1 / (1 + e⁻ˣ)."""
+
 gelu = Elementwise("gelu", lambda x: x * _normal_cdf(x), lambda x, y: _normal_cdf(x) + x * _normal_pdf(x))
-# x sigmoid(x) (Elfwing et al. 2018, equation 2)
+"""σ(x) = x Φ(x), with the distribution function Φ and the density φ of a normal variable: σ' = Φ(x) + x φ(x).
+
+This is the exact form, not the approximation by tanh.
+
+Source: Hendrycks and Gimpel 2016, section 2."""
+
 silu = Elementwise("silu", lambda x: x * logistic(x), lambda x, y: logistic(x) * (1 + x * logistic(-x)))
-# x between -1 and 1, which it is cut off at; σ'(±1) = 1
+"""σ(x) = x s(x), with s(x) = 1 / (1 + e⁻ˣ), so that σ' = s(x) (1 + x s(-x)).
+
+Source: Elfwing et al. 2018, equation 2."""
+
 hard_tanh = Elementwise(
     "hard_tanh",
     lambda x: jnp.where(x > 1, 1, jnp.where(x < -1, -1, x)),
     lambda x, y: jnp.where(abs(x) <= 1, 1, 0),
 )
+"""σ(x) = max(-1, min(1, x)), so that σ' is 1 between -1 and 1, and 0 outside. Kinks: σ'(-1) = σ'(1) = 1."""
+
 softmax = Softmax()
+"""The `Softmax` layer, which has no settings."""
 
 ACTIVATIONS: dict[str, Layer] = {
     str(layer): layer
@@ -133,3 +169,4 @@ ACTIVATIONS: dict[str, Layer] = {
         softmax,
     ]
 }
+"""Every activation, by its name."""

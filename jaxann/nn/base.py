@@ -1,7 +1,4 @@
-"""The contract of a layer, and the gradient of a matrix in its factors.
-
-A layer is three pure functions on one example; a network is a layer too, and a batch is a `jax.vmap` around it.
-"""
+"""The contract of a layer, and how layers that are made of other layers are taken apart and named."""
 
 from __future__ import annotations
 
@@ -15,42 +12,83 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 
 class Layer(ABC):
-    """y = f(x; params) and, by hand, its transposed derivative.
+    """Base class of layers: a function y = f(x; params) of one example, with a handwritten backward pass.
 
-    Subclasses are frozen dataclasses: they hold sizes and settings, never arrays. Parameters are a pytree beside
-    the layer, and `saved` holds what `backward` needs of the forward pass, never parameters: `backward` may be
-    called with other parameters than `forward` was.
+    A layer is three pure functions on one example:
+
+        init(key)                    -> params
+        forward(params, x, key=None) -> (y, saved)
+        backward(params, saved, dy)  -> (grads, dx)
+
+    A network is a layer too. A batch is made outside, by `jax.vmap` over `forward` and `backward`.
+
+    Subclasses are frozen dataclasses, and therefore hashable. Their fields are sizes and settings, never arrays:
+    the parameters are a pytree that is passed in.
+
+    `saved` holds what `backward` needs of the forward pass, and never parameters. `backward` can therefore be called
+    with other parameters than `forward` was: feedback alignment is `backward(feedback, saved, dy)`.
+
+    `backward` returns the gradients of one example. The gradient of a matrix W [m, n] is an `Outer`, which keeps the
+    factors of Σ_t left_t right_tᵀ apart, so that norms and means over a batch never need the product of one example.
+    The gradient of any other parameter is an array of its shape.
     """
 
     @property
     def sizes(self) -> tuple[int | None, int | None]:
-        """(n, m), the number of features in and out; (None, None) where any number goes and is kept."""
+        """The numbers of features (n, m) of x and y; (None, None) for a layer that keeps any number of features."""
         return None, None
 
     @property
     def random(self) -> bool:
-        """Whether `forward` draws with its key, as a layer does that is made of any that draws."""
+        """Whether `forward` draws random numbers; by default, whether any part of this layer does."""
         return any(part.random for part in parts(self).values())
 
     def init(self, key: PRNGKeyArray) -> PyTree:
-        """Parameters, drawn with `key`; () where there are none."""
+        """Draws the parameters.
+
+        Args:
+            key: The random key to draw with.
+
+        Returns:
+            A pytree of arrays, or () for a layer without parameters, which is the default.
+        """
         return ()
 
     @abstractmethod
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
-        """y = f(x; params), and what backward needs of this pass.
+        """Computes y = f(x; params) for one example.
 
-        Only layers with randomness use `key`; without one they evaluate.
+        Args:
+            params: The parameters, as `init` returns them.
+            x: The input, of shape [n] for most layers; each layer states its shapes.
+            key: A random key for layers that draw random numbers, as `Dropout` does. Without a key they evaluate.
+
+        Returns:
+            The output y, of shape [m] for most layers, and `saved`: a pytree of what `backward` needs of this forward
+            pass, without any parameters.
         """
 
     @abstractmethod
     def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
-        """From dy = ∂E/∂y to ∂E/∂params, shaped like `params` with an `Outer` for a matrix, and dx = ∂E/∂x."""
+        """Computes the gradients of E with respect to the parameters and the input, for one example.
+
+        Args:
+            params: The parameters, usually those that `forward` was called with.
+            saved: What `forward` returned beside y.
+            dy: ∂E/∂y, in the shape of y.
+
+        Returns:
+            ∂E/∂params in the structure of `params`, with an `Outer` for each matrix, and dx = ∂E/∂x in the shape of x.
+        """
 
 
 @dataclass(frozen=True)
 class Wrapper(Layer):
-    """`layer` itself: what is put around a layer is a subclass, which overrides what it does otherwise."""
+    """Base class of layers around another layer: it behaves as `layer` does until a subclass overrides a method.
+
+    Attributes:
+        layer: The layer inside.
+    """
 
     layer: Layer
 
@@ -69,32 +107,47 @@ class Wrapper(Layer):
 
 
 def map_parts(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:
-    """`layer` with `change(name, part)` for each layer that it is made of: a field that is one, or a tuple of them.
+    """Replaces each part of a layer, that is, each layer which is a field of it or stands in a tuple of layers there.
 
-    A part's name is its field's, or its place in the tuple.
+    Args:
+        layer: Any layer. Only a dataclass has parts.
+        change: Maps the name of a part and the part to the layer that takes its place. The name is that of the field,
+            or the position in the tuple.
+
+    Returns:
+        A copy of the layer with the new parts, or the layer itself if it has no parts.
     """
-    new: dict[str, Any] = {}
+    replaced: dict[str, Any] = {}
     for field in fields(layer) if is_dataclass(layer) else ():
         value = getattr(layer, field.name)
         if isinstance(value, Layer):
-            new[field.name] = change(field.name, value)
+            replaced[field.name] = change(field.name, value)
         elif isinstance(value, tuple) and value and all(isinstance(part, Layer) for part in value):
-            new[field.name] = tuple(change(str(place), part) for place, part in enumerate(value))
-    return replace(cast(Any, layer), **new) if new else layer
+            replaced[field.name] = tuple(change(str(position), part) for position, part in enumerate(value))
+    return replace(cast(Any, layer), **replaced) if replaced else layer
 
 
 def parts(layer: Layer) -> dict[str, Layer]:
-    """The layers that `layer` is made of, by name; none for a leaf."""
-    found: dict[str, Layer] = {}
-    map_parts(layer, found.setdefault)
-    return found
+    """Returns the layers that a layer is made of, by the names that `map_parts` gives them; {} for a leaf."""
+    named: dict[str, Layer] = {}
+
+    def collect(name: str, part: Layer) -> Layer:
+        named[name] = part
+        return part
+
+    map_parts(layer, collect)
+    return named
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """Returns the path of a leaf in a pytree as it is written in reports: "2.W"."""
+    """Returns the path of a leaf in a pytree as reports write it, for instance "2.W".
+
+    Args:
+        path: The path, as `jax.tree_util.tree_flatten_with_path` gives it.
+    """
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def join_path(path: str, name: str) -> str:
-    """Returns the path of what is called `name` inside `path`, "2.W"; either may be empty."""
+    """Returns the path of `name` inside `path`, for instance "2.W" for "2" and "W". Either may be empty."""
     return f"{path}.{name}".strip(".")

@@ -1,6 +1,6 @@
-"""A layer on a batch: forward and backward of one example under `jax.vmap`, the only vmap over examples in the package.
+"""Batches: the forward and backward of one example under `jax.vmap`, the only vmap over the examples of a layer.
 
-A layer is written for one example; the batch is an axis that is added here, in front.
+A layer is written for one example. The batch is an axis that the functions of this module add in front.
 """
 
 from __future__ import annotations
@@ -14,19 +14,48 @@ from jaxann.nn.base import Layer
 
 
 def split_per_example(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B"] | None:
-    """Returns a key [B] for each example, or None where there is no key: without one, layers evaluate."""
+    """Splits a key into one for each example of a batch.
+
+    Args:
+        key: The key to split. None means that layers evaluate.
+        examples: B, the number of examples.
+
+    Returns:
+        Keys [B], or None if there is no key.
+    """
     return None if key is None else jax.random.split(key, examples)
 
 
 def forward_batch(
     model: Layer, params: PyTree, x: Shaped[Array, "B ..."], key: PRNGKeyArray | None = None
 ) -> tuple[Float[Array, "B ..."], Any]:
-    """y_i = f(x_i; params) for every example i of a batch, and what each one saves for `backward_batch`."""
+    """Computes y_i = f(x_i; params) for every example i of a batch.
+
+    Args:
+        model: The layer or network.
+        params: Its parameters, shared by all examples.
+        x: [B, ...], an input for each example.
+        key: A random key, split so that every example has its own. Without a key layers evaluate.
+
+    Returns:
+        The outputs [B, ...], and what `backward_batch` needs of this forward pass.
+    """
     return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, split_per_example(key, len(x)))
 
 
 def backward_batch(
     model: Layer, params: PyTree, saved: Any, dy: Float[Array, "B ..."]
 ) -> tuple[PyTree, Float[Array, "B ..."]]:
-    """Every example's gradients of params, leaves [B, ...] or batched `Outer`s, and of its input, from dy [B, ...]."""
+    """Computes the gradients of every example of a batch.
+
+    Args:
+        model: The layer or network.
+        params: Its parameters, shared by all examples.
+        saved: What `forward_batch` returned beside the outputs.
+        dy: [B, ...], ∂E_i/∂y_i for each example i.
+
+    Returns:
+        Each example's gradients of the parameters, with arrays [B, ...] or batched `Outer`s for leaves, and its
+        gradient of the input [B, ...].
+    """
     return jax.vmap(model.backward, in_axes=(None, 0, 0))(params, saved, dy)  # y, saved = forward_batch(params, x)

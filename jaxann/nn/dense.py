@@ -1,7 +1,4 @@
-"""The layers of the derivation, an affine map and the chain of layers, and what training puts around them.
-
-Each backward stands below its forward and names the line that it inverts.
-"""
+"""The affine layer of the derivation, y = W x + b."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
+from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.outer import Outer
 
 glorot_uniform = initializers.glorot_uniform()
@@ -20,15 +18,27 @@ glorot_uniform = initializers.glorot_uniform()
 
 @dataclass(frozen=True)
 class Dense(Layer):
-    """y = W x + b, from n features to m, with W [m, n] and b [m]: a row of W and an entry of b per neuron.
+    """Affine map of n features to m.
 
-    `weights` and `biases` are any of `jax.nn.initializers`; `weights` draws [n, m], the layout that they reckon
-    fan-in by, and is transposed. All-zero weights are allowed by the derivation but a hidden layer never learns
-    from them: W = 0 above it makes dx = Wᵀ dy = 0, so nothing reaches it, and where all its neurons are alike they
-    get the same gradient and stay alike. Zero biases do no harm.
+    y = W x + b, so that ∂E/∂W = dy xᵀ, ∂E/∂b = dy and dx = Wᵀ dy.
 
-    Raises ValueError for sizes below 1, and in `forward` for an x that is not [n].
-    Source of the default weights: Glorot and Bengio 2010, equation 16.
+    x is [n] and y is [m]. The parameters are {"W": [m, n], "b": [m]}: each neuron has a row of W and an entry of b.
+
+    Do not draw all weights as zeros. With W = 0 in the layer above, dx = Wᵀ dy = 0 and no gradient reaches this one;
+    and neurons with equal weights get equal gradients, so that they stay equal. Zero biases do no harm.
+
+    Attributes:
+        n: Number of features of the input, at least 1.
+        m: Number of features of the output, at least 1.
+        weights: Initializer of W, from `jax.nn.initializers`. It draws an array [n, m], the layout from which
+            initializers compute fan-in and fan-out, and `init` transposes it. Glorot's uniform one by default.
+        biases: Initializer of b, from `jax.nn.initializers`; zeros by default.
+
+    Raises:
+        SettingError: If n or m is not a whole number of at least 1.
+        ValueError: In `forward`, if x does not have the shape [n].
+
+    Source: Glorot and Bengio 2010, equation 16, for the default weights.
     """
 
     n: int
@@ -37,8 +47,8 @@ class Dense(Layer):
     biases: Callable = initializers.zeros
 
     def __post_init__(self) -> None:
-        if min(self.n, self.m) < 1:
-            raise ValueError(f"{self} has a size below 1")
+        validate_number("n", self.n, least=1, integer=True, note="the input features of Dense")
+        validate_number("m", self.m, least=1, integer=True, note="the output features of Dense")
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -52,7 +62,7 @@ class Dense(Layer):
         self, params: PyTree, x: Float[Array, " n"], key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, " m"], Float[Array, " n"]]:
         if x.shape != (self.n,):
-            raise ValueError(f"{self} takes x of shape ({self.n},), not {x.shape}")
+            raise ValueError(f"{self} expected x of shape ({self.n},), got {x.shape}")
         return params["W"] @ x + params["b"], x
 
     def backward(

@@ -1,7 +1,4 @@
-"""The layers of the derivation, an affine map and the chain of layers, and what training puts around them.
-
-Each backward stands below its forward and names the line that it inverts.
-"""
+"""Dropout, the layer that sets random entries to zero while a network is trained."""
 
 from __future__ import annotations
 
@@ -12,21 +9,31 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
-from jaxann.nn.hyperparameters import Number, is_traced
+from jaxann.nn.hyperparameters import Number, validate_number
 
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """y = m x / (1 - rate), every entry of the mask m drawn 1 with probability 1 - rate, else 0; without a key y = x.
+    """Random zeros in training, the identity in evaluation.
 
-    Raises ValueError for a rate outside [0, 1). Source: Srivastava et al. 2014, section 10, "inverted".
+    y = mask ∘ x, so that dx = mask ∘ dy. Each entry of the mask is 1 / (1 - rate) with probability 1 - rate, and
+    otherwise 0, so that the mean of y is x. Without a key y = x.
+
+    x may have any shape, and y has the same one. The layer has no parameters.
+
+    Attributes:
+        rate: The probability that an entry is set to zero, at least 0 and below 1.
+
+    Raises:
+        SettingError: If the rate is out of that range.
+
+    Source: Srivastava et al. 2014; its section 10 describes the scaling in training, known as inverted dropout.
     """
 
     rate: Number
 
     def __post_init__(self) -> None:
-        if not is_traced(self.rate) and not 0 <= self.rate < 1:
-            raise ValueError(f"Dropout takes a rate in [0, 1), not {self.rate}")
+        validate_number("rate", self.rate, least=0, below=1)
 
     @property
     def random(self) -> bool:

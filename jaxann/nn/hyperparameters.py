@@ -1,4 +1,4 @@
-"""Hyperparameters: plain numbers, or traced ones where a sweep varies them, and the one check of their range."""
+"""Hyperparameters: numbers that a sweep may trace, the error for a setting that is refused, and the check of ranges."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from typing import Any
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-Number = float | int | Float[Array, ""]  # a sweep traces it
+Number = float | int | Float[Array, ""]
+"""A hyperparameter: a plain number, or an array without axes where a sweep traces it."""
 
 
 class SettingError(ValueError):
-    """A setting with a value that is refused: "expected batch_size between 1 and 150, got 0".
+    """Error for a setting whose value is refused, such as "expected batch_size between 1 and 150, got 0".
 
-    The message names the setting as a Python caller wrote it; the command line spells it as a flag.
+    The message names the setting as a Python caller writes it, and the command line spells it as a flag.
+
+    Attributes:
+        name: The name of the setting, as a Python caller writes it.
+        expectation: How the sentence goes on after the name, such as "between 1 and 150" or "to be a finite number".
+        value: The value that is refused.
     """
 
     def __init__(self, name: str, expectation: str, value: Any) -> None:
@@ -24,13 +30,13 @@ class SettingError(ValueError):
         super().__init__(self.spell(lambda name: name))
 
     def spell(self, spelling: Callable[[str], str]) -> str:
-        """Returns the message, with `spelling(name)` for the name of the setting."""
+        """Returns the message with the name of the setting spelled as `spelling(name)`."""
         value = repr(self.value) if isinstance(self.value, str) else self.value
         return f"expected {spelling(self.name)} {self.expectation}, got {value}"
 
 
 def is_traced(value: Any) -> bool:
-    """Returns whether a value is being traced by JAX, as a setting in a sweep is, so that it has no number yet."""
+    """Returns whether JAX is tracing a value, as it does with a setting in a sweep, so that it has no number yet."""
     return isinstance(value, Tracer)
 
 
@@ -49,17 +55,17 @@ def validate_number(
 
     Args:
         name: The name of the setting, as a Python caller writes it.
-        value: What was given for it.
-        above: The value must be larger than this.
-        least: The value must be at least this.
-        below: The value must be smaller than this.
-        most: The value must be at most this.
+        value: The value of the setting.
+        above: A bound that the value must exceed.
+        least: The smallest value allowed.
+        below: A bound that the value must stay under.
+        most: The largest value allowed.
         integer: Whether only whole numbers are allowed.
-        note: What the range is, in a few words, such as "the number of examples".
+        note: What the range or the setting is, in a few words, such as "the number of examples".
 
     Raises:
-        SettingError: If the value is not a finite number, not a whole one where `integer` asks for that, or out of
-            range. It is a ValueError.
+        SettingError: If the value is not a finite number, is not a whole number although `integer` is set, or is out
+            of range.
     """
     if is_traced(value):
         return

@@ -1,7 +1,4 @@
-"""The contract of a layer, and the gradient of a matrix in its factors.
-
-A layer is three pure functions on one example; a network is a layer too, and a batch is a `jax.vmap` around it.
-"""
+"""Gradients of matrices in factors: `Outer`, and the functions that treat such leaves and plain arrays alike."""
 
 from __future__ import annotations
 
@@ -13,55 +10,83 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-SMALL = 2**14  # multiplications, up to which XLA's CPU has a fused loop done before a product has begun
+# On a CPU, XLA needs less time for a fused loop of this many multiplications than for starting a matrix product.
+_LOOP_MULTIPLICATIONS = 2**14
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Outer:
-    """Σ_t left_t right_tᵀ over all leading axes t: a matrix's gradient, still in its factors.
+    """Gradient of a matrix in its factors.
 
-    left [..., m] and right [..., n] stand for an [m, n] matrix. Whether a leading axis is a batch, the positions of
-    a sequence or the steps of a recurrence, the sum is the same.
+    It stands for the matrix Σ_t left_t right_tᵀ [m, n], summed over all leading axes t. The sum is the same whether a
+    leading axis is a batch, the positions of a sequence or the steps of a recurrence.
+
+    Attributes:
+        left: [..., m], the gradients that arrive at the output of the product W x.
+        right: [..., n], the inputs of that product.
     """
 
     left: Float[Array, "*t m"]
     right: Float[Array, "*t n"]
 
     def sum(self) -> Float[Array, "m n"]:
-        """The matrix itself, as the one product leftᵀ right, summed in float32 or better."""
+        """Returns the matrix, as the one product leftᵀ right, summed in float32 or a higher precision."""
         dtype = accumulation_dtype(self.left, self.right)
         left, right = (factor.reshape(-1, factor.shape[-1]).astype(dtype) for factor in (self.left, self.right))
-        if left.size * right.shape[1] <= SMALL:
+        if left.size * right.shape[1] <= _LOOP_MULTIPLICATIONS:
             return jnp.sum(left[:, :, None] * right[:, None, :], axis=0)
         return left.T @ right
 
     def __add__(self, other: Outer) -> Outer:
-        """The sum of two: their terms in one row. For a matrix that a layer uses more than once."""
-        return Outer(_joined(self.left, other.left), _joined(self.right, other.right))
+        """Returns the sum of two gradients of one matrix, as a layer needs it that uses the matrix more than once."""
+        return Outer(_concatenate(self.left, other.left), _concatenate(self.right, other.right))
 
 
-def _joined(*factors: Float[Array, "... k"]) -> Float[Array, "terms k"]:
+def _concatenate(*factors: Float[Array, "... k"]) -> Float[Array, "terms k"]:
     return jnp.concatenate([factor.reshape(-1, factor.shape[-1]) for factor in factors])
 
 
 def materialize(grads: PyTree) -> PyTree:
-    """grads, every `Outer` multiplied out to the matrix that it stands for."""
+    """Multiplies out every `Outer` among gradients.
+
+    Args:
+        grads: A pytree whose leaves are arrays or `Outer`s.
+
+    Returns:
+        The same pytree with the matrix [m, n] in place of each `Outer`, whatever its leading axes.
+    """
     return map_leaves(Outer.sum, lambda leaf: leaf, grads)
 
 
 def sum_examples(grads: PyTree) -> PyTree:
-    """Σ over the leading example axis of every leaf, an `Outer`'s as one matrix product, in float32 or better."""
+    """Sums per-example gradients over the examples, Σ_i g_i, in float32 or a higher precision.
+
+    Args:
+        grads: Per-example gradients; leaves are arrays [B, ...] or batched `Outer`s.
+
+    Returns:
+        The sum, in the structure and shapes of the parameters. Each `Outer` becomes one matrix product.
+    """
     return map_leaves(Outer.sum, lambda leaf: leaf.sum(axis=0, dtype=accumulation_dtype(leaf)), grads)
 
 
 def accumulation_dtype(*terms: Array) -> jnp.dtype:
-    """The precision for a sum of many terms: theirs, but not below float32."""
+    """Returns the precision in which to sum many such terms: their own, but at least float32."""
     return jnp.result_type(jnp.float32, *terms)
 
 
 def map_leaves(outer: Callable[[Outer], Any], array: Callable[[Array], Any], grads: PyTree) -> PyTree:
-    """`grads` with `outer` of every `Outer` and `array` of every other leaf."""
+    """Applies a function to every leaf of gradients, according to its kind.
+
+    Args:
+        outer: The function for an `Outer`.
+        array: The function for any other leaf.
+        grads: A pytree whose leaves are arrays or `Outer`s.
+
+    Returns:
+        A pytree of the same structure that holds the results.
+    """
     return jax.tree.map(
         lambda leaf: outer(leaf) if isinstance(leaf, Outer) else array(leaf),
         grads,

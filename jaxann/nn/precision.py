@@ -1,7 +1,4 @@
-"""The layers of the derivation, an affine map and the chain of layers, and what training puts around them.
-
-Each backward stands below its forward and names the line that it inverts.
-"""
+"""Mixed precision: a layer that computes in bfloat16 while its parameters stay in a higher precision."""
 
 from __future__ import annotations
 
@@ -17,21 +14,31 @@ from jaxann.nn.base import Wrapper
 
 @dataclass(frozen=True)
 class MixedPrecision(Wrapper):
-    """y = f(x) with parameters, x and all between rounded to `dtype`, parameters and y themselves staying as they are.
+    """Layer or network that is computed in a lower precision than that of its parameters.
 
-    What it returns for a matrix are factors of `dtype`; sums over examples are taken in float32.
-    Source: Micikevicius et al. 2018, section 3.1; bfloat16 needs no loss scaling.
+    y = f(x; params), with x, the parameters and all intermediate values rounded to `dtype`. The parameters themselves
+    keep their precision, y has that of x, and dx has that of dy.
+
+    The factors of matrix gradients have the precision `dtype`, and sums over examples are taken in float32. Shapes are
+    those of the layer inside.
+
+    Attributes:
+        layer: The layer or network to compute in `dtype`.
+        dtype: "bfloat16" or "float32".
+
+    Source: Micikevicius et al. 2018, section 3.1. Loss scaling, their section 3.2, is left out because bfloat16 has the
+    range of float32.
     """
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
-        y, saved = self.layer.forward(self._rounded(params), self._rounded(x), key)
+        y, saved = self.layer.forward(self._round(params), self._round(x), key)
         return y.astype(x.dtype), saved
 
     def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
-        grads, dx = self.layer.backward(self._rounded(params), saved, self._rounded(dy))  # y, saved = forward(...)
+        grads, dx = self.layer.backward(self._round(params), saved, self._round(dy))  # y, saved = forward(...)
         return grads, dx.astype(dy.dtype)
 
-    def _rounded(self, tree: PyTree) -> PyTree:
+    def _round(self, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: a.astype(self.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)

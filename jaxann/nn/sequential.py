@@ -1,7 +1,4 @@
-"""The layers of the derivation, an affine map and the chain of layers, and what training puts around them.
-
-Each backward stands below its forward and names the line that it inverts.
-"""
+"""Chains of layers: `Sequential`, `mlp`, and the functions that visit the layers of a chain."""
 
 from __future__ import annotations
 
@@ -14,17 +11,26 @@ import jax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.activations import identity, sigmoid
-from jaxann.nn.base import Layer, map_parts
+from jaxann.nn.base import Layer, join_path, map_parts, parts
 from jaxann.nn.dense import Dense, glorot_uniform
 from jaxann.nn.dropout import Dropout
-from jaxann.nn.hyperparameters import Number, is_traced
+from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
 
 
 @dataclass(frozen=True)
 class Sequential(Layer):
-    """y = f_N(... f_1(x)): the layers in a row, params and grads a tuple with an entry per layer.
+    """Chain of layers.
 
-    Raises ValueError for an empty chain, and for one whose sizes do not fit, naming the two layers.
+    y = f_N(... f_1(x)), so that dx = b_1(... b_N(dy)), where b_i is the backward of layer i.
+
+    x has the shape that the first layer takes, and y the shape that the last one returns. Parameters and gradients are
+    tuples with an entry for each layer. A key is split into one for each layer.
+
+    Attributes:
+        layers: The layers f_1 ... f_N, stored as a tuple.
+
+    Raises:
+        ValueError: If the chain is empty, or if a layer takes another number of features than it would be given.
     """
 
     layers: Sequence[Layer]
@@ -32,12 +38,14 @@ class Sequential(Layer):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers:
-            raise ValueError("Sequential needs at least one layer")
+            raise ValueError("expected at least one layer in Sequential, got none")
         before, size = None, None
         for layer in self.layers:
             n, m = layer.sizes
             if size is not None and n is not None and n != size:
-                raise ValueError(f"{before} gives {size} features, but {layer} after it takes {n}")
+                raise ValueError(
+                    f"expected a layer that takes the {size} features of {before}, got {layer}, which takes {n}"
+                )
             if m is not None:
                 before, size = layer, m
 
@@ -61,7 +69,7 @@ class Sequential(Layer):
     def backward(self, params: PyTree, saved: tuple[Any, ...], dy: Array) -> tuple[tuple[PyTree, ...], Array]:
         grads = []
         for layer, p, s in reversed(list(zip(self.layers, params, saved, strict=True))):
-            g, dy = layer.backward(p, s, dy)  # x, s = layer.forward(p, x): ∂E/∂x of this layer is the one below's dy
+            g, dy = layer.backward(p, s, dy)  # x, s = layer.forward(p, x): this layer's ∂E/∂x is dy of the layer below
             grads.append(g)
         return tuple(reversed(grads)), dy
 
@@ -73,14 +81,30 @@ def mlp(
     dropout: Number = 0.0,
     weights: Callable = glorot_uniform,
 ) -> Sequential:
-    """Dense layers from size to size, `hidden` after each but the last and `output` after that.
+    """Builds a multilayer perceptron: `Dense` layers, each followed by an activation.
 
-    mlp((4, 50, 3)) is Sequential((Dense(4, 50), sigmoid, Dense(50, 3), identity)). With `dropout` above 0, `hidden` is
-    the chain of it and a `Dropout` of that rate: the parameters that a key draws are the same with and without.
-    Raises ValueError for fewer than two sizes, a size below 1 and a rate outside [0, 1).
+    mlp((4, 50, 3)) is Sequential((Dense(4, 50), sigmoid, Dense(50, 3), identity)).
+
+    Args:
+        sizes: The number of input features, those of the hidden layers, and the number of outputs.
+        hidden: The activation after every `Dense` layer but the last.
+        output: The activation after the last `Dense` layer.
+        dropout: The rate of a `Dropout` after each hidden activation, at least 0 and below 1. It forms a `Sequential`
+            with the activation, so that a key draws the same parameters with and without dropout. 0 adds none.
+        weights: The initializer of all weight matrices, from `jax.nn.initializers`.
+
+    Returns:
+        The network, which maps x [sizes[0]] to y [sizes[-1]].
+
+    Raises:
+        SettingError: If `sizes` has fewer than two entries, if one of them is not a whole number of at least 1, or if
+            `dropout` is out of range.
     """
     if len(sizes) < 2:
-        raise ValueError(f"a network needs an input and an output size, not sizes {tuple(sizes)}")
+        raise SettingError("sizes", "to have at least an input and an output size", tuple(sizes))
+    for position, size in enumerate(sizes):
+        validate_number(f"sizes[{position}]", size, least=1, integer=True)
+    validate_number("dropout", dropout, least=0, below=1)
     if is_traced(dropout) or dropout:
         hidden = Sequential((hidden, Dropout(dropout)))
     layers: list[Layer] = []
@@ -89,15 +113,36 @@ def mlp(
     return Sequential((*layers[:-1], output))
 
 
-def leaf_layers(model: Layer) -> dict[str, Layer]:
-    """The layers of a chain by their paths, first to last, chains in it entered; a model that is none is one leaf."""
-    found: dict[str, Layer] = {}
-    map_layers(model, found.setdefault)
-    return found
+def leaf_layers(model: Layer, path: str = "") -> dict[str, Layer]:
+    """Collects the layers of a chain, and those of the chains in it.
+
+    Args:
+        model: A `Sequential`, or any other layer, which is then the only leaf.
+        path: The path of the model inside a larger one; empty by default.
+
+    Returns:
+        The layers that are not a `Sequential`, by their paths such as "2" or "1.0", from first to last.
+    """
+    if not isinstance(model, Sequential):
+        return {path: model}
+    leaves: dict[str, Layer] = {}
+    for name, part in parts(model).items():
+        leaves |= leaf_layers(part, join_path(path, name))
+    return leaves
 
 
 def map_layers(model: Layer, change: Callable[[str, Layer], Layer], path: str = "") -> Layer:
-    """`model` with `change(path, layer)` for each of its `leaves`."""
+    """Replaces each layer of a chain, and of the chains in it.
+
+    Args:
+        model: A `Sequential`, or any other layer, which is then replaced itself.
+        change: Maps the path of a layer and the layer to the one that takes its place. The paths are those of
+            `leaf_layers`.
+        path: The path of the model inside a larger one; empty by default.
+
+    Returns:
+        A copy of the model with the new layers.
+    """
     if not isinstance(model, Sequential):
         return change(path, model)
-    return map_parts(model, lambda name, part: map_layers(part, change, f"{path}.{name}".lstrip(".")))
+    return map_parts(model, lambda name, part: map_layers(part, change, join_path(path, name)))

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.stateful import Stateful
 from jaxann.nn.base import Layer
-from jaxann.nn.losses import Loss
+from jaxann.nn.loss import Loss
 from jaxann.rules.base import Rule
 
 

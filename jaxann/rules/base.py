@@ -15,7 +15,7 @@ from jaxann.gradients import per_example
 from jaxann.gradients.per_example import mean
 from jaxann.gradients.stateful import Stateful
 from jaxann.nn.base import Layer
-from jaxann.nn.losses import Loss, mean_weights
+from jaxann.nn.loss import Loss, mean_weights
 from jaxann.nn.sequential import Sequential, leaf_layers
 
 

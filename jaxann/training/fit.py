@@ -19,7 +19,7 @@ from jaxann.gradients.backprop import backprop
 from jaxann.gradients.probe import find_nonfinite, is_finite
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import is_traced
-from jaxann.nn.losses import Loss, mean_weights
+from jaxann.nn.loss import Loss, mean_weights
 from jaxann.training.recipe import History, Recipe, TrainState, _batches, _step, start, train
 
 

@@ -17,7 +17,7 @@ from jaxann.data.batches import Batch, Examples, Lanes, draw_batches
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.stateful import as_stateful
 from jaxann.nn.base import Layer
-from jaxann.nn.losses import Loss
+from jaxann.nn.loss import Loss
 
 
 class TrainState(NamedTuple):

@@ -14,7 +14,7 @@ from jaxann.gradients.curvature import gauss_newton_factors
 from jaxann.gradients.per_example import Kronecker
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.nn.losses import Loss
+from jaxann.nn.loss import Loss
 from jaxann.nn.outer import accumulation_dtype
 
 

@@ -144,7 +144,7 @@ def test_help_does_not_wait_for_jax():
         *((("--grid", f"{name}=1"), f"there is no setting {name}, only ") for name in ("rate", "seeds", "grid")),
         (("--grid", "learning_rate=0.1,-1"), "learning_rate is -1.0, but a finite number above 0 is wanted"),
         (("--grid", "learning_rate=nan"), "learning_rate is nan, but a finite number above 0 is wanted"),
-        (("--grid", "dropout=0.1,1"), r"Dropout takes a rate in \[0, 1\), not 1.0"),
+        (("--grid", "dropout=0.1,1"), "expected dropout between 0 and 1, excluding 1, got 1.0"),
         (("--grid", "init_scale=0"), "init_scale is 0.0, but a finite number above 0 is wanted"),
         (("--grid", "validation=0.2,0"), "validation is 0.0, but a share above 0 is wanted, for it is what is scored"),
         (("--validation", 0), "validation is 0.0, but a share above 0 is wanted, for it is what is scored"),

@@ -651,7 +651,7 @@ class Bias(Layer):
 @pytest.mark.parametrize("count", [1, 8])
 def test_weights_are_one_for_each_example(reduce, count):
     grads = {"W": Outer(jnp.ones((13, 3)), jnp.ones((13, 2))), "b": jnp.ones((13, 3))}
-    sentence = rf"weights have shape \({count},\), but one for each of 13 examples is wanted"
+    sentence = rf"expected weights of shape \(13,\), one for each example, got \({count},\)"
     with pytest.raises(ValueError, match=sentence):
         reduce(grads, jnp.ones(count))
     with pytest.raises(ValueError, match=sentence):

@@ -30,33 +30,36 @@ from jaxann.nn import (
 )
 
 KEY = jax.random.key(7)
-FORWARDS = {  # the same functions by jax, for the values
+FORWARDS = {  # JAX's own activations, as references
     "identity": lambda x: x,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     **{name: getattr(jax.nn, name) for name in ACTIVATIONS if name not in ("identity", "gelu")},
 }
 
 
-def drawn(layer, shape, dtype=jnp.float64):
-    """Parameters and an input; biases are drawn too, since at zero a wrong one may go unseen."""
+def draw_params_and_input(layer, shape, dtype=jnp.float64):
+    """Draws parameters and an input; the biases are not zero, since a wrong gradient could go unnoticed there."""
     params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), layer.init(KEY))
     return cast((params, jax.random.normal(jax.random.key(8), shape)), dtype)
 
 
 def test_every_public_layer_and_activation_has_a_case():
-    # MixedPrecision rounds by more than these judges allow: it has a test of its own.
-    classes = {value for value in vars(jaxann).values() if isinstance(value, type) and issubclass(value, Layer)}
+    public = [getattr(room, name) for room in (jaxann.nn, jaxann.rules) for name in room.__all__]
+    # MixedPrecision rounds by more than these tests allow: it has a test of its own.
+    classes = {value for value in public if isinstance(value, type) and issubclass(value, Layer)}
+    assert classes > {Layer, MixedPrecision}
     assert {type(layer) for layer, _ in LAYERS.values()} >= classes - {Layer, MixedPrecision}
-    public = {value for value in vars(jaxann).values() if isinstance(value, Layer)}
-    assert {layer for layer, _ in LAYERS.values()} >= public
-    assert public == {*ACTIVATIONS.values(), jaxann.rules.threshold}  # from which nothing learns without a rule
+    activations = {value for value in public if isinstance(value, Layer)}
+    assert {layer for layer, _ in LAYERS.values()} >= activations
+    # ACTIVATIONS leaves out threshold, because nothing below it learns without a rule.
+    assert activations == {*ACTIVATIONS.values(), jaxann.rules.threshold}
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 @pytest.mark.parametrize("name", LAYERS)
 def test_backward_is_the_transposed_derivative_of_forward(name, dtype):
     layer, shape = LAYERS[name]
-    judge_layer(layer, *drawn(layer, shape, dtype), jax.random.key(9))
+    judge_layer(layer, *draw_params_and_input(layer, shape, dtype), jax.random.key(9))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -67,24 +70,24 @@ def test_backward_agrees_with_finite_differences(name):
         y, saved = layer.forward(params, x)
         return y, lambda dy: materialize(layer.backward(params, saved, jnp.asarray(dy)))
 
-    def forward(*args):  # which come as NumPy's
+    def forward(*args):  # check_vjp passes NumPy arrays
         return layer.forward(*jax.tree.map(jnp.asarray, args))[0]
 
-    check_vjp(forward, pair, drawn(layer, shape), atol=1e-6, rtol=1e-6, eps=1e-5)
+    check_vjp(forward, pair, draw_params_and_input(layer, shape), atol=1e-6, rtol=1e-6, eps=1e-5)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_jit_is_eager_and_vmap_is_a_loop(name):
     layer, shape = LAYERS[name]
-    params, _ = drawn(layer, shape)
+    params, _ = draw_params_and_input(layer, shape)
     xs = jax.random.normal(KEY, (4, *shape))
 
-    def there_and_back(x):
+    def forward_and_backward(x):
         y, saved = layer.forward(params, x)
         return y, materialize(layer.backward(params, saved, jnp.cos(y)))
 
-    loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[there_and_back(x) for x in xs])
-    for batched in (jax.vmap(there_and_back), jax.jit(jax.vmap(there_and_back))):
+    loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[forward_and_backward(x) for x in xs])
+    for batched in (jax.vmap(forward_and_backward), jax.jit(jax.vmap(forward_and_backward))):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14), batched(xs), loop)
 
 
@@ -93,10 +96,10 @@ def test_layers_are_hashable_values_and_save_no_parameters(name):
     layer, shape = LAYERS[name]
     assert hash(layer) == hash(replace(layer))
     assert layer == replace(layer)
-    params, x = drawn(layer, shape)
+    params, x = draw_params_and_input(layer, shape)
     _, saved = layer.forward(params, x)
     other = jax.tree.map(lambda leaf: leaf + 1, params)
-    dx = layer.backward(other, saved, layer.forward(params, x)[0])[1]  # as feedback alignment calls it
+    dx = layer.backward(other, saved, layer.forward(params, x)[0])[1]  # feedback alignment calls it so
     assert dx.shape == x.shape
     shapes = {leaf.shape for leaf in jax.tree.leaves(params)} - {x.shape}
     assert not shapes & {leaf.shape for leaf in jax.tree.leaves(saved) if leaf.ndim > 1}
@@ -124,7 +127,7 @@ def test_activations_do_not_swallow_a_nan(name):
     assert jnp.isnan(ACTIVATIONS[name].forward((), jnp.array([jnp.nan, 1.0]))[0][0])
 
 
-# σ' where there are two slopes, as jax.nn has it
+# the slope that jax.nn takes at each kink
 KINKS = {"relu": {0.0: 0.0}, "leaky_relu": {0.0: 1.0}, "elu": {0.0: 1.0}, "hard_tanh": {1.0: 1.0, -1.0: 1.0}}
 KINKS["selu"] = {0.0: 1.0507009873554805 * 1.6732632423543772}
 
@@ -132,7 +135,7 @@ KINKS["selu"] = {0.0: 1.0507009873554805 * 1.6732632423543772}
 @pytest.mark.parametrize("name", KINKS)
 def test_kinks_take_the_slope_of_jax(name):
     for x, slope in KINKS[name].items():
-        for zero in (x, -x) if x == 0 else (x,):  # -0.0 is 0
+        for zero in (x, -x) if x == 0 else (x,):  # -0.0 is a kink like 0.0
             _, saved = ACTIVATIONS[name].forward((), jnp.array([zero]))
             _, dx = ACTIVATIONS[name].backward((), saved, jnp.array([3.0]))
             np.testing.assert_allclose(dx[0], 3 * slope, rtol=1e-15)
@@ -142,7 +145,7 @@ def test_kinks_take_the_slope_of_jax(name):
 
 def test_a_matrix_gradient_stays_in_its_factors():
     dense = Dense(4, 3)
-    params, x = drawn(dense, (4,))
+    params, x = draw_params_and_input(dense, (4,))
     grads, _ = dense.backward(params, x, jnp.arange(3.0))
     assert isinstance(grads["W"], Outer)
     np.testing.assert_array_equal(grads["W"].sum(), np.outer(np.arange(3), x))
@@ -159,7 +162,7 @@ def test_outer_sums_over_every_leading_axis():
 
 def test_a_batch_of_shared_factors_keeps_its_examples_apart():
     tied = Tied(4, 3)
-    params, x = drawn(tied, (6, 4))
+    params, x = draw_params_and_input(tied, (6, 4))
     _, saved = jax.vmap(tied.forward, (None, 0))(params, x)
     grads, _ = jax.vmap(tied.backward, (None, 0, 0))(params, saved, x)
     assert grads["W"].left.shape == (6, 2, 3)
@@ -171,12 +174,12 @@ def test_zero_hidden_weights_never_learn():
     params, x, t = model.init(KEY), jax.random.normal(KEY, (8, 3)), jax.random.normal(KEY, (8, 2))
     gradient = jax.jit(jaxann.backprop(model, jaxann.nn.SquaredError()))
     first = gradient(params, x, t)[1]
-    assert not first[0]["W"].any()  # dx = Wᵀ dy of the zeros above
+    assert not first[0]["W"].any()  # dx = Wᵀ dy = 0, because W is zero in the layer above
     assert not first[0]["b"].any()
     for _ in range(50):
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params, x, t)[1])
     hidden = params[0]["W"]
-    np.testing.assert_allclose(hidden, jnp.tile(hidden[:1], (5, 1)), atol=1e-15)  # five neurons, all alike
+    np.testing.assert_allclose(hidden, jnp.tile(hidden[:1], (5, 1)), atol=1e-15)  # the five neurons have stayed equal
     random = mlp((3, 5, 2)).init(KEY)
     assert jnp.ptp(random[0]["W"], axis=0).min() > 0.1
 
@@ -202,7 +205,7 @@ def test_keys_reach_the_layers_that_use_them():
     assert (first != second).all()
 
 
-def test_mlp_is_the_chain_it_says():
+def test_mlp_is_the_chain_that_its_docstring_states():
     assert mlp((4, 5, 3), hidden=relu, output=sigmoid) == Sequential((Dense(4, 5), relu, Dense(5, 3), sigmoid))
     assert mlp((4, 5, 3)).sizes == (4, 3)
     assert Sequential((relu,)).sizes == (None, None)
@@ -211,15 +214,25 @@ def test_mlp_is_the_chain_it_says():
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: Sequential((Dense(4, 5), relu, Dense(6, 3))), r"Dense\(4, 5\) gives 5 features, but Dense\(6, 3\)"),
-        (lambda: Sequential((mlp((4, 5)), mlp((4, 5)))), "gives 5 features, but .* after it takes 4"),
-        (lambda: Sequential(()), "at least one layer"),
-        (lambda: Dense(0, 3), r"Dense\(0, 3\) has a size below 1"),
-        (lambda: mlp((4,)), r"an input and an output size, not sizes \(4,\)"),
-        (lambda: Dense(4, 3).forward(Dense(4, 3).init(KEY), jnp.ones(5)), r"takes x of shape \(4,\), not \(5,\)"),
+        (
+            lambda: Sequential((Dense(4, 5), relu, Dense(6, 3))),
+            r"takes the 5 features of Dense\(4, 5\), got Dense\(6, 3\), which takes 6",
+        ),
+        (
+            lambda: Sequential((mlp((4, 5)), mlp((4, 5)))),
+            r"takes the 5 features of Sequential\(.*\), got Sequential\(.*\), which takes 4",
+        ),
+        (lambda: Sequential(()), "expected at least one layer in Sequential, got none"),
+        (lambda: Dense(0, 3), r"expected n of at least 1 \(the input features of Dense\), got 0"),
+        (lambda: Dense(3, -1), r"expected m of at least 1 \(the output features of Dense\), got -1"),
+        (lambda: Dense(4, 2.0), "expected m to be a whole number, got 2.0"),
+        (lambda: mlp((4,)), r"expected sizes to have at least an input and an output size, got \(4,\)"),
+        (lambda: mlp((4, 0, 3)), r"expected sizes\[1\] of at least 1, got 0"),
+        (lambda: mlp((4, 3), dropout=1.5), "expected dropout between 0 and 1, excluding 1, got 1.5"),
+        (lambda: Dense(4, 3).forward(Dense(4, 3).init(KEY), jnp.ones(5)), r"expected x of shape \(4,\), got \(5,\)"),
     ],
 )
-def test_what_does_not_fit_is_refused(build, sentence):
+def test_layers_and_sizes_that_do_not_fit_are_refused(build, sentence):
     with pytest.raises(ValueError, match=sentence):
         build()
 
@@ -237,16 +250,16 @@ def test_dropout_keeps_the_mean_and_zeroes_its_share():
     np.testing.assert_allclose(y[kept], x[kept] / 0.7, rtol=1e-14)
     other, _ = Dropout(0.3).forward((), x, jax.random.key(2))
     assert ((other == 0) != (y == 0)).any()
-    np.testing.assert_array_equal(Dropout(0.3).forward((), x)[0], x)  # no key: it evaluates
+    np.testing.assert_array_equal(Dropout(0.3).forward((), x)[0], x)  # without a key it evaluates
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
-def test_dropout_refuses_what_is_no_rate(rate):
-    with pytest.raises(ValueError, match=r"Dropout takes a rate in \[0, 1\), not "):
+def test_dropout_refuses_a_rate_out_of_range(rate):
+    with pytest.raises(ValueError, match=r"expected rate (between 0 and 1, excluding 1|to be a finite number), got "):
         Dropout(rate)
 
 
-def test_who_draws_is_known_at_any_depth():
+def test_layers_know_whether_they_draw_random_numbers_at_any_depth():
     assert mlp((3, 4, 2), dropout=0.5).random
     assert MixedPrecision(Sequential((mlp((3, 4, 2), dropout=0.5), relu))).random
     assert not mlp((3, 4, 2)).random
@@ -257,18 +270,18 @@ def test_who_draws_is_known_at_any_depth():
 
 
 def test_dropout_leaves_a_network_the_parameters_that_its_key_draws():
-    with_, without = (jax.tree.leaves(mlp((3, 4, 5, 2), dropout=rate).init(KEY)) for rate in (0.5, 0.0))
-    assert all(jnp.array_equal(a, b) for a, b in zip(with_, without, strict=True))
+    dropped, plain = (jax.tree.leaves(mlp((3, 4, 5, 2), dropout=rate).init(KEY)) for rate in (0.5, 0.0))
+    assert all(jnp.array_equal(a, b) for a, b in zip(dropped, plain, strict=True))
 
 
-def test_each_example_has_a_mask_of_its_own_and_both_routes_the_same():
+def test_each_example_has_its_own_mask_and_both_routes_use_the_same_masks():
     model, loss = mlp((4, 50, 2), hidden=tanh, dropout=0.5), SquaredError()
     params, x, t = model.init(KEY), jnp.ones((6, 4)), jnp.ones((6, 2))
     key = jax.random.key(3)
-    (value, by_hand), (same, automatic) = (
+    (value, handwritten), (same, automatic) = (
         route(model, loss)(params, x, t, None, key) for route in (backprop, autodiff)
     )
-    assert compare(by_hand, automatic).error < 1e-14
+    assert compare(handwritten, automatic).error < 1e-14
     np.testing.assert_allclose(value, same, rtol=1e-14)
     keys = jax.random.split(key, 6)
     losses = [loss.value(model.forward(params, x[i], keys[i])[0], t[i]) for i in range(6)]
@@ -286,11 +299,11 @@ def test_mixed_precision_rounds_inside_and_sums_in_float32():
     y, saved = model.forward(params, x[0])
     assert y.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(saved)} == {jnp.dtype(jnp.bfloat16)}
-    (value, by_hand), (same, automatic) = (route(model, loss)(params, x, t) for route in (backprop, autodiff))
+    (value, handwritten), (same, automatic) = (route(model, loss)(params, x, t) for route in (backprop, autodiff))
     exact, true = autodiff(inner, loss)(params, x, t)
-    assert {leaf.dtype for leaf in jax.tree.leaves((by_hand, value))} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((handwritten, value))} == {jnp.dtype(jnp.float32)}
     np.testing.assert_allclose(value, same, rtol=1e-5)
-    np.testing.assert_allclose(value, exact, rtol=2e-2)  # bfloat16 has 8 bits
-    assert 1e-4 < compare(by_hand, true).error < 2e-2
-    assert compare(by_hand, automatic).error < 2e-2
-    assert compare(by_hand, true).error < 1.5 * compare(automatic, true).error  # it rounds no sum
+    np.testing.assert_allclose(value, exact, rtol=2e-2)  # bfloat16 has 8 significant bits
+    assert 1e-4 < compare(handwritten, true).error < 2e-2
+    assert compare(handwritten, automatic).error < 2e-2
+    assert compare(handwritten, true).error < 1.5 * compare(automatic, true).error  # sums over examples are not rounded

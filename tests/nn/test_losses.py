@@ -24,8 +24,9 @@ from jaxann.nn import (
     mlp,
     softmax,
 )
+from jaxann.nn.hyperparameters import SettingError
 
-REFERENCES = {  # optax's, with the factor that the conventions differ by
+REFERENCES = {  # optax's losses, brought to the conventions of this library
     "SquaredError": lambda y, t: optax.l2_loss(y, t).sum(),
     "AbsoluteError": lambda y, t: jnp.abs(y - t).sum(),
     "Huber": lambda y, t: optax.huber_loss(y, t).sum(),
@@ -45,13 +46,14 @@ REFERENCES = {  # optax's, with the factor that the conventions differ by
 }
 
 
-def drawn(name, m=5, dtype=jnp.float64):
+def draw_output_and_target(name, m=5, dtype=jnp.float64):
     loss, output, target = LOSSES[name]
     return loss, *cast((output(jax.random.key(1), m), target(jax.random.key(2), m)), dtype)
 
 
 def test_every_public_loss_has_a_case():
-    classes = {value for value in vars(jaxann).values() if isinstance(value, type) and issubclass(value, Loss)}
+    public = [getattr(room, name) for room in (jaxann.nn, jaxann.rules) for name in room.__all__]
+    classes = {value for value in public if isinstance(value, type) and issubclass(value, Loss)}
     assert {type(loss) for loss, _, _ in LOSSES.values()} == classes - {Loss} == set(jaxann.nn.LOSSES.values())
 
 
@@ -59,12 +61,12 @@ def test_every_public_loss_has_a_case():
 @pytest.mark.parametrize("m", [1, 5])
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradient_is_the_derivative_of_value(name, m, dtype):
-    judge_loss(*drawn(name, m, dtype))
+    judge_loss(*draw_output_and_target(name, m, dtype))
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradient_agrees_with_finite_differences(name):
-    loss, y, t = drawn(name)
+    loss, y, t = draw_output_and_target(name)
 
     def pair(y):
         return loss.value(y, t), lambda de: (de * loss.gradient(y, t),)
@@ -74,12 +76,12 @@ def test_gradient_agrees_with_finite_differences(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_values_are_those_of_optax(name):
-    loss, y, t = drawn(name)
+    loss, y, t = draw_output_and_target(name)
     np.testing.assert_allclose(loss.value(y, t), REFERENCES[name](y, t), rtol=1e-13)
 
 
 def judge_factor(loss, y, t):
-    """Σ_c s_c s_cᵀ against the second derivative of `loss.value`, both of y's shape twice."""
+    """Compares Σ_c s_c s_cᵀ with the second derivative of `loss.value`; both have the shape of y twice."""
     S, H = loss.hessian_factor(y, t), jax.hessian(loss.value)(y, t)
     assert S.shape[1:] == y.shape
     assert S.dtype == y.dtype
@@ -88,17 +90,17 @@ def judge_factor(loss, y, t):
 
 @pytest.mark.parametrize("m", [1, 5])
 @pytest.mark.parametrize("name", LOSSES)
-def test_hessian_factor_is_one_of_the_second_derivative_of_value(name, m):
-    judge_factor(*drawn(name, m))
+def test_hessian_factor_times_its_transpose_is_the_second_derivative_of_value(name, m):
+    judge_factor(*draw_output_and_target(name, m))
 
 
 @pytest.mark.parametrize("name", sorted(name for name in LOSSES if not name.startswith("SoftmaxCrossEntropy")))
 def test_hessian_factor_of_an_elementwise_loss_takes_any_shape(name):
-    loss, y, t = drawn(name, 6)
+    loss, y, t = draw_output_and_target(name, 6)
     judge_factor(loss, y.reshape(2, 3), t.reshape(2, 3))
 
 
-def test_hessian_factor_of_what_is_almost_certain_is_finite():
+def test_hessian_factor_of_an_almost_certain_output_is_finite():
     for loss in (SoftmaxCrossEntropy(), SigmoidCrossEntropy()):
         for dtype in (jnp.float32, jnp.float64):
             S = loss.hessian_factor(jnp.array([-1e4, 1e4], dtype), jnp.array([1.0, 0.0], dtype))
@@ -112,7 +114,7 @@ def test_a_loss_without_hessian_factor_says_so():
     class Unfactored(Huber):
         hessian_factor = Loss.hessian_factor
 
-    with pytest.raises(NotImplementedError, match=r"has no hessian_factor, which Gauss-Newton curvature is made of"):
+    with pytest.raises(NotImplementedError, match=r"has no hessian_factor, which Gauss-Newton curvature needs"):
         Unfactored().hessian_factor(jnp.zeros(2), jnp.zeros(2))
 
 
@@ -136,7 +138,7 @@ def test_kinks_take_the_slope_of_jax():
         judge_loss(loss, y, t)
 
 
-def test_nothing_times_the_logarithm_of_nothing_is_nothing():
+def test_zero_times_the_logarithm_of_zero_is_zero():
     y, t = jnp.array([0.0, 1.0]), jnp.array([0.0, 1.0])
     assert CrossEntropy().value(y, t) == 0
     np.testing.assert_array_equal(CrossEntropy().gradient(y, t), [0, -1])
@@ -153,7 +155,7 @@ def test_losses_on_logits_do_not_overflow(loss):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_do_not_swallow_a_nan(name):
-    loss, y, t = drawn(name)
+    loss, y, t = draw_output_and_target(name)
     assert jnp.isnan(loss.value(y.at[1].set(jnp.nan), t))
 
 
@@ -169,18 +171,20 @@ def test_targets_may_be_of_any_type_of_number(loss, dtype):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shape", [(1,), (4,), (5, 1), (1, 5)])
 def test_shapes_never_broadcast(name, shape):
-    loss, y, _ = drawn(name)
+    loss, y, _ = draw_output_and_target(name)
     for function in (loss.value, loss.gradient):
-        with pytest.raises(ValueError, match=r"takes a target of the output's shape \(5,\), not .* of shape"):
+        with pytest.raises(ValueError, match=r"expected a target of the output's shape \(5,\), got .* of shape"):
             function(y, jnp.ones(shape))
 
 
 @pytest.mark.parametrize(
     "name", sorted(set(LOSSES) - {"SoftmaxCrossEntropy, labels", "SoftmaxCrossEntropy, smoothed labels"})
 )
-def test_a_lone_number_is_no_target_of_many_outputs(name):
-    loss, y, _ = drawn(name)
-    with pytest.raises(ValueError, match=r"takes (a target of the output's shape|an integer label or a distribution)"):
+def test_a_single_number_is_no_target_of_several_outputs(name):
+    loss, y, _ = draw_output_and_target(name)
+    with pytest.raises(
+        ValueError, match=r"expected (a target of the output's shape|an integer label or a distribution)"
+    ):
         loss.value(y, jnp.array(1.0))
 
 
@@ -195,13 +199,18 @@ def test_a_lone_number_is_no_target_of_many_outputs(name):
         (SigmoidCrossEntropy(), [-0.1, 1.0, 1.1], [False, True, False]),
     ],
 )
-def test_losses_know_which_targets_mean_something(loss, t, valid):
-    np.testing.assert_array_equal(loss.valid(jnp.array(t), 3), valid)
+def test_losses_know_which_targets_have_a_meaning(loss, t, valid):
+    np.testing.assert_array_equal(loss.is_valid(jnp.array(t), 3), valid)
 
 
 @pytest.mark.parametrize(
-    "build", [lambda: Huber(0.0), lambda: SoftmaxCrossEntropy(1.0), lambda: SoftmaxCrossEntropy(-0.1)]
+    ("build", "sentence"),
+    [
+        (lambda: Huber(0.0), "expected delta above 0, got 0.0"),
+        (lambda: SoftmaxCrossEntropy(1.0), "expected label_smoothing between 0 and 1, excluding 1, got 1.0"),
+        (lambda: SoftmaxCrossEntropy(-0.1), "expected label_smoothing between 0 and 1, excluding 1, got -0.1"),
+    ],
 )
-def test_settings_out_of_range_are_refused(build):
-    with pytest.raises(ValueError, match=r"takes a (delta|label_smoothing)"):
+def test_settings_out_of_range_are_refused(build, sentence):
+    with pytest.raises(SettingError, match=sentence):
         build()

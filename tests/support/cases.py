@@ -1,4 +1,4 @@
-"""Every public layer, activation and loss, each with the data to try it on. A test says that none is missing."""
+"""Every public layer, activation and loss, each with data to try it on. Tests in tests/nn check that none is missing."""
 
 import jax
 from support.mutants import Tied
@@ -16,6 +16,7 @@ from jaxann.nn import (
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
     SquaredError,
+    Wrapper,
     mlp,
     relu,
     softmax,
@@ -23,7 +24,7 @@ from jaxann.nn import (
 )
 from jaxann.rules import threshold
 
-LAYERS = {
+LAYERS = {  # a layer and the shape of an input for it
     "Dense": (Dense(5, 3), (5,)),
     "Dense from one to one": (Dense(1, 1), (1,)),
     "Sequential": (Sequential((Dense(4, 3), relu, Dense(3, 2))), (4,)),
@@ -33,6 +34,7 @@ LAYERS = {
     **{name: (layer, (7,)) for name, layer in ACTIVATIONS.items()},
     "softmax of one": (softmax, (1,)),
     "threshold": (threshold, (7,)),
+    "Wrapper": (Wrapper(Dense(4, 3)), (4,)),
     "Dropout": (Dropout(0.3), (7,)),
     "Dropout in a network": (mlp((4, 5, 3), dropout=0.5), (4,)),
 }
@@ -62,7 +64,7 @@ def count(key, m):
     return jax.random.poisson(key, 2.0, (m,)).astype(float)
 
 
-LOSSES = {  # the loss, an output and a target to draw for it
+LOSSES = {  # a loss, and the functions that draw an output and a target for it
     "SquaredError": (SquaredError(), normal, normal),
     "AbsoluteError": (AbsoluteError(), normal, normal),
     "Huber": (Huber(), lambda key, m: 3 * normal(key, m), normal),

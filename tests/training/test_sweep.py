@@ -197,10 +197,13 @@ def test_examples_may_weigh_differently():
         ),
         ([{"seed": 0, "learning_rate": "fast"}], "no recipe can be made of {'seed': 0, 'learning_rate': 'fast'}"),
         ([{"seed": 0, "learning_rate": -0.1}], "learning_rate is -0.1, but a finite number above 0 is wanted"),
-        (combinations(seed=[0], learning_rate=[0.1], dropout=[0.1, 1.5]), "Dropout takes a rate in [0, 1), not 1.5"),
+        (
+            combinations(seed=[0], learning_rate=[0.1], dropout=[0.1, 1.5]),
+            "expected dropout between 0 and 1, excluding 1, got 1.5",
+        ),
         (
             combinations(seed=[0], learning_rate=[0.1], smoothing=[1.0]),
-            "SoftmaxCrossEntropy takes a label_smoothing in [0, 1)",
+            "expected label_smoothing between 0 and 1, excluding 1, got 1.0",
         ),
         ([{"seed": 0, "learning_rate": 0.1, "hidden": [3]}], "hidden is [3], but a number or something hashable"),
         (combinations(seed=[0], learning_rate=[0.1], batch_size=[8, 64]), "batch_size is 64, but 1 to 29"),
