@@ -1,4 +1,4 @@
-"""Every public layer, activation and loss, each with data to try it on. Tests in tests/nn check that none is missing."""
+"""Every public layer, activation and loss, each with data to try it on. Tests in tests/nn check that all are here."""
 
 import jax
 from support.mutants import Tied
