@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from support import cases
-from support.mutants import LayerNorm, Neurons, Residual, Tied, Twice, Wrong
+from support.layers import LayerNorm, Neurons, Residual, Tied, Twice, WrongLayer
 
 from jaxann import autodiff, backprop, check, check_layer, compare, fit
 from jaxann.nn import (
@@ -116,7 +116,7 @@ def test_errors_are_those_that_compare_measures():
     def doubled(p, s, dy, g, dx):
         return {"W": g["W"], "b": 2 * g["b"]}, dx
 
-    row = check(*network(Wrong(Dense(5, 5), doubled)))["1.b"]
+    row = check(*network(WrongLayer(Dense(5, 5), doubled)))["1.b"]
     np.testing.assert_allclose([row.float32, row.float64, row.differences, row.ratio], [1, 1, 1, 2], rtol=1e-6)
     assert row.degrees == pytest.approx(0, abs=1e-5)
     assert row.compared == 8

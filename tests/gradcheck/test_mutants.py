@@ -5,7 +5,8 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from support.mutants import MUTANTS, NOTEBOOK, RIGHT, Positions
+from support.layers import Positions
+from support.mutants import MUTANTS, NOTEBOOK, RIGHT
 
 from jaxann import check, predict
 from jaxann.gradcheck.verdict import TOLERANCE

@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from support.mutants import Wrong
+from support.layers import WrongLayer
 
 from jaxann import check
 from jaxann.gradcheck import Report, Row
@@ -18,7 +18,7 @@ def flipped(p, s, dy, g, dx):
     return {"W": g["W"], "b": -g["b"]}, dx
 
 
-MODEL = Sequential((Dense(4, 5), tanh, Wrong(Dense(5, 3), flipped)))
+MODEL = Sequential((Dense(4, 5), tanh, WrongLayer(Dense(5, 3), flipped)))
 DRAW = np.random.default_rng(0)
 
 
@@ -32,7 +32,7 @@ def test_the_table_says_what_is_wrong(report):
     lines = str(report).splitlines()
     assert lines[0].split() == ["gradient", "of", "shape", "float32", "float64", "differences"]
     (wrong,) = (line for line in lines if line.startswith("2.b "))
-    assert wrong.split() == ["2.b", "Wrong", "3", "2.0e+00", "2.0e+00", "2.0e+00", "(6", "of", "6)", "WRONG"]
+    assert wrong.split() == ["2.b", "WrongLayer", "3", "2.0e+00", "2.0e+00", "2.0e+00", "(6", "of", "6)", "WRONG"]
     assert "2.b: consistent with its sign flipped" in lines
     assert lines[-1] == f"1 of {len(report.rows)} gradients are wrong, on 6 of 9 examples"
     assert len({line.index("right") for line in lines if line.endswith(" right")}) == 1, "columns are aligned"
@@ -81,11 +81,11 @@ def test_the_picture_shows_errors_and_one_gradient(report, tmp_path):
     errors, scatter = figure.axes[:2]
     (points, _) = scatter.lines
     np.testing.assert_array_equal(points.get_xdata(), -points.get_ydata())
-    assert scatter.get_title() == "2.b of Wrong: wrong"
+    assert scatter.get_title() == "2.b of WrongLayer: wrong"
     layers = [label.get_text() for label in errors.get_yticklabels()]
     leaves = [label.get_text() for label in errors.get_xticklabels()]
     image = errors.images[0].get_array()
-    assert image[layers.index("2 Wrong"), leaves.index("b")] == pytest.approx(np.log10(2))
+    assert image[layers.index("2 WrongLayer"), leaves.index("b")] == pytest.approx(np.log10(2))
     assert plot_report(report, "0.W").axes[1].get_title() == "0.W of Dense(4, 5): right"
     figure.savefig(tmp_path / "check.png")
     with pytest.raises(KeyError, match="there is no gradient 'W'"):

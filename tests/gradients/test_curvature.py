@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 from support.cases import LOSSES
-from support.curvature import SHARING, Average, Concave
+from support.curvature import SHARING, Concave
 from support.judges import judge
-from support.mutants import Positions, Tied
+from support.layers import Average, Positions, Tied
 
 from jaxann.gradients.curvature import (
     eigenvalues,

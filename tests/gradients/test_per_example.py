@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from support.judges import cast
-from support.mutants import LayerNorm, Tied
+from support.layers import LayerNorm, Tied
 
 from jaxann import autodiff, backprop, fit
 from jaxann.data import Examples

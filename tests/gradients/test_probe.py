@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.mutants import Twice
+from support.layers import Twice
 
 from jaxann import backprop, compare
 from jaxann.gradients.probe import Probe, find_nonfinite, observe, with_probes

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 from support.judges import judge
-from support.mutants import MUTANTS, Tied
+from support.layers import Tied
+from support.mutants import MUTANTS
 
 from jaxann import compare, differentiable
 from jaxann.nn import Dense, Layer, MixedPrecision, Outer, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, tanh

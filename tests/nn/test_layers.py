@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.nn import initializers
 from jax.test_util import check_vjp
-from support.cases import LAYERS, Tied
+from support.cases import LAYERS
 from support.judges import cast, judge_layer
+from support.layers import Tied
 
 import jaxann
 from jaxann import autodiff, backprop, compare

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from support.judges import cast, judge
-from support.mutants import Tied
+from support.layers import Tied
 
 from jaxann import autodiff, backprop, check, compare, fit
 from jaxann.data import Examples

@@ -1,7 +1,7 @@
 """Every public layer, activation and loss, each with data to try it on. Tests in tests/nn check that all are here."""
 
 import jax
-from support.mutants import Tied
+from support.layers import Tied
 
 from jaxann.nn import (
     ACTIVATIONS,
