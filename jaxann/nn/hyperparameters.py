@@ -69,17 +69,23 @@ def validate_number(
     """
     if is_traced(value):
         return
-    kind = "a whole number" if integer else "a finite number"
-    try:
-        numeric = not isinstance(value, bool) and bool(isfinite(value)) and (not integer or isinstance(value, Integral))
-    except TypeError:
-        numeric = False
-    if not numeric:
-        raise SettingError(name, f"to be {kind}", value)
+    if not _is_finite(value) or (integer and not _is_integer(value)):
+        raise SettingError(name, "to be a whole number" if integer else "to be a finite number", value)
     inside = (above is None or value > above) and (least is None or value >= least)
     inside = inside and (below is None or value < below) and (most is None or value <= most)
     if not inside:
         raise SettingError(name, _describe_range(above, least, below, most) + (f" ({note})" if note else ""), value)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and bool(isfinite(value))
+    except TypeError:
+        return False
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral)
 
 
 def _describe_range(*bounds: float | int | None) -> str:
