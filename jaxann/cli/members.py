@@ -65,7 +65,6 @@ def make_member_recipe(config: Settings, task: Task) -> Recipe:
 
 def merge_validation(config: Settings, task: Task) -> Task:
     """The task of training on the training and the validation part and showing the test part."""
-    from jaxann.data.splits import Part
     from jaxann.data.targets import Targets
 
     data, old = task.data, task.targets
@@ -73,10 +72,10 @@ def merge_validation(config: Settings, task: Task) -> Task:
     def both(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in (data.train, data.validation)])
 
-    train = Part(both("x"), both("t"), None if data.train.weights is None else both("weights"))
+    train = Examples(both("x"), both("t"), None if data.train.weights is None else both("weights"))
     task = task._replace(
         data=data._replace(train=train, validation=None),
-        targets=Targets.of(old.loss, old.classes, float(old.smoothing), train.t),
+        targets=Targets.fit(old.loss, old.classes, float(old.smoothing), train.t),
     )
     examples, shown = (
         make_examples(task.recipe, task.targets, part) for part in (weight_examples(config, task.data), data.test)

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxann.cli.settings import Settings
 from jaxann.data.batches import Examples
-from jaxann.data.splits import Dataset, Part
+from jaxann.data.splits import Dataset
 from jaxann.data.targets import Targets
 from jaxann.nn.base import Layer
 from jaxann.nn.loss import Loss
@@ -47,7 +47,7 @@ def prepare(config: Settings) -> Task:
     """Raises ValueError for what does not fit together."""
     import jax
 
-    from jaxann.data.splits import Part, load
+    from jaxann.data.splits import load
     from jaxann.data.targets import Targets
     from jaxann.data.validation import validate_schedule
     from jaxann.training.loop import Plan, piece_length
@@ -68,18 +68,18 @@ def prepare(config: Settings) -> Task:
     smoothing = config.label_smoothing
     if smoothing is None:
         smoothing = 0.03 if data.classes and name != "hinge" else 0.0
-    targets = Targets.of(name, len(data.classes), smoothing, data.train.t)
+    targets = Targets.fit(name, len(data.classes), smoothing, data.train.t)
     validate_schedule(len(data.train.x), config.epochs, config.batch_size)
     made = make_recipe(config, data, targets)
     examples = make_examples(made, targets, weight_examples(config, data))
     x, t, weights = data.train
-    shown = data.validation or Part(x[:2000], t[:2000], None if weights is None else weights[:2000])
+    shown = data.validation or Examples(x[:2000], t[:2000], None if weights is None else weights[:2000])
     plan = Plan(
         config.epochs,
         *piece_length(steps_per_epoch(config, data), config.epochs, config.evaluate_every),
         config.patience,
     )
-    return Task(data, targets, made, examples, (make_examples(made, targets, shown), shown.t), plan)
+    return Task(data, targets, made, examples, (make_examples(made, targets, shown), np.asarray(shown.t)), plan)
 
 
 def steps_per_epoch(config: Settings, data: Dataset) -> int:
@@ -121,10 +121,10 @@ def make_network(config: Settings, features: int, targets: Targets) -> tuple[Lay
     output = softmax if targets.loss == "cross_entropy" else identity
     sizes = (features, *config.hidden, targets.outputs)
     model = mlp(sizes, ACTIVATIONS[config.activation], output, config.dropout, weights)
-    return MixedPrecision(model) if config.precision == "bfloat16" else model, targets.function()
+    return MixedPrecision(model) if config.precision == "bfloat16" else model, targets.make_loss()
 
 
-def weight_examples(config: Settings, data: Dataset) -> Part:
+def weight_examples(config: Settings, data: Dataset) -> Examples:
     """The training part, its examples' weights times those of their classes."""
     import numpy as np
     from sklearn.utils.class_weight import compute_class_weight
@@ -147,7 +147,7 @@ def weight_examples(config: Settings, data: Dataset) -> Part:
     return part._replace(weights=weights[part.t] * (1 if part.weights is None else part.weights))
 
 
-def make_examples(recipe: Recipe, targets: Targets, part: Part) -> Examples:
+def make_examples(recipe: Recipe, targets: Targets, part: Examples) -> Examples:
     """A part's examples as arrays that fit the model and the loss."""
     from jaxann.data.batches import Examples
     from jaxann.data.validation import validate, validate_weights

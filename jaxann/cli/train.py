@@ -76,7 +76,7 @@ def run(task: Task, config: Settings) -> Outcome:
         with closing(record) if record else nullcontext(), progress as bar:
             for standing, rows in rest:
                 if record is not None:
-                    record.after(standing, rows)
+                    record.add(standing, rows)
                 drawn = any_process(bool(bar.update(len(rows))))
                 if drawn or is_finished(task.plan, standing):
                     score = rows[-1].get(f"validation_{measure.key}")
@@ -100,11 +100,18 @@ def open_record(task: Task, config: Settings, standing: Progress) -> tuple[Recor
     path = config.resume or config.run
     if path is None:
         return None, standing
+    from jaxann.data.extras import require_packages
     from jaxann.runs.folder import Folder
-    from jaxann.runs.record import Record, require_packages
+    from jaxann.runs.record import Record
     from jaxann.training.processes import first_then_others, is_first
 
-    require_packages(plots=config.plots, tensorboard=config.tensorboard)
+    flags = {"tensorboardX": "--no-tensorboard"} if config.tensorboard else {}
+    flags |= {"matplotlib.figure": "--no-plots"} if config.plots else {}
+    try:
+        require_packages("a run folder", "orbax.checkpoint", *flags)
+    except ImportError as error:
+        hints = [flag for module, flag in flags.items() if module.split(".")[0] in str(error)]
+        raise ImportError(f"{error} (or give {' and '.join(hints)})" if hints else str(error)) from None
     if task.data.validation is not None:
         config = replace(config, evaluate_every=task.plan.every)  # the same where it goes on for longer
     kept, how = DataDescription.of(task), {"tensorboard": config.tensorboard, "seconds": config.checkpoint_seconds}
@@ -112,7 +119,7 @@ def open_record(task: Task, config: Settings, standing: Progress) -> tuple[Recor
         folder = first_then_others(
             lambda: Folder.create(path, config=config.to_json(), data=kept._asdict()), lambda: Folder(path, reader=True)
         )
-        return Record.of(folder, standing, **how)
+        return Record.open(folder, standing, **how)
     folder = first_then_others(lambda: Folder(path), lambda: Folder(path, reader=True))
     try:
         if DataDescription.read(folder).digest != kept.digest:
@@ -120,7 +127,7 @@ def open_record(task: Task, config: Settings, standing: Progress) -> tuple[Recor
         come = folder.rows()[-1:] if config.checkpoint is None else [{"epoch": config.checkpoint}]
         if come and config.epochs < come[0]["epoch"]:
             raise ValueError(f"epochs is {config.epochs}, but the run has come to {come[0]['epoch']} already")
-        record, standing = Record.of(folder, standing, config.checkpoint, **how)
+        record, standing = Record.open(folder, standing, config.checkpoint, **how)
         if is_first():
             folder.write("config", config.to_json())
     except Exception:
@@ -140,7 +147,7 @@ def report(task: Task, standing: Progress, measure: Scorer, record: Record | Non
 
     data, counts = task.data, None
     y = predict(task.recipe.model, gather(standing.best), validate_features(data.test.x))
-    score = measure.score(data.test.t, y, data.test.weights)
+    score = measure.score(np.asarray(data.test.t), y, data.test.weights)
     of = "" if data.validation is None else f", the parameters of epoch {standing.best_epoch}"
     print(f"held-out {measure.name}: {score:.3f} ({len(data.test.t)} examples{of})")
     if data.classes:

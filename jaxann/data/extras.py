@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used, and when some are missing, one sentence says how to install them."""
+"""Optional packages, and the sentence that says how to install those that are missing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _PACKAGES = {"matplotlib.figure": "matplotlib", "tensorboardX": "tensorboardX", 
 
 
 def require_packages(purpose: str, *modules: str) -> None:
-    """Imports optional modules, so that a program can fail before it has begun.
+    """Imports optional modules, so that a program without them can fail before its work has begun.
 
     Args:
-        purpose: What needs them, as the subject of the sentence: "a run folder".
-        modules: The modules to import, such as "matplotlib.figure".
+        purpose: What needs the modules, as the subject of a sentence: "a run folder".
+        *modules: The modules to import: "matplotlib.figure", "tensorboardX" or "orbax.checkpoint".
 
     Raises:
-        ImportError: If any of them is missing; it names all that are, and the smallest extra that installs them.
+        ImportError: If a module is missing. It names the packages of all that are, and the smallest extra of jaxann
+            that installs them.
     """
     missing = []
     for module in modules:

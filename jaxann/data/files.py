@@ -1,6 +1,6 @@
-"""What lies in .csv, .npz and IDX files: cells, arrays and images, as they are written there.
+"""Readers of .csv, .npz and IDX files, which return what a file holds after checking it.
 
-Each is checked, and a ValueError says in one sentence the first thing that does not hold.
+What a file should not hold raises a ValueError whose one sentence names the first such place.
 """
 
 from __future__ import annotations
@@ -22,120 +22,195 @@ ARRAYS = ("x", "t", "x_train", "y_train", "x_test", "t_test", "y_test", "weights
 
 
 def read_cells(path: str) -> dict[str, tuple[str, ...]]:
-    """Each column's cells of a .csv file, by its name."""
+    """Reads a .csv file with a line of column names.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The cells of each column, as text, by the name of the column.
+
+    Raises:
+        ValueError: If the file cannot be read, is not a table in UTF-8, or has no rows, a column without a name of its
+            own, or a row with too many or too few cells.
+    """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, strict=True) if len(row) > 1 or "".join(row).strip()]
     except OSError as error:
-        raise ValueError(_unreadable(path, error)) from None
+        raise ValueError(_describe_read_error(path, error)) from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not text in UTF-8") from None
+        raise ValueError(f"expected text in UTF-8 in {path}, got bytes that are not UTF-8") from None
     except csv.Error as error:
-        raise ValueError(f"{path} is no comma-separated table: {error}") from None
+        raise ValueError(f"{path} cannot be read as a comma-separated table: {error}") from None
     if len(rows) < 2:
-        raise ValueError(f"{path} has no data, but a line of column names and rows below it are wanted")
+        content = "the names alone" if rows else "an empty file"
+        raise ValueError(f"expected a line of column names and at least one row below it in {path}, got {content}")
     names = [name.strip() for name in rows.pop(0)]
     for name, count in Counter(names).items():
         if count > 1 or not name:
-            raise ValueError(f"{path} has {count} of the name {name!r} among its columns, but each wants its own")
+            raise ValueError(
+                f"expected a name of its own for each column of {path}, got the name {name!r} for {count} of them"
+            )
     for i, row in enumerate(rows):
         if len(row) != len(names):
-            raise ValueError(f"{path}, row {i + 1} has {len(row)} cells, but there are {len(names)} columns")
+            raise ValueError(
+                f"expected {len(names)} cells, one for each column, in {path}, row {i + 1}, got {len(row)}"
+            )
     return dict(zip(names, zip(*rows, strict=True), strict=True))
 
 
 class Npz:
-    """The `ARRAYS` that an .npz file at `path` holds, each checked when it is asked for."""
+    """An .npz file, of which only the arrays named in `ARRAYS` are read; the methods check the array they return.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If the file cannot be read, is damaged, or holds something else than arrays.
+    """
 
     def __init__(self, path: str) -> None:
-        self.path, self.arrays, name = path, {}, "it"
+        self.path = path
+        self.arrays: dict[str, np.ndarray] = {}
+        content = path
         try:
             if os.path.isfile(path) and not zipfile.is_zipfile(path):
-                raise zipfile.BadZipFile("it is no zip archive")
+                raise zipfile.BadZipFile("it is not a zip archive")
             with np.load(path, allow_pickle=False) as file:
                 for name in filter(file.files.__contains__, ARRAYS):
+                    content = f"array {name} of {path}"
                     self.arrays[name] = np.asarray(file[name])
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path} is damaged or no .npz: {error}") from None
+            raise ValueError(f"{path} is damaged or not an .npz file: {error}") from None
         except OSError as error:
-            raise ValueError(_unreadable(path, error)) from None
+            raise ValueError(_describe_read_error(path, error)) from None
         except ValueError as error:
-            raise ValueError(f"{path}: {name} is no array of numbers or text: {error}") from None
+            raise ValueError(f"{content} cannot be read as numbers or text: {error}") from None
 
     def __contains__(self, name: str) -> bool:
         return name in self.arrays
 
     def array(self, name: str, kinds: str = "biufU") -> np.ndarray:
-        """That of `name`, of numpy's `kinds`."""
+        """Returns an array.
+
+        Args:
+            name: Its name in the file.
+            kinds: The kinds of NumPy dtypes that it may have; "U" is text.
+
+        Raises:
+            ValueError: If the file has no such array, or one of another kind or with numbers that are not finite.
+        """
         if name not in self:
-            raise ValueError(f"{self.path} has no array {name}, only {', '.join(self.arrays) or 'others'}")
+            names = ", ".join(self.arrays) or f"none of {', '.join(ARRAYS)}"
+            raise ValueError(f"expected an array {name} in {self.path}, got {names}")
         array = self.arrays[name]
         if array.dtype.kind not in kinds:
-            raise ValueError(f"{self.path}: {name} is an array of {array.dtype}, but numbers are wanted")
+            content = "numbers or text" if "U" in kinds else "numbers"
+            raise ValueError(f"expected {content} in array {name} of {self.path}, got {array.dtype}")
         return array if array.dtype.kind == "U" else require_finite(self.path, name, array)
 
     def features(self, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-        """x [N, n], as float32 where that holds every value, and its columns' names."""
+        """Returns features [N, n] from an array [N, ...], and names for them, [n].
+
+        The features are float32 where that holds every value of the array's dtype, and float64 otherwise.
+
+        Raises:
+            ValueError: If the file has no such array, or one without examples or without finite numbers.
+        """
         x = self.array(name, "biuf")
         if x.ndim == 0 or 0 in x.shape:
             raise ValueError(
-                f"{self.path}: {name} has shape {x.shape}, but at least one example, a row each, is wanted"
+                f"expected at least one example, a row, in array {name} of {self.path}, got shape {x.shape}"
             )
         precision = np.float32 if np.can_cast(x.dtype, np.float32) else np.float64
         return x.astype(precision, copy=False).reshape(len(x), -1), index_names("x", x.shape[1:])
 
     def column(self, name: str, length: int, kinds: str = "biufU") -> np.ndarray:
-        """[length], of an array [length] or [length, 1]."""
+        """Returns [length] from an array [length] or [length, 1].
+
+        Raises:
+            ValueError: If the file has no such array, or one of another shape or that `array` refuses.
+        """
         array = self.array(name, kinds)
         if array.shape not in ((length,), (length, 1)):
-            raise ValueError(f"{self.path}: {name} has shape {array.shape}, but ({length},) is wanted")
+            raise ValueError(f"expected shape ({length},) for array {name} of {self.path}, got {array.shape}")
         return array.ravel()
 
 
 def read_images(folder: str, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, rows, columns] as float32 and labels [N], of a `part` named as MNIST's are, train or t10k."""
-    images = _idx_file(folder, f"{part}-images-idx3-ubyte", 3)
-    labels = _idx_file(folder, f"{part}-labels-idx1-ubyte", 1)
+    """Reads images and labels from two IDX files, each plain or as .gz.
+
+    Args:
+        folder: The folder of the files, which are named as those of MNIST are.
+        part: How their names begin: "train" or "t10k".
+
+    Returns:
+        Images [N, rows, columns] as float32, and labels [N] as uint8.
+
+    Raises:
+        ValueError: If a file is missing or damaged, or if there are not as many labels as images.
+    """
+    images = _read_idx_file(folder, f"{part}-images-idx3-ubyte", 3)
+    labels = _read_idx_file(folder, f"{part}-labels-idx1-ubyte", 1)
     if len(images) != len(labels) or 0 in images.shape:
-        raise ValueError(f"{folder}: {part} has images of shape {images.shape}, but {len(labels)} labels")
+        raise ValueError(
+            f"expected at least one image, and a label for each, in the {part} files of {folder}, "
+            f"got images of shape {images.shape} and {len(labels)} labels"
+        )
     return images.astype(np.float32), labels
 
 
-def _idx_file(folder: str, name: str, sizes: int) -> np.ndarray:
-    """uint8 of a file that says: 0, 0, 8 for uint8, the number of sizes, the sizes as big-endian uint32, the values."""
+def _read_idx_file(folder: str, name: str, axes: int) -> np.ndarray:
+    """Reads uint8 after a header: bytes 0, 0, 8 (the code of uint8) and `axes`, then each size as big-endian uint32."""
     plain = os.path.join(folder, name)
     path = plain if os.path.exists(plain) else f"{plain}.gz"
     try:
         with (open if path == plain else gzip.open)(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        raise ValueError(f"{folder} has no {name}, plain or .gz") from None
+        raise ValueError(f"expected a file {name}, plain or as .gz, in {folder}, got neither") from None
     except (EOFError, zlib.error, OSError) as error:
-        raise ValueError(_unreadable(path, error)) from None
-    head, magic = 4 + 4 * sizes, int.from_bytes(data[:4], "big")
-    if len(data) < head or magic != 0x800 + sizes:
-        raise ValueError(f"{path} has {len(data)} bytes and begins with {magic}, but {0x800 + sizes} is wanted")
-    shape = struct.unpack_from(f">{sizes}I", data, 4)
+        raise ValueError(_describe_read_error(path, error)) from None
+    head, magic = 4 + 4 * axes, int.from_bytes(data[:4], "big")
+    if len(data) < head or magic != 0x800 + axes:
+        raise ValueError(
+            f"expected {path} to begin with the number {0x800 + axes} and to have at least {head} bytes, "
+            f"got {magic} and {len(data)} bytes"
+        )
+    shape = struct.unpack_from(f">{axes}I", data, 4)
     if len(data) != head + math.prod(shape):
-        raise ValueError(f"{path} has {len(data)} bytes, but {head + math.prod(shape)} are wanted, for shape {shape}")
+        raise ValueError(f"expected {head + math.prod(shape)} bytes in {path}, for shape {shape}, got {len(data)}")
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
 def parse_numbers(source: str, column: str, cells: Sequence[str] | np.ndarray) -> np.ndarray:
-    """[N] finite float64."""
+    """Converts the cells of a column to numbers.
+
+    Args:
+        source: The file or table, for the message.
+        column: The name of the column, for the message.
+        cells: [N], text or numbers.
+
+    Returns:
+        The numbers [N], as float64.
+
+    Raises:
+        ValueError: If a cell is not a finite number; it names the first.
+    """
     try:
         if "_" in "".join(map(str, cells)):
             raise ValueError
         x = np.array(cells, float)
-    except ValueError:  # only then one by one, which takes twice as long
+    except ValueError:  # one by one takes twice as long, so it is left for columns with other cells
         x = np.array([parse_number(cell) for cell in cells])
     for i in np.flatnonzero(~np.isfinite(x)).tolist():
-        raise unexpected_cell(source, i, column, str(cells[i]), "a finite number")
+        raise cell_error(source, i, column, str(cells[i]), "a finite number")
     return x
 
 
 def parse_number(cell: str) -> float:
-    """NaN where it is none, such as 1_000, which Python would take."""
+    """Returns the number in a cell, or NaN where it holds something else, such as 1_000, which Python would accept."""
     try:
         return math.nan if "_" in cell else float(cell)
     except ValueError:
@@ -143,31 +218,48 @@ def parse_number(cell: str) -> float:
 
 
 def require_finite(source: str, name: str, x: np.ndarray) -> np.ndarray:
-    """x itself. Raises ValueError that names the first entry that is not finite."""
+    """Returns `x` after checking it.
+
+    Args:
+        source: The file or table, for the message.
+        name: The name of the array, for the message.
+        x: Numbers, of any shape.
+
+    Raises:
+        ValueError: If an entry is not finite; it names the first.
+    """
     if not np.isfinite(x).all():
         index = tuple(np.argwhere(~np.isfinite(x))[0].tolist())
-        raise ValueError(f"{source}: {name}{list(index)} is {x[index]}, but a finite number is wanted")
+        raise ValueError(f"expected a finite number for {name}{list(index)} of {source}, got {x[index]}")
     return x
 
 
-def unexpected_cell(source: str, row: int, column: str, cell: str | float, wanted: str) -> ValueError:
-    """What to raise for a `cell` that is not what is `wanted`."""
+def cell_error(source: str, row: int, column: str, cell: str | float, expectation: str) -> ValueError:
+    """Returns the error for a cell that is not what its column should hold.
+
+    Args:
+        source: The file or table.
+        row: The index of the row, which the message counts from 1.
+        column: The name of the column.
+        cell: What the cell holds.
+        expectation: What it should hold: "a finite number".
+    """
     shown = reprlib.repr(str(cell)) if isinstance(cell, str) else f"{cell:g}"
-    return ValueError(f"{source}, row {row + 1}, column {column} is {shown}, but {wanted} is wanted")
+    return ValueError(f"expected {expectation} in {source}, row {row + 1}, column {column}, got {shown}")
 
 
 def index_names(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of features that lie in an array: pixel_0_0, pixel_0_1, ..."""
+    """Returns a name for each entry of an array of this shape, in order: pixel_0_0, pixel_0_1, ..."""
     return tuple("_".join(map(str, (name, *index))) for index in np.ndindex(*shape))
 
 
 def join_names(names: Sequence[str], most: int = 5) -> str:
-    """The first `most` names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    """Returns the first names, at most `most`, separated by commas, and the number of further ones."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
-def _unreadable(path: str, error: Exception) -> str:
+def _describe_read_error(path: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"no such file: {path}"
     return f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"

@@ -1,6 +1,6 @@
-"""A table as a network wants it: parts to train, to validate and to test on, features standardised.
+"""Training, validation and test parts of a table, with standardised features.
 
-The split is drawn by a seed, of each class alike, and the scaling is fitted on the training part alone.
+A seed draws the split, of each class in the same proportions; the scaling is fitted on the training part alone.
 """
 
 from __future__ import annotations
@@ -11,27 +11,34 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxann.data import tables
+from jaxann.data.batches import Examples
 from jaxann.data.tables import Table
+from jaxann.nn.hyperparameters import SettingError, validate_number
 
-BATCH = 8192  # examples that the scaling is fitted on at a time, since each time makes copies in float64
-
-
-class Part(NamedTuple):
-    """Standardised features x [N, n], targets t [N], and how much each example counts, weights [N]."""
-
-    x: np.ndarray
-    t: np.ndarray
-    weights: np.ndarray | None = None
+BATCH = 8192  # examples to fit the scaling on at a time, because each step copies them in float64
 
 
 class Scaling(NamedTuple):
-    """mean [n] and sd [n] of the training part's features, and the map that standardises with them."""
+    """The map x ↦ (x - mean) / sd, which standardises features.
+
+    Attributes:
+        mean: [n], the mean of each feature over the training part.
+        sd: [n], its standard deviation there, or 1 for a feature that is constant there.
+    """
 
     mean: np.ndarray
     sd: np.ndarray
 
     def __call__(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """(x - mean) / sd [N, n] of x [N, n], in x's precision where it has one; into `out` where given."""
+        """Returns (x - mean) / sd.
+
+        Args:
+            x: Features [N, n].
+            out: An array [N, n] to write the result to, which may be `x` itself; by default a new one.
+
+        Returns:
+            The standardised features [N, n], in the precision of `x` if that is a float, and in float64 otherwise.
+        """
         if out is None:
             out = np.empty(x.shape, np.result_type(x.dtype, np.float32))
         np.subtract(x, self.mean, out=out, casting="same_kind")
@@ -39,11 +46,21 @@ class Scaling(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """The parts of a table, and its names; without `classes` targets are numbers, in the table's own unit."""
+    """The parts of a table: the features are standardised, and the targets are as `Table` has them.
 
-    train: Part
-    validation: Part | None
-    test: Part
+    Attributes:
+        train: The examples to train on.
+        validation: The examples to evaluate on during training; None if no share was set apart for them.
+        test: The examples to evaluate on at the end.
+        classes: The names of the classes, in the order of their labels; empty for targets that are numbers.
+        columns: The names of the features, [n].
+        target: The name of the target.
+        scaling: The map that standardised the features, for features to predict from.
+    """
+
+    train: Examples
+    validation: Examples | None
+    test: Examples
     classes: tuple[str, ...]
     columns: tuple[str, ...]
     target: str
@@ -61,90 +78,116 @@ def load(
     weights: str | None = None,
     kind: Literal["classes", "numbers"] | None = None,
 ) -> Dataset:
-    """The table that `tables.read` finds, a share `held_out` kept apart, and of the rest a share `validation`.
+    """Reads a table and splits it into training, validation and test parts. Examples of weight 0 are left out.
 
-    Without `held_out` the test part is the source's own, or else a share of 0.2. Examples of weight 0 are left out.
-    `scaling` gives mean 0 and variance 1 over the training part to every feature, one that is constant there
-    becoming 0; or to all features together; or leaves them be. Raises ValueError as `tables.read` does, and for
-    settings out of range and parts with fewer examples than there are classes, or than two.
+    Args:
+        source: A name such as "iris", "digits" or "openml:NAME", or a path; `tables.read_table` lists the kinds.
+        held_out: The share of the examples for the test part, between 0 and 1. By default it is the source's own test
+            part, or a share of 0.2 where the source has none.
+        validation: The share of the other examples for the validation part; 0 makes none.
+        seed: Draws both splits, from 0 to 2³² - 1.
+        scaling: "feature" scales every feature to mean 0 and variance 1 over the training part, and one that is
+            constant there to 0. "all" does so with all features together. "none" leaves them as they are.
+        target: The column of a .csv file that holds the targets, by default the last.
+        weights: The column of a .csv file that says how much each example counts; by default all count alike.
+        kind: Whether the targets are classes or numbers, by default as `tables.read_table` decides.
+
+    Returns:
+        The parts, as NumPy arrays: features [N, n] as float32 or float64, and targets [N].
+
+    Raises:
+        SettingError: If a setting is out of range, or leaves a part with fewer than 2 examples or than classes.
+        ValueError: If `tables.read_table` refuses the source, or if it does not have enough examples.
     """
-    if held_out is not None and not 0 < held_out < 1:
-        raise ValueError(f"held_out is {held_out}, but a share between 0 and 1 is wanted")
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation is {validation}, but a share from 0 to below 1 is wanted")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}, but a whole number from 0 to below 2³² is wanted")
+    if held_out is not None:
+        validate_number("held_out", held_out, above=0, below=1)
+    validate_number("validation", validation, least=0, below=1)
+    validate_number("seed", seed, least=0, most=2**32 - 1, integer=True)
     if scaling not in ("feature", "all", "none"):
-        raise ValueError(f"scaling is {scaling!r}, but feature, all or none is wanted")
+        raise SettingError("scaling", "to be feature, all or none", scaling)
     table = tables.read_table(source, target=target, weights=weights, kind=kind)
     if table.test is not None and held_out is not None:
-        raise ValueError(f"held_out is {held_out}, but {source} has a test part of its own")
-    rows, apart = np.arange(len(table.t)) if table.weights is None else np.flatnonzero(table.weights > 0), None
+        raise SettingError("held_out", f"to be None for {source}, because it has a test part of its own", held_out)
+    rows = np.arange(len(table.t)) if table.weights is None else np.flatnonzero(table.weights > 0)
+    validation_rows = None
     if table.test is None:
         share = 0.2 if held_out is None else held_out
-        rows, test_rows = _split(table, rows, share, seed, "held_out", f"{source}'s {len(rows)} examples")
-        test = _part(table, test_rows)
+        rows, test_rows = _split_rows(table, rows, share, seed, "held_out", f"{source}'s {len(rows)} examples")
+        test = _select_rows(table, test_rows)
     else:
-        test = Part(*table.test)
+        test = Examples(*table.test)
     if validation:
-        whose = f"{source}'s {len(rows)} training examples"
-        rows, apart = _split(table, rows, validation, seed, "validation", whose)
-    _refuse_too_few(source, table, rows)
-    train, valid = _part(table, rows), None if apart is None else _part(table, apart)
-    fitted = _fit(source, train.x, table.columns, scaling)
+        examples = f"{source}'s {len(rows)} training examples"
+        rows, validation_rows = _split_rows(table, rows, validation, seed, "validation", examples)
+    _require_enough(source, table, rows)
+    train = _select_rows(table, rows)
+    valid = None if validation_rows is None else _select_rows(table, validation_rows)
+    fitted = _fit_scaling(source, np.asarray(train.x), table.columns, scaling)
     for part in filter(None, (train, valid, test)):
-        fitted(part.x, out=part.x)  # the table is this function's own, and may be large
+        x = np.asarray(part.x)
+        fitted(x, out=x)  # in place, because nobody else has the table, and it may be too large to copy
     return Dataset(train, valid, test, table.classes, table.columns, table.target, fitted)
 
 
-def _split(
-    table: Table, rows: np.ndarray, share: float, seed: int, name: str, whose: str
+def _split_rows(
+    table: Table, rows: np.ndarray, share: float, seed: int, name: str, examples: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that are kept and those that are set apart."""
+    """Returns the rows that are kept and those that are set apart."""
     from sklearn.model_selection import train_test_split
 
-    size, least, t = ceil(share * len(rows)), _least(table), table.t[rows]
+    size, least, t = ceil(share * len(rows)), _min_examples(table), table.t[rows]
     if min(size, len(rows) - size) < least:
-        raise ValueError(f"{name} is {share}, but each part of {whose} wants {least} or more")
+        raise SettingError(name, f"to leave at least {least} of {examples} in each part", share)
     if table.classes:
         for label in np.flatnonzero(np.bincount(t) == 1):
-            raise ValueError(f"{whose} hold a single one of class {table.classes[label]}, but 2 are wanted to split")
+            raise ValueError(f"expected at least 2 of class {table.classes[label]} among {examples} to split, got 1")
     stratify = t if table.classes else None
     kept, apart = train_test_split(rows, test_size=size, random_state=seed, stratify=stratify)
     return np.asarray(kept), np.asarray(apart)
 
 
-def _refuse_too_few(source: str, table: Table, rows: np.ndarray) -> None:
-    """Raises ValueError where the training part's rows are not enough."""
-    if len(rows) < _least(table):
-        raise ValueError(f"{source} leaves {len(rows)} examples that count to train on, but {_least(table)} are wanted")
+def _require_enough(source: str, table: Table, rows: np.ndarray) -> None:
+    """Raises ValueError where the training part has too few rows, or none of some class."""
+    least = _min_examples(table)
+    if len(rows) < least:
+        raise ValueError(
+            f"expected at least {least} training examples of a weight above 0 in {source}, got {len(rows)}"
+        )
     if table.classes:
         for label in np.setdiff1d(table.t, table.t[rows]):
-            raise ValueError(f"{source} leaves no example that counts of class {table.classes[label]} to train on")
+            raise ValueError(
+                f"expected training examples of a weight above 0 of every class in {source}, "
+                f"got none of class {table.classes[label]}"
+            )
 
 
-def _least(table: Table) -> int:
+def _min_examples(table: Table) -> int:
+    """Returns how many examples a part needs."""
     return max(2, len(table.classes))
 
 
-def _part(table: Table, rows: np.ndarray) -> Part:
-    if len(rows) == len(table.t):  # all, as they lie: no copy
-        return Part(table.x, table.t, table.weights)
-    return Part(table.x[rows], table.t[rows], None if table.weights is None else table.weights[rows])
+def _select_rows(table: Table, rows: np.ndarray) -> Examples:
+    if len(rows) == len(table.t):  # all rows in their order: no copy
+        return Examples(table.x, table.t, table.weights)
+    return Examples(table.x[rows], table.t[rows], None if table.weights is None else table.weights[rows])
 
 
-def _fit(source: str, x: np.ndarray, columns: tuple[str, ...], how: str) -> Scaling:
+def _fit_scaling(source: str, x: np.ndarray, columns: tuple[str, ...], scaling: str) -> Scaling:
     from sklearn.preprocessing import StandardScaler
     from sklearn.utils import gen_batches
 
     n = x.shape[1]
-    if how == "none":
+    if scaling == "none":
         return Scaling(np.zeros(n), np.ones(n))
     scaler: Any = StandardScaler()  # its attributes' types are None before it is fitted
-    with np.errstate(over="ignore", invalid="ignore"):  # said below
+    with np.errstate(over="ignore", invalid="ignore"):  # the check below says it in a sentence
         for rows in gen_batches(len(x), BATCH):
-            scaler.partial_fit(x[rows] if how == "feature" else x[rows].reshape(-1, 1))
+            scaler.partial_fit(x[rows] if scaling == "feature" else x[rows].reshape(-1, 1))
     if not np.isfinite(scaler.var_).all():
-        widest = columns[np.abs(x).max(axis=0).argmax()]
-        raise ValueError(f"{source}: column {widest} is too large to scale, its variance not being finite")
+        largest = np.abs(x).max(axis=0)
+        widest = largest.argmax()
+        raise ValueError(
+            f"expected a finite variance of the features to scale in {source}, "
+            f"got values up to {largest[widest]:g} in column {columns[widest]}"
+        )
     return Scaling(*(np.broadcast_to(value, n).copy() for value in (scaler.mean_, scaler.scale_)))

@@ -1,6 +1,7 @@
-"""Tables from scikit-learn, from OpenML, from a .csv or .npz file, or from a folder of MNIST's format.
+"""Tables of features and targets, from scikit-learn, from OpenML, from a .csv or .npz file, or from IDX files.
 
-What is read is checked first, and a ValueError says in one sentence the first thing that does not hold.
+A table is checked when it is read. What it should not hold raises a ValueError whose one sentence names the first such
+place.
 """
 
 from __future__ import annotations
@@ -13,18 +14,25 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxann.data import files
+from jaxann.nn.hyperparameters import SettingError
 
 SETS = ("iris", "wine", "breast_cancer", "digits", "diabetes")
 OPENML = ("mnist_784", "Fashion-MNIST")
-OPENML_TEST = 10_000  # the last examples of either are by convention its test part
-MOST_CLASSES = 20  # that whole numbers are taken for, unless `kind` says what they are
+OPENML_TEST = 10_000  # by convention, the last examples of these two are their test part
+MOST_CLASSES = 20  # distinct integers that are read as classes; more of them are read as numbers, unless `kind` decides
 
 
 class Table(NamedTuple):
-    """Features x [N, n] and targets t [N]: labels 0, 1, ... where there are `classes`, which name them, else numbers.
+    """Features and targets as a source holds them.
 
-    `columns` names the features and `target` the target. `weights` [N] is how much each example counts, and `test` is
-    x, t of the source's own test part.
+    Attributes:
+        x: Features [N, n].
+        t: Targets [N]: labels 0, 1, ... where the table has classes, and numbers otherwise.
+        classes: The names of the classes; empty for targets that are numbers.
+        columns: The names of the n features.
+        target: The name of the target.
+        weights: [N], how much each example counts, 0 or more; None where all count alike.
+        test: Features and targets of the source's own test part; None where it has none.
     """
 
     x: np.ndarray
@@ -43,124 +51,159 @@ def read_table(
     weights: str | None = None,
     kind: Literal["classes", "numbers"] | None = None,
 ) -> Table:
-    """The table of `SETS` or `OPENML`, openml:NAME, a .csv or .npz file, or a folder of IDX files.
+    """Reads a table.
 
-    `target` and `weights` name columns of a .csv, whose target is else the last. Without a `kind`, text is classes, and
-    so are whole numbers of 20 values at most. Raises ValueError for what is not there, damaged, or no such table.
+    Args:
+        source: A name of `SETS` or `OPENML`, openml:NAME, a .csv file with a line of column names, an .npz file with
+            arrays x and t, or a folder of IDX files named as those of MNIST are.
+        target: The column of a .csv file that holds the targets, by default the last.
+        weights: The column of a .csv file that says how much each example counts; by default all count alike.
+        kind: Whether the targets are classes or numbers. By default, text is read as classes, and so are integers with
+            at most 20 distinct values.
+
+    Returns:
+        The table.
+
+    Raises:
+        SettingError: If `kind` is something else, or if `target` or `weights` does not name a column of a .csv file.
+        ValueError: If the source does not exist, cannot be read, is damaged, or is not such a table.
     """
     if kind not in (None, "classes", "numbers"):
-        raise ValueError(f"kind is {kind!r}, but classes or numbers is wanted")
-    fetched = source in OPENML or source.startswith("openml:")
-    is_csv, is_npz = (source.lower().endswith(ending) and not fetched for ending in (".csv", ".npz"))
-    if not (source in SETS or fetched or is_csv or is_npz or os.path.isdir(source)):
+        raise SettingError("kind", "to be classes, numbers or None", kind)
+    is_openml = source in OPENML or source.startswith("openml:")
+    is_csv, is_npz = (source.lower().endswith(ending) and not is_openml for ending in (".csv", ".npz"))
+    if not (source in SETS or is_openml or is_csv or is_npz or os.path.isdir(source)):
         if os.sep in source and not os.path.exists(source):
             raise ValueError(f"no such file or folder: {source}")
-        known = ", ".join(SETS + OPENML)
+        names = ", ".join(SETS + OPENML)
         raise ValueError(
-            f"there is no dataset {source}, only {known}, openml:NAME, .csv, .npz and folders of IDX files"
+            f"expected a dataset, which is one of {names}, openml:NAME, a .csv file, an .npz file or a folder of "
+            f"IDX files, got {source!r}"
         )
     for option, name in (("target", target), ("weights", weights)):
         if name is not None and not is_csv:
-            raise ValueError(f"{option} is {name!r}, but only a .csv's columns go by name, and {source} is none")
+            raise SettingError(option, f"to be None for {source}, because only a .csv file has named columns", name)
     if source in SETS:
-        table = _scikit_learn(source)
-    elif fetched:
-        table = _openml(source)
+        table = _load_scikit_learn(source)
+    elif is_openml:
+        table = _fetch_openml(source)
     elif is_csv:
-        table = _csv(source, target, weights)
+        table = _read_csv(source, target, weights)
     else:
-        table = _npz(source) if is_npz else _idx(source)
+        table = _read_npz(source) if is_npz else _read_idx(source)
     return _encode_targets(source, table, kind)
 
 
 def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None, ...] = ()) -> np.ndarray:
-    """Features [N, n] to predict from: of a .csv the `columns`, in whatever order they lie there, of an .npz its x.
+    """Reads features to predict from.
 
-    Columns named in `others`, as the target, are left out. Raises ValueError for columns that are missing or unknown,
-    and for what `read` would not take.
+    Args:
+        path: A .csv file, whose columns may be in any order, or an .npz file, whose array x is read.
+        columns: The names of the n features that a model was trained on.
+        others: Names of columns that the file may have as well, such as the target; they are left out.
+
+    Returns:
+        Features [N, n], in the order of `columns`.
+
+    Raises:
+        ValueError: If columns are missing or unknown, or if the file cannot be read, is damaged, or holds cells that
+            are not finite numbers.
     """
     if path.lower().endswith(".npz"):
         x, _ = files.Npz(path).features("x")
         if (n := x.shape[1]) != len(columns):
-            raise ValueError(f"{path}: x has {n} features, but {len(columns)} are wanted: {files.join_names(columns)}")
+            names = files.join_names(columns)
+            raise ValueError(f"expected {len(columns)} features in array x of {path}, which are {names}, got {n}")
         return x
     if not path.lower().endswith(".csv"):
-        raise ValueError(f"{path} is neither a .csv nor an .npz, which features are read from")
+        raise ValueError(f"expected a .csv or an .npz file to read features from, got {path}")
     cells = files.read_cells(path)
     missing = [name for name in columns if name not in cells]
     unknown = [name for name in cells if name not in (*columns, *others)]
     if missing or unknown:
-        found = (("lacks", missing), ("has unknown", unknown))
-        said = " and ".join(f"{verb} {files.join_names(names)}" for verb, names in found if names)
-        raise ValueError(f"{path} {said}, but the columns {files.join_names(columns)} are wanted")
+        verbs = (("lacks", missing), ("has unknown", unknown))
+        differences = " and ".join(f"{verb} {files.join_names(names)}" for verb, names in verbs if names)
+        raise ValueError(f"expected the columns {files.join_names(columns)} in {path}, got a table that {differences}")
     return np.column_stack([files.parse_numbers(path, name, cells[name]) for name in columns])
 
 
-def _scikit_learn(name: str) -> Table:
-    import sklearn.datasets  # late: it takes longer to import than the rest together
+def _load_scikit_learn(name: str) -> Table:
+    import sklearn.datasets  # imported late, because this takes longer than all other imports together
 
     table = getattr(sklearn.datasets, f"load_{name}")()
     classes = tuple(map(str, table.get("target_names", ())))
     return Table(table.data, table.target, classes, tuple(map(str, table.feature_names)), "target")
 
 
-def _openml(source: str) -> Table:
+def _fetch_openml(source: str) -> Table:
     from sklearn.datasets import fetch_openml
 
     name = source.removeprefix("openml:")
     version = 1 if name in OPENML else "active"
     try:
-        with warnings.catch_warnings():  # of what is tried again: if that fails too, the error says so
+        with warnings.catch_warnings():  # scikit-learn warns and tries again; if that fails too, it raises
             warnings.filterwarnings("ignore", "A network error|Invalid cache")
-            # The parser that does not take pandas.
-            found: Any = fetch_openml(name, version=version, as_frame=False, parser="liac-arff", n_retries=1)
+            # This parser does not need pandas.
+            answer: Any = fetch_openml(name, version=version, as_frame=False, parser="liac-arff", n_retries=1)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source} cannot be had from OpenML: {' '.join(str(error).split())}") from None
-    if not isinstance(found.data, np.ndarray) or np.ndim(found.target) != 1:
-        raise ValueError(f"{source} is sparse or has not one target, but a dense table with one is wanted")
-    if found.categories:
-        raise ValueError(f"{source} has features that are no numbers: {files.join_names(tuple(found.categories))}")
-    precision = np.float32 if name in OPENML else np.float64  # pixels lose nothing as float32
-    x, t = files.require_finite(source, "x", found.data.astype(precision, copy=False)), found.target
-    table = Table(x, t, (), tuple(found.feature_names), found.target_names[0])
+        raise ValueError(f"{source} cannot be fetched from OpenML: {' '.join(str(error).split())}") from None
+    if not isinstance(answer.data, np.ndarray) or np.ndim(answer.target) != 1:
+        raise ValueError(
+            f"expected a dense table with one target, got {source}, which is sparse or has several or none"
+        )
+    if answer.categories:
+        raise ValueError(
+            f"expected numbers for all features of {source}, got categories for "
+            f"{files.join_names(tuple(answer.categories))}"
+        )
+    precision = np.float32 if name in OPENML else np.float64  # float32 holds every pixel's value
+    x, t = files.require_finite(source, "x", answer.data.astype(precision, copy=False)), answer.target
+    table = Table(x, t, (), tuple(answer.feature_names), answer.target_names[0])
     if name not in OPENML:
         return table
     if len(x) <= OPENML_TEST:
-        raise ValueError(f"{source} has {len(x)} examples, but more than the {OPENML_TEST} of its test part are wanted")
+        raise ValueError(
+            f"expected more than {OPENML_TEST} examples in {source}, the last of which are its test part, got {len(x)}"
+        )
     return table._replace(x=x[:-OPENML_TEST], t=t[:-OPENML_TEST], test=(x[-OPENML_TEST:], t[-OPENML_TEST:]))
 
 
-def _csv(path: str, target: str | None, weights: str | None) -> Table:
+def _read_csv(path: str, target: str | None, weights: str | None) -> Table:
     cells = files.read_cells(path)
     target = list(cells)[-1] if target is None else target
     for option, name in (("target", target), ("weights", weights)):
         if name is not None and name not in cells:
-            raise ValueError(
-                f"{option} is {name!r}, but {path} has only the columns {files.join_names(tuple(cells), 20)}"
-            )
+            names = files.join_names(tuple(cells), 20)
+            raise SettingError(option, f"to be one of the columns of {path} ({names})", name)
     columns = tuple(name for name in cells if name not in (target, weights))
     if target == weights or not columns:
         raise ValueError(
-            f"{path} has the columns {files.join_names(tuple(cells))}, but a target and other columns are wanted"
+            f"expected a column of targets and at least one of features in {path}, apart from any weights, "
+            f"got the columns {files.join_names(tuple(cells))}"
         )
     x = np.column_stack([files.parse_numbers(path, name, cells[name]) for name in columns])
     t = np.array([cell.strip() for cell in cells[target]], object)
-    counts = None if weights is None else _weights(path, weights, files.parse_numbers(path, weights, cells[weights]))
+    if weights is None:
+        return Table(x, t, (), columns, target)
+    counts = _require_weights(path, weights, files.parse_numbers(path, weights, cells[weights]))
     return Table(x, t, (), columns, target, counts)
 
 
-def _npz(path: str) -> Table:
+def _read_npz(path: str) -> Table:
     npz = files.Npz(path)
     inputs, target = ("x_train", "y_train") if "x_train" in npz else ("x", "t")
     x, columns = npz.features(inputs)
     t, test, weights, classes = npz.column(target, len(x)), None, None, ()
     if {"x_test", "t_test", "y_test"} & set(npz.arrays):
-        x_test, same = npz.features("x_test")
-        if same != columns:
-            raise ValueError(f"{path}: x_test has {x_test.shape[1]} features, but {inputs} has {x.shape[1]}")
+        x_test, test_columns = npz.features("x_test")
+        if test_columns != columns:
+            shape, test_shape = (npz.arrays[name].shape[1:] for name in (inputs, "x_test"))
+            raise ValueError(
+                f"expected examples of shape {shape} in array x_test of {path}, as in {inputs}, got {test_shape}"
+            )
         test = x_test, npz.column(f"{target[0]}_test", len(x_test))
     if "weights" in npz:
-        weights = _weights(path, "weights", npz.column("weights", len(x), "biuf").astype(float))
+        weights = _require_weights(path, "weights", npz.column("weights", len(x), "biuf").astype(float))
     if "classes" in npz:
         classes = tuple(map(str, npz.array("classes").ravel()))
     if "columns" in npz:
@@ -168,41 +211,46 @@ def _npz(path: str) -> Table:
     return Table(x, t, classes, columns, target, weights, test)
 
 
-def _idx(folder: str) -> Table:
+def _read_idx(folder: str) -> Table:
     x, t = files.read_images(folder, "train")
     test = None
     if any(name.startswith("t10k-") for name in os.listdir(folder)):
-        test = files.read_images(folder, "t10k")
-        if test[0].shape[1:] != x.shape[1:]:
-            raise ValueError(f"{folder}: training images are {x.shape[1:]} pixels, but test images {test[0].shape[1:]}")
-        test = test[0].reshape(len(test[0]), -1), test[1]
+        x_test, t_test = files.read_images(folder, "t10k")
+        if x_test.shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"expected test images of {x.shape[1:]} pixels, as the training images in {folder}, "
+                f"got {x_test.shape[1:]}"
+            )
+        test = x_test.reshape(len(x_test), -1), t_test
     labels = 1 + max(int(part.max()) for part in (t, *(test or ())[1:]))
     columns = files.index_names("pixel", x.shape[1:])
     return Table(x.reshape(len(x), -1), t, tuple(map(str, range(labels))), columns, "label", test=test)
 
 
 def _encode_targets(source: str, table: Table, kind: str | None) -> Table:
-    """The table with its targets, and those of its test part, as labels or numbers."""
+    """Returns the table with its targets, and those of its test part, as labels or as numbers."""
     parts = [table.t] if table.test is None else [table.t, table.test[1]]
-    t, classes = _targets(source, table, np.concatenate(parts), kind)
+    t, classes = _label_targets(source, table, np.concatenate(parts), kind)
     t, t_test = t[: len(table.t)], t[len(table.t) :]
     if classes:
         if t.min() == t.max():
-            raise ValueError(f"{source} has the single class {classes[t[0]]}, but 2 or more are wanted")
+            raise ValueError(f"expected at least 2 classes in {source}, got only {classes[t[0]]}")
         for label in np.setdiff1d(t_test, t):
-            raise ValueError(f"{source}: the test part has the class {classes[label]}, but the training part has not")
+            raise ValueError(
+                f"expected only classes of the training part in the test part of {source}, got {classes[label]}"
+            )
     return table._replace(t=t, classes=classes, test=None if table.test is None else (table.test[0], t_test))
 
 
-def _targets(source: str, table: Table, t: np.ndarray, kind: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and the names of their classes, or numbers and ()."""
+def _label_targets(source: str, table: Table, t: np.ndarray, kind: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns labels and the names of their classes, or numbers and no names."""
     if t.dtype.kind in "OU" and kind != "numbers" and not table.classes:
         numeric = np.array([cell.lower() == "nan" or not math.isnan(files.parse_number(cell)) for cell in t])
-        most = numeric.mean() >= 0.5
-        # A number among text, or the other way round, is more likely a slip than a class, unless `kind` says so.
-        for i in np.flatnonzero((t == "") | ((numeric != most) & (kind is None))).tolist():
-            wanted = "a number, as elsewhere," if most else "text, as elsewhere,"
-            raise files.unexpected_cell(source, i, table.target, t[i], wanted)
+        mostly_numeric = numeric.mean() >= 0.5
+        # A number among text, or text among numbers, is more likely a slip than a class, unless `kind` says otherwise.
+        for i in np.flatnonzero((t == "") | ((numeric != mostly_numeric) & (kind is None))).tolist():
+            expectation = f"{'a number' if mostly_numeric else 'text'}, as in most rows,"
+            raise files.cell_error(source, i, table.target, t[i], expectation)
         if not numeric.all():
             names, labels = np.unique(t, return_inverse=True)
             return labels.astype(np.int64), tuple(names.tolist())
@@ -210,17 +258,19 @@ def _targets(source: str, table: Table, t: np.ndarray, kind: str | None) -> tupl
     if kind == "numbers":
         return numbers, ()
     distinct, labels = np.unique(numbers, return_inverse=True)
-    whole = bool((distinct % 1 == 0).all())
+    integral = bool((distinct % 1 == 0).all())
     if table.classes:
-        if not whole or distinct[0] < 0 or distinct[-1] >= len(table.classes):
-            raise ValueError(f"{source}: {table.target} wants labels 0 to {len(table.classes) - 1}, one for each class")
+        valid = (numbers % 1 == 0) & (numbers >= 0) & (numbers < len(table.classes))
+        for i in np.flatnonzero(~valid).tolist():
+            expectation = f"a label from 0 to {len(table.classes) - 1}, one for each class,"
+            raise files.cell_error(source, i, table.target, numbers[i], expectation)
         return numbers.astype(np.int64), table.classes
-    if kind is None and not (whole and len(distinct) <= MOST_CLASSES):
+    if kind is None and not (integral and len(distinct) <= MOST_CLASSES):
         return numbers, ()
     return labels.astype(np.int64), tuple(str(int(v) if v % 1 == 0 else float(v)) for v in distinct)
 
 
-def _weights(source: str, name: str, weights: np.ndarray) -> np.ndarray:
+def _require_weights(source: str, name: str, weights: np.ndarray) -> np.ndarray:
     for i in np.flatnonzero(weights < 0).tolist():
-        raise files.unexpected_cell(source, i, name, weights[i], "a weight of 0 or more")
+        raise files.cell_error(source, i, name, weights[i], "a weight of 0 or more")
     return weights

@@ -1,6 +1,6 @@
-"""Targets as a loss wants them, and what the network's outputs say, in labels or in the data's own unit.
+"""Targets in the form that a loss takes, and predictions from a network's outputs, as labels or in the data's unit.
 
-The losses differ in this: smoothed distributions, labels, signs, or numbers, standardised but for counts.
+A loss takes distributions over the classes, labels, signs, or numbers, which are standardised unless they are counts.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Array
 
-from jaxann.nn.hyperparameters import Number, is_traced
+from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
 from jaxann.nn.loss import Loss
 from jaxann.nn.losses import LOSSES, SoftmaxCrossEntropy
 
@@ -19,11 +20,19 @@ FOR_ANY = ("squared_error", "absolute_error", "huber", "poisson")
 
 @dataclass(frozen=True)
 class Targets:
-    """What one of `LOSSES` by name is given for targets: of so many classes, or numbers of that mean and sd.
+    """How the targets of a table become those of a loss, and how a network's outputs become predictions.
 
-    `smoothing` s makes the target of a class (1 - s) and shares s among all, where the loss takes a distribution.
-    Raises ValueError for a loss that is for classes where there are none, for an s outside [0, 1), and for smoothing
-    where there is nothing to smooth.
+    Attributes:
+        loss: The name of one of `LOSSES`.
+        classes: How many classes there are; 0 for targets that are numbers.
+        smoothing: s in [0, 1), the label smoothing: the target of a class becomes (1 - s) one-hot + s / classes. Only
+            losses that take a distribution over the classes have it.
+        mean: The number that standardised targets have as 0, in their unit.
+        sd: The difference that standardised targets have as 1, in their unit.
+
+    Raises:
+        SettingError: If the loss is for classes and the targets are numbers, if `smoothing` is out of range, or if it
+            is above 0 where the loss takes no distribution over classes.
     """
 
     loss: str
@@ -34,52 +43,76 @@ class Targets:
 
     def __post_init__(self) -> None:
         if not self.classes and self.loss in FOR_CLASSES:
-            raise ValueError(f"the loss {self.loss} is for classes; for numbers there are {', '.join(FOR_ANY)}")
-        if is_traced(self.smoothing):
+            names = f"{', '.join(FOR_ANY[:-1])} or {FOR_ANY[-1]}"
+            raise SettingError("loss", f"to be {names} for targets that are numbers", self.loss)
+        validate_number("label_smoothing", self.smoothing, least=0, below=1)
+        if is_traced(self.smoothing) or not self.smoothing:
             return
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.smoothing}, but a share from 0 to below 1 is wanted")
-        if self.smoothing and (not self.classes or self.loss == "hinge"):
-            what = f"the loss {self.loss} has" if self.classes else "numbers have"
-            raise ValueError(f"label_smoothing is {self.smoothing}, but {what} no distribution to smooth")
+        if not self.classes or self.loss == "hinge":
+            place = f"for the loss {self.loss}, which takes signs" if self.classes else "for targets that are numbers"
+            raise SettingError("label_smoothing", f"to be 0 {place}", self.smoothing)
 
     @classmethod
-    def of(cls, loss: str, classes: int, smoothing: float, t: np.ndarray) -> Targets:
-        """For training targets t, whose mean and sd are taken where they are numbers to be standardised."""
+    def fit(cls, loss: str, classes: int, smoothing: float, t: np.ndarray | Array) -> Targets:
+        """Returns the targets of a training part, with the mean and the standard deviation of those that are numbers.
+
+        Args:
+            loss: The name of one of `LOSSES`.
+            classes: How many classes there are; 0 for targets that are numbers.
+            smoothing: The label smoothing, in [0, 1).
+            t: The targets [N] of the training part. For the loss "poisson" they are counts, which keep their unit.
+
+        Raises:
+            SettingError: As `Targets` does.
+        """
         if classes or loss == "poisson":
             return cls(loss, classes, smoothing)
-        constant = t.min() == t.max()  # whose sd is some rounding of 0
-        mean, sd = (t[0], 1.0) if constant else (t.mean(), t.std())
+        t = np.asarray(t)
+        is_constant = t.min() == t.max()  # then its standard deviation is only the rounding error of 0
+        mean, sd = (t[0], 1.0) if is_constant else (t.mean(), t.std())
         return cls(loss, classes, smoothing, float(mean), float(sd))
 
     @property
     def outputs(self) -> int:
-        """How many the network has."""
+        """How many outputs the network needs: one for each class, or one for a number."""
         return self.classes or 1
 
-    def encode(self, t: np.ndarray) -> np.ndarray:
-        """Targets [N] as the loss wants them, [N, m], or [N] for labels."""
+    def encode(self, t: np.ndarray | Array) -> np.ndarray:
+        """Converts targets to those of the loss.
+
+        Args:
+            t: Labels or numbers [N].
+
+        Returns:
+            The targets [N, m] that the loss takes, or [N] for the loss "softmax_cross_entropy", which takes labels.
+        """
+        t = np.asarray(t)
         if not self.classes:
             return (t[:, None] - self.mean) / self.sd
         if self.loss == "softmax_cross_entropy":
-            return t  # which it smooths itself
+            return t  # it smooths labels itself
         one_hot, smoothing = np.eye(self.classes)[t], float(self.smoothing)
         return 2 * one_hot - 1 if self.loss == "hinge" else (1 - smoothing) * one_hot + smoothing / self.classes
 
-    def function(self) -> Loss:
-        """The loss itself."""
+    def make_loss(self) -> Loss:
+        """Returns the loss itself, with the smoothing where the loss is what smooths."""
         return SoftmaxCrossEntropy(self.smoothing) if self.loss == "softmax_cross_entropy" else LOSSES[self.loss]()
 
     def decode(self, y: np.ndarray) -> np.ndarray:
-        """From outputs [N, m] to labels [N], or to numbers [N] in their own unit."""
+        """Converts a network's outputs [N, m] to predictions [N]: labels, or numbers in the unit of the data."""
         if self.classes:
             return y.argmax(axis=1)
         return np.exp(y)[:, 0] if self.loss == "poisson" else y[:, 0] * self.sd + self.mean
 
     def probabilities(self, y: np.ndarray) -> np.ndarray | None:
-        """From outputs [N, m] to those of the classes, [N, m]; None where the loss gives outputs no such meaning.
+        """Converts a network's outputs to the probabilities of the classes.
 
-        Those of sigmoid_cross_entropy are each class's own, and need not sum to 1.
+        Args:
+            y: Outputs [N, m].
+
+        Returns:
+            Probabilities [N, m], or None where the loss does not give outputs that meaning. Those of the loss
+            "sigmoid_cross_entropy" are independent of each other and need not sum to 1.
         """
         from scipy.special import expit, softmax
 

@@ -1,76 +1,119 @@
-"""The folder of a run: its settings, its metrics, its checkpoints, and a lock, so that one process at a time writes.
+"""The folder of a run: its settings, its metrics and its result, and a lock that lets one process at a time write.
 
-It appears with its settings inside or not at all, and files are rewritten as a whole, so that a kill leaves no half.
+A folder appears together with its first files, and a file that is rewritten is replaced at once, so that a killed
+process leaves nothing half written but perhaps the last line of the metrics.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import re
 import shutil
 import weakref
-from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 Row = dict[str, Any]
 
 
 class Folder:
-    """A run's folder at `path`; `create` makes one, `Folder(path)` opens one that is there.
+    """The folder of a run, opened for writing or only for reading; `Folder.create` makes a new one.
 
-    Raises ValueError where there is no run, and, unless it is only to be read, where another process has it open.
+    The lock for writing is given up by `close`, when the object is garbage collected, and when its process ends, even
+    if it is killed. Readers neither take it nor wait for it.
+
+    Args:
+        path: The folder.
+        reader: Whether to open it only for reading.
+
+    Raises:
+        ValueError: If the folder holds no run, or if it is to be written to and another process has it open for that.
     """
 
-    def __init__(self, path: Path, *, reader: bool = False) -> None:
+    def __init__(self, path: Path | str, *, reader: bool = False) -> None:
         self.path = Path(path)
-        self.close: Callable[[], object] = lambda: None
+        self._unlock: weakref.finalize | None = None
         if not (self.path / "config.json").is_file():
-            raise ValueError(f"{self.path} holds no run: there is no config.json in it")
-        if not reader:
-            lock = (self.path / "lock").open("a")
-            self.close = weakref.finalize(self, lock.close)  # at the latest, when nobody has it any more
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which a killed process gives up too
-            except BlockingIOError:
-                raise ValueError(f"{self.path} is in use: another process goes on with that run") from None
+            raise ValueError(f"expected the folder of a run, with a config.json in it, got {self.path}")
+        if reader:
+            return
+        lock = filelock.FileLock(self.path / "lock", thread_local=False)  # any thread may give it up
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ValueError(f"{self.path} is in use: another process is writing to it") from None
+        self._unlock = weakref.finalize(self, lock.release, force=True)
 
     @classmethod
-    def create(cls, path: Path, **files: Any) -> Folder:
-        """A new folder with `files` in it, as JSON. Raises ValueError where something is already."""
+    def create(cls, path: Path | str, **files: Any) -> Folder:
+        """Makes a new folder and opens it for writing. It appears with its files in it, or not at all.
+
+        Args:
+            path: The folder, which must not exist or must be empty. Missing folders above it are made.
+            **files: The content of each file, which is stored as JSON: `config={...}` becomes config.json.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: If the path already holds something, or has no name.
+            OSError: If the folder cannot be written.
+        """
         path = Path(path)
         if not path.name:
-            raise ValueError(f"{path} is no name for a new folder")
+            raise ValueError(f"expected a name for a new folder, got {str(path)!r}")
         new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.mkdir(parents=True, exist_ok=True)  # one that was killed may have had this process id
+        new.mkdir(parents=True, exist_ok=True)  # a killed process of the same number may have left it
         try:
             for name, content in files.items():
-                (new / f"{name}.json").write_text(_json(content), encoding="utf-8")
-            os.rename(new, path)  # onto nothing or an empty folder, else it fails: two cannot have the same
+                (new / f"{name}.json").write_text(_to_json(content), encoding="utf-8")
+            os.rename(new, path)  # this fails unless the path is free or an empty folder: two processes cannot both win
         except OSError:
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
-                raise ValueError(f"{path} is there already; a run of that name goes on with --resume {path}") from None
+                content = "which already holds a run" if (path / "config.json").exists() else "which is not empty"
+                raise ValueError(f"expected a new or an empty folder, got {path}, {content}") from None
             raise
         finally:
             shutil.rmtree(new, ignore_errors=True)
         return cls(path)
 
+    def close(self) -> None:
+        """Gives the lock up, so that another process can write; this object must not be used to write any more."""
+        if self._unlock is not None:
+            self._unlock()
+
     def json(self, name: str) -> Any:
-        """What `name`.json holds. Raises ValueError where it cannot be read."""
+        """Returns the content of the file `name`.json.
+
+        Raises:
+            ValueError: If the file cannot be read.
+        """
         try:
             return json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path / name}.json cannot be read: {error}") from None
 
     def write(self, name: str, content: Any) -> None:
-        """`name`.json anew, as a whole."""
-        _replace(self.path / f"{name}.json", _json(content))
+        """Replaces the file `name`.json at once.
+
+        Args:
+            name: The name of the file, without its ending.
+            content: What to store, as JSON.
+
+        Raises:
+            OSError: If the file cannot be written; then the old one stays.
+        """
+        _replace(self.path / f"{name}.json", _to_json(content))
 
     def rows(self) -> list[Row]:
-        """The metrics so far, a row for each epoch. A last line that a kill cut short is left out.
+        """Returns the metrics so far, a row for each epoch. A last line that a kill has cut short is left out.
 
-        Raises ValueError for what is no JSON.
+        Raises:
+            ValueError: If another line is not the row of an epoch.
         """
         path = self.path / "metrics.jsonl"
         try:
@@ -80,21 +123,63 @@ class Folder:
             raise ValueError(f"{path} is damaged: {error}") from None
         for number, row in enumerate(rows, 1):
             if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-                raise ValueError(f"{path} is damaged: line {number} is no row of an epoch")
+                raise ValueError(f"{path} is damaged: expected the row of an epoch in line {number}, got {row}")
         return rows
 
     def log(self, rows: list[Row]) -> None:
-        """Appends rows of metrics."""
+        """Appends rows to the metrics.
+
+        Args:
+            rows: A row for each epoch: its number as "epoch", and its metrics by name.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(f"{json.dumps(row)}\n" for row in rows)
 
     def rewind(self, epoch: int) -> None:
-        """Forgets the metrics of all epochs after this one, which the resumed run will make again."""
+        """Removes the metrics of all epochs after `epoch`, which a resumed run will log again.
+
+        Raises:
+            ValueError: If the metrics are damaged.
+            OSError: If the file cannot be written.
+        """
         kept = [row for row in self.rows() if row["epoch"] <= epoch]
         _replace(self.path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in kept))
 
 
-def _json(content: Any) -> str:
+def require_readable_version(path: Path, version: str | None) -> None:
+    """Checks that a run was not made by a newer version of jaxann than the installed one.
+
+    Args:
+        path: The folder of the run or the file of its settings, for the message.
+        version: The version of jaxann that made the run; None for runs from before versions were stored.
+
+    Raises:
+        ValueError: If that version is newer than the installed one, or is not a version.
+    """
+    if version is None:
+        return
+    installed = metadata.version("jaxann")
+    if not re.match(r"\d", version):
+        raise ValueError(
+            f"expected the version of jaxann that made the run, such as {installed}, got {version!r} in {path}"
+        )
+    if _parse_release(version) > _parse_release(installed):
+        raise ValueError(f"expected a run of jaxann {installed} or older, got one of {version} in {path}")
+
+
+def _parse_release(version: str) -> tuple[int, ...]:
+    """Returns the numbers of a release without zeros at the end, which do not count: (1, 2) for 1.2.0rc1."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(number) for number in match[0].split(".")] if match else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _to_json(content: Any) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 

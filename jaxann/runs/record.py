@@ -1,13 +1,9 @@
-"""What a run leaves in its folder: metrics, TensorBoard's scalars and checkpoints on the way, pictures at its end.
-
-The parts that need other packages import them here, once, before there is a folder.
-"""
+"""What a run leaves in its folder: metrics, scalars for TensorBoard and checkpoints on the way, pictures at its end."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from time import monotonic
 
 import numpy as np
@@ -18,73 +14,106 @@ from jaxann.training.loop import Progress
 from jaxann.training.processes import any_process, is_first
 
 
-def require_packages(*, plots: bool, tensorboard: bool) -> None:
-    """Raises ImportError, with how to install it, for the first thing that a record needs and that is missing."""
-    needed = {"orbax.checkpoint": ("checkpoints", "")}
-    if tensorboard:
-        needed["tensorboardX"] = ("logging", " (or give --no-tensorboard)")
-    if plots:
-        needed["matplotlib.figure"] = ("plots", " (or give --no-plots)")
-    for name, (extra, without) in needed.items():
-        try:
-            import_module(name)
-        except ImportError:
-            package = name.split(".")[0]
-            raise ImportError(f"a run folder needs {package}: pip install 'jaxann[{extra}]'{without}") from None
-
-
 class Record:
-    """The record of the run in `folder`, from where `standing` is; a checkpoint at most every so many seconds.
+    """The record of a run in its folder; `Record.open` opens one, for a new run or for one to resume.
 
-    What the folder knows of later epochs is forgotten: a run that was killed makes them again. Of several processes all
-    write checkpoints, each its part of them, and the first one all else.
+    What the folder holds of epochs after `progress` is removed, because the run will make them again. In a run of
+    several processes all write checkpoints, each its part of them, and the first process writes everything else.
+
+    Args:
+        folder: The folder of the run, open for writing in the first process.
+        checkpoints: Those of the run.
+        progress: Where the run stands.
+        tensorboard: Whether to write the metrics as scalars for TensorBoard as well.
+        seconds: The least time between two checkpoints.
     """
 
     def __init__(
-        self, folder: Folder, checkpoints: Checkpoints, standing: Progress, *, tensorboard: bool, seconds: float
+        self, folder: Folder, checkpoints: Checkpoints, progress: Progress, *, tensorboard: bool, seconds: float
     ) -> None:
-        self._log = Log(folder, int(standing.state.epoch), tensorboard=tensorboard) if is_first() else None
+        self._log = Log(folder, int(progress.state.epoch), tensorboard=tensorboard) if is_first() else None
         self._checkpoints, self._seconds = checkpoints, seconds
-        self._epoch, self._saved = int(standing.state.epoch), monotonic()
+        self._epoch, self._saved = int(progress.state.epoch), monotonic()
 
     @classmethod
-    def of(
+    def open(
         cls, folder: Folder, begun: Progress, epoch: int | None = None, *, tensorboard: bool, seconds: float
     ) -> tuple[Record, Progress]:
-        """A record that goes on, and where the run stands: at its last checkpoint, at that of `epoch`, or begun."""
-        checkpoints = Checkpoints(folder.path / "checkpoints")
-        there = epoch is not None or checkpoints.epochs()
-        standing = checkpoints.restore(begun, epoch) if there else begun
-        return cls(folder, checkpoints, standing, tensorboard=tensorboard, seconds=seconds), standing
+        """Opens the record of a run.
 
-    def after(self, standing: Progress, rows: list[Row]) -> None:
-        """Logs the rows, and writes a checkpoint when it is time. Raises OSError where the disk does not take it."""
+        Args:
+            folder: The folder of the run, open for writing in the first process.
+            begun: Where the run stands before its first epoch.
+            epoch: The epoch of the checkpoint to resume from, by default the last.
+            tensorboard: Whether to write the metrics as scalars for TensorBoard as well.
+            seconds: The least time between two checkpoints.
+
+        Returns:
+            The record, and where the run stands: at the checkpoint, or at `begun` where the folder holds none.
+
+        Raises:
+            ImportError: If a package that the record needs is not installed.
+            ValueError: If the checkpoint does not exist, is damaged or is of another model.
+        """
+        checkpoints = Checkpoints(folder.path / "checkpoints")
+        resumes = epoch is not None or checkpoints.epochs()
+        progress = checkpoints.restore(begun, epoch) if resumes else begun
+        return cls(folder, checkpoints, progress, tensorboard=tensorboard, seconds=seconds), progress
+
+    def add(self, progress: Progress, rows: list[Row]) -> None:
+        """Logs the metrics of some more epochs, and writes a checkpoint if the last one is old enough.
+
+        Args:
+            progress: Where the run stands after them.
+            rows: Their metrics, a row for each epoch.
+
+        Raises:
+            OSError: If the disk cannot take it.
+        """
         if self._log is not None:
             self._log.add(rows)
         if any_process(monotonic() - self._saved >= self._seconds):
-            self._save(standing)
+            self._save(progress)
 
     def end(
-        self, standing: Progress, result: Row, counts: np.ndarray | None, classes: Sequence[str], *, plots: bool
+        self, progress: Progress, result: Row, counts: np.ndarray | None, classes: Sequence[str], *, plots: bool
     ) -> None:
-        """Writes the last checkpoint, the result and the pictures of the whole run. Raises OSError as `after` does."""
-        if int(standing.state.epoch) > self._epoch:
-            self._save(standing)
+        """Writes the last checkpoint, the result, and pictures of all epochs.
+
+        Args:
+            progress: Where the run stands at its end.
+            result: What to store as result.json.
+            counts: The confusion matrix [m, m], a row for each true class; None for targets that are numbers.
+            classes: The names of the m classes.
+            plots: Whether to draw the metrics as curves.png, and the confusion matrix as confusion.png.
+
+        Raises:
+            ImportError: If pictures are to be drawn and matplotlib is not installed.
+            OSError: If the disk cannot take it.
+        """
+        if int(progress.state.epoch) > self._epoch:
+            self._save(progress)
         if self._log is not None:
             self._log.end(result, counts, classes, plots=plots)
 
     def close(self) -> None:
-        """Writes out what is still held."""
+        """Writes out what is still in memory."""
         if self._log is not None:
             self._log.close()
 
-    def _save(self, standing: Progress) -> None:
-        self._checkpoints.save(standing)
-        self._epoch, self._saved = int(standing.state.epoch), monotonic()
+    def _save(self, progress: Progress) -> None:
+        self._checkpoints.save(progress)
+        self._epoch, self._saved = int(progress.state.epoch), monotonic()
 
 
 class Log:
-    """Metrics and TensorBoard's scalars in `folder` from an epoch on, what it has of later ones being forgotten."""
+    """The files of a record other than its checkpoints. What the folder holds of later epochs is removed.
+
+    Args:
+        folder: The folder of the run.
+        epoch: The epoch that the run has come to.
+        tensorboard: Whether to write the metrics as scalars for TensorBoard as well.
+    """
 
     def __init__(self, folder: Folder, epoch: int, *, tensorboard: bool) -> None:
         self._folder, self._writer = folder, None
@@ -95,7 +124,7 @@ class Log:
             self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=epoch + 1)
 
     def add(self, rows: list[Row]) -> None:
-        """Metrics of some epochs more."""
+        """Appends the metrics of some more epochs, a row for each."""
         self._folder.log(rows)
         if self._writer is not None:
             for row in rows:
@@ -103,7 +132,7 @@ class Log:
                     self._writer.add_scalar(name, row[name], row["epoch"])
 
     def end(self, result: Row, counts: np.ndarray | None, classes: Sequence[str], *, plots: bool) -> None:
-        """The result and the pictures of the whole run."""
+        """Writes the result and the pictures, as `Record.end` does."""
         self._folder.write("result", result)
         if plots:
             from jaxann.runs.plots import plot_confusion, plot_curves
@@ -113,11 +142,11 @@ class Log:
             if counts is not None:
                 pictures["confusion"] = plot_confusion(counts, classes)
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Glyph")  # names in a script that the font lacks
+                warnings.filterwarnings("ignore", "Glyph")  # the font may lack letters of a class's name
                 for name, figure in pictures.items():
                     figure.savefig(self._folder.path / f"{name}.png", dpi=100)
 
     def close(self) -> None:
-        """Writes out what TensorBoard's writer still holds."""
+        """Writes out the scalars that are still in memory."""
         if self._writer is not None:
             self._writer.close()

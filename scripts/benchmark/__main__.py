@@ -309,9 +309,9 @@ def folder(config: Config) -> list[Row]:
             return -float(loss), {"validation_loss": float(loss)}
 
         def recorded() -> None:
-            record, now = Record.of(Folder.create(new(), config={}), standing, tensorboard=True, seconds=10)
+            record, now = Record.open(Folder.create(new(), config={}), standing, tensorboard=True, seconds=10)
             for after, rows in train_in_pieces(recipe, data, plan, now, look, compiled):
-                record.after(after, rows)
+                record.add(after, rows)
 
         runs = {"pieces": recorded, "one program": lambda: compiled[10](standing.state, data)}
         seconds = in_turn(runs, config.rounds(5))

@@ -1,3 +1,5 @@
+"""The parts of a table: their sizes, their classes, their scaling, and the sentences about settings that do not fit."""
+
 import inspect
 
 import numpy as np
@@ -8,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from jaxann.data import load
 from jaxann.data.splits import BATCH, Scaling
 from jaxann.data.tables import SETS, read_table
+from jaxann.nn.hyperparameters import SettingError
 
 
 @pytest.fixture
@@ -32,23 +35,23 @@ def parts(data):
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize(("settings", "held_out", "seed"), [({}, 0.2, 0), ({"held_out": 0.3, "seed": 7}, 0.3, 7)])
-def test_without_validation_every_bit_is_as_ever(name, settings, held_out, seed):
+def test_without_validation_the_parts_are_scikit_learns_to_the_bit(name, settings, held_out, seed):
     data, table = load(name, **settings), read_table(name)
     apart = int(np.ceil(held_out * len(table.t)))
     stratify = table.t if table.classes else None
     x, x_test, t, t_test = train_test_split(table.x, table.t, test_size=apart, random_state=seed, stratify=stratify)
     scaler = StandardScaler().fit(x)
-    for found, wanted in (
+    for actual, expected in (
         (data.train.x, scaler.transform(x)),
         (data.train.t, t),
         (data.test.x, scaler.transform(x_test)),
         (data.test.t, t_test),
     ):
-        np.testing.assert_array_equal(found, wanted, strict=True)
+        np.testing.assert_array_equal(actual, expected, strict=True)
     assert data.validation is data.train.weights is data.test.weights is None
 
 
-def test_iris_and_diabetes_are_split_as_they_were_before_there_were_other_tables():
+def test_iris_and_diabetes_are_split_as_in_the_first_version():
     iris, diabetes = load("iris"), load("diabetes")
     assert iris.test.t[:12].tolist() == [0, 1, 0, 2, 0, 1, 2, 0, 0, 1, 2, 1]
     assert diabetes.test.t[:6].tolist() == [321, 215, 127, 64, 175, 275]
@@ -75,8 +78,8 @@ def test_the_parts_make_up_the_table():
     assert [len(part.t) for part in parts(data)] == [99, 25, 54]
     x = np.concatenate([part.x for part in parts(data)])
     t = np.concatenate([part.t for part in parts(data)])
-    rows, wanted = np.column_stack([x, t]), np.column_stack([data.scaling(table.x), table.t])
-    np.testing.assert_array_equal(rows[np.lexsort(rows.T)], wanted[np.lexsort(wanted.T)])
+    rows, expected = np.column_stack([x, t]), np.column_stack([data.scaling(table.x), table.t])
+    np.testing.assert_array_equal(rows[np.lexsort(rows.T)], expected[np.lexsort(expected.T)])
     assert (data.classes, data.columns, data.target) == (table.classes, table.columns, table.target)
 
 
@@ -87,7 +90,7 @@ def test_validation_leaves_the_test_part_as_it_is():
 
 
 @pytest.mark.parametrize("name", SETS[:-1])
-def test_classes_are_apart_in_their_own_proportions(name):
+def test_every_part_has_the_classes_in_the_same_proportions(name):
     data = load(name, held_out=0.25, validation=0.25)
     shares = [np.bincount(part.t) / len(part.t) for part in parts(data)]
     assert len(shares[0]) == len(data.classes)
@@ -102,14 +105,15 @@ def test_the_seed_draws_both_splits():
         assert not np.array_equal(first.x, second.x)
 
 
-def test_a_test_part_of_its_own_is_the_test_part(npz):
+def test_the_sources_own_test_part_is_the_test_part(npz):
     x, t = classes()
     path = npz(x_train=x, y_train=t, x_test=x[:6] + 1, y_test=t[:6])
     data = load(path, validation=0.25)
     assert [len(part.t) for part in parts(data)] == [30, 10, 6]
     np.testing.assert_allclose(data.test.x * data.scaling.sd + data.scaling.mean, x[:6] + 1)
     np.testing.assert_array_equal(load(path).train.t, t)
-    with pytest.raises(ValueError, match=r"held_out is 0.2, but .*table.npz has a test part of its own"):
+    sentence = r"^expected held_out to be None for .*table.npz, because it has a test part of its own, got 0.2$"
+    with pytest.raises(SettingError, match=sentence):
         load(path, held_out=0.2)
 
 
@@ -140,7 +144,7 @@ def test_what_is_constant_becomes_zero(npz, scaling):
 
 @pytest.mark.parametrize("scaling", ["feature", "all"])
 def test_float32_stays_float32_and_is_scaled_as_precisely(npz, scaling):
-    """Far from 0, and more examples than are looked at at a time."""
+    """The features are far from 0, and there are more examples than the scaling is fitted on at a time."""
     x, t = classes(2 * BATCH, 2)
     x = (x + 1000).astype(np.float32)
     data = load(npz(x=x, t=t), held_out=0.1, scaling=scaling)
@@ -150,7 +154,7 @@ def test_float32_stays_float32_and_is_scaled_as_precisely(npz, scaling):
     np.testing.assert_allclose(data.train.x.std(axis, dtype=float), 1, rtol=1e-6)
 
 
-def test_a_scaling_leaves_what_it_is_given_alone_and_takes_whole_numbers():
+def test_a_scaling_does_not_change_its_argument_and_takes_integers():
     scaling, x = Scaling(np.array([1.0, 2.0]), np.array([2.0, 4.0])), np.array([[1, 4], [2, 2]])
     np.testing.assert_array_equal(scaling(x), [[0, 0.5], [0.5, 0]])
     np.testing.assert_array_equal(x, [[1, 4], [2, 2]])
@@ -180,48 +184,55 @@ def test_examples_of_weight_0_are_left_out(npz):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"held_out": 1.5}, "held_out is 1.5, but a share between 0 and 1 is wanted"),
-        ({"held_out": 0.0}, "held_out is 0.0, but a share between 0 and 1"),
-        ({"held_out": float("nan")}, "held_out is nan, but a share between 0 and 1"),
-        ({"held_out": 0.99}, "held_out is 0.99, but each part of iris's 150 examples wants 3 or more"),
-        ({"held_out": 0.01}, "held_out is 0.01, but each part of iris's 150 examples wants 3 or more"),
-        ({"validation": 1.0}, "validation is 1.0, but a share from 0 to below 1 is wanted"),
-        ({"validation": -0.1}, "validation is -0.1, but a share from 0 to below 1"),
-        ({"validation": 0.99}, "validation is 0.99, but each part of iris's 120 training examples wants 3 or more"),
-        ({"seed": -1}, "seed is -1, but a whole number from 0 to below 2³² is wanted"),
-        ({"seed": 2**32}, "seed is 4294967296, but a whole number"),
-        ({"scaling": "z"}, "scaling is 'z', but feature, all or none is wanted"),
-        ({"target": "species"}, "target is 'species', but only a .csv's columns go by name"),
+        ({"held_out": 1.5}, "expected held_out between 0 and 1, excluding 0 and 1, got 1.5"),
+        ({"held_out": 0.0}, "expected held_out between 0 and 1, excluding 0 and 1, got 0.0"),
+        ({"held_out": float("nan")}, "expected held_out to be a finite number, got nan"),
+        ({"held_out": 0.99}, "expected held_out to leave at least 3 of iris's 150 examples in each part, got 0.99"),
+        ({"held_out": 0.01}, "expected held_out to leave at least 3 of iris's 150 examples in each part, got 0.01"),
+        ({"validation": 1.0}, "expected validation between 0 and 1, excluding 1, got 1.0"),
+        ({"validation": -0.1}, "expected validation between 0 and 1, excluding 1, got -0.1"),
+        (
+            {"validation": 0.99},
+            "expected validation to leave at least 3 of iris's 120 training examples in each part, got 0.99",
+        ),
+        ({"seed": -1}, "expected seed between 0 and 4294967295, got -1"),
+        ({"seed": 2**32}, "expected seed between 0 and 4294967295, got 4294967296"),
+        ({"scaling": "z"}, "expected scaling to be feature, all or none, got 'z'"),
+        (
+            {"target": "species"},
+            "expected target to be None for iris, because only a .csv file has named columns, got 'species'",
+        ),
     ],
 )
 def test_bad_settings_get_a_sentence(settings, sentence):
-    with pytest.raises(ValueError, match=f"^{sentence}"):
+    with pytest.raises(SettingError, match=f"^{sentence}$"):
         inspect.unwrap(load)("iris", **settings)
 
 
 def test_parts_of_too_few_get_a_sentence(npz):
     x, t = classes()
     single = np.where(np.arange(40) == 3, 2, t)
-    with pytest.raises(ValueError, match=r"table.npz's 40 examples hold a single one of class 2, but 2 are wanted"):
+    with pytest.raises(
+        ValueError, match=r"^expected at least 2 of class 2 among .*.npz's 40 examples to split, got 1$"
+    ):
         load(npz(x=x, t=single))
     data = npz(x_train=x, y_train=single, x_test=x, y_test=t)
     assert len(load(data).train.t) == 40
-    with pytest.raises(ValueError, match="40 training examples hold a single one of class 2, but 2 are wanted"):
+    with pytest.raises(ValueError, match=r"at least 2 of class 2 among .*.npz's 40 training examples to split, got 1$"):
         load(data, validation=0.2)
-    with pytest.raises(ValueError, match=r"held_out is 0.2, but each part of .*table.npz's 3 examples wants 2 or more"):
+    with pytest.raises(ValueError, match=r"held_out to leave at least 2 of .*.npz's 3 examples in each part, got 0.2$"):
         load(npz(x=x[:3], t=t[:3] + 0.5))
-    with pytest.raises(ValueError, match=r"each part of .*table.npz's 0 examples wants 2 or more"):
+    with pytest.raises(ValueError, match=r"held_out to leave at least 2 of .*.npz's 0 examples in each part, got 0.2$"):
         load(npz(x=x, t=t, weights=np.zeros(40)))
-    with pytest.raises(ValueError, match=r"table.npz leaves no example that counts of class 1 to train on"):
+    with pytest.raises(ValueError, match=r"a weight above 0 of every class in .*table.npz, got none of class 1$"):
         load(npz(x=x, t=t, weights=1 - t))
 
 
-def test_a_variance_beyond_all_numbers_gets_a_sentence(npz):
+def test_a_variance_that_overflows_gets_a_sentence(npz):
     x, t = classes()
     x[:, 2] = np.where(t, 1e200, -1e200)
     for scaling in ("feature", "all"):
-        with pytest.raises(
-            ValueError, match=r"table.npz: column x_2 is too large to scale, its variance not being fin"
-        ):
+        sentence = r"^expected a finite variance .* in .*table.npz, got values up to 1e\+200 in column x_2$"
+        with pytest.raises(ValueError, match=sentence):
             load(npz(x=x, t=t), scaling=scaling)
     assert load(npz(x=x, t=t), scaling="none").train.x.max() == 1e200

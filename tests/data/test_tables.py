@@ -1,3 +1,5 @@
+"""Tables as their sources hold them, and the sentence that each kind of damage gets."""
+
 import gzip
 import hashlib
 import inspect
@@ -13,6 +15,7 @@ import sklearn.datasets
 from sklearn.datasets import _openml
 
 from jaxann.data.tables import OPENML, SETS, read_features, read_table
+from jaxann.nn.hyperparameters import SettingError
 
 FLOWERS = "length,width,species\n1,2,b\n3,4,a\n5,6.5,b\n"
 
@@ -62,62 +65,64 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_scikit_learns_tables_are_its_own(name):
-    found, theirs = read_table(name), getattr(sklearn.datasets, f"load_{name}")()
-    np.testing.assert_array_equal(found.x, theirs.data)
-    np.testing.assert_array_equal(found.t, theirs.target)
-    assert found.t.dtype == (float if name == "diabetes" else np.int64)
-    assert found.columns == tuple(theirs.feature_names)
-    assert found.classes == (() if name == "diabetes" else tuple(map(str, theirs.target_names)))
-    assert (found.target, found.weights, found.test) == ("target", None, None)
+def test_scikit_learns_tables_are_read_unchanged(name):
+    table, original = read_table(name), getattr(sklearn.datasets, f"load_{name}")()
+    np.testing.assert_array_equal(table.x, original.data)
+    np.testing.assert_array_equal(table.t, original.target)
+    assert table.t.dtype == (float if name == "diabetes" else np.int64)
+    assert table.columns == tuple(original.feature_names)
+    assert table.classes == (() if name == "diabetes" else tuple(map(str, original.target_names)))
+    assert (table.target, table.weights, table.test) == ("target", None, None)
 
 
-def test_an_unknown_source_is_refused_with_what_there_is(tmp_path, table):
-    names = "iris, wine, breast_cancer, digits, diabetes, mnist_784, Fashion-MNIST, openml:NAME, .csv, .npz and folders"
+def test_an_unknown_source_is_refused_with_the_known_ones(tmp_path, table):
+    names = "iris, wine, breast_cancer, digits, diabetes, mnist_784, Fashion-MNIST, openml:NAME"
+    kinds = "a .csv file, an .npz file or a folder of IDX files"
     for source in ("mnist", "", table("1,2", "table.txt")):
-        with pytest.raises(ValueError, match=f"there is no dataset {source}, only {names}"):
+        with pytest.raises(ValueError, match=f"^expected a dataset, which is one of {names}, {kinds}, got '{source}'$"):
             read_table(source)
     for name in ("none.csv", "none.npz", "none"):
         with pytest.raises(ValueError, match=rf"^no such file( or folder)?: .*{name}$"):
             read_table(str(tmp_path / name))
 
 
-def test_a_kind_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="kind is 'labels', but classes or numbers is wanted"):
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(SettingError, match=r"^expected kind to be classes, numbers or None, got 'labels'$"):
         inspect.unwrap(read_table)("iris", kind="labels")
 
 
 @pytest.mark.parametrize("settings", [{"target": "y"}, {"weights": "y"}])
-def test_only_a_csv_has_columns_to_name(settings, npz, folder):
+def test_only_a_csv_file_has_columns_to_name(settings, npz, folder):
     (option,) = settings
     for source in ("iris", "mnist_784", "openml:some.csv", npz(x=np.ones((2, 2)), t=[0, 1]), folder()):
-        with pytest.raises(ValueError, match=f"{option} is 'y', but only a .csv's columns go by name"):
+        sentence = f"^expected {option} to be None for .*, because only a .csv file has named columns, got 'y'$"
+        with pytest.raises(SettingError, match=sentence):
             read_table(source, **settings)
 
 
 def test_a_csv_is_features_and_a_last_column_of_targets(table):
-    found = read_table(table(FLOWERS))
-    np.testing.assert_array_equal(found.x, np.array([[1, 2], [3, 4], [5, 6.5]]), strict=True)
-    np.testing.assert_array_equal(found.t, np.array([1, 0, 1]), strict=True)
-    assert found[2:] == (("a", "b"), ("length", "width"), "species", None, None)
+    result = read_table(table(FLOWERS))
+    np.testing.assert_array_equal(result.x, np.array([[1, 2], [3, 4], [5, 6.5]]), strict=True)
+    np.testing.assert_array_equal(result.t, np.array([1, 0, 1]), strict=True)
+    assert result[2:] == (("a", "b"), ("length", "width"), "species", None, None)
 
 
 def test_a_csv_may_be_quoted_marked_and_spaced(table):
     text = '"the length, in cm", width ,species\r\n\r\n"1",2,"b, or ""c"""\r\n   \r\n3, 4 , a\r\n5,6.5,Ähre\r\n\r\n'
     for encoding in ("utf-8", "utf-8-sig"):
-        found = read_table(table(text, encoding=encoding))
-        np.testing.assert_array_equal(found.x, [[1, 2], [3, 4], [5, 6.5]])
-        assert found.columns == ("the length, in cm", "width")
-        assert [found.classes[label] for label in found.t] == ['b, or "c"', "a", "Ähre"]
+        result = read_table(table(text, encoding=encoding))
+        np.testing.assert_array_equal(result.x, [[1, 2], [3, 4], [5, 6.5]])
+        assert result.columns == ("the length, in cm", "width")
+        assert [result.classes[label] for label in result.t] == ['b, or "c"', "a", "Ähre"]
     assert read_table(table(FLOWERS, "TABLE.CSV")).classes == ("a", "b")
 
 
 def test_target_and_weights_are_columns_by_name(table):
     path = table("kind,count,a,b\nx,2,.5,1e3\ny,0,-1,4\n")
-    found = read_table(path, target="kind", weights="count")
-    np.testing.assert_array_equal(found.x, [[0.5, 1000], [-1, 4]])
-    np.testing.assert_array_equal(found.weights, [2.0, 0.0], strict=True)
-    assert (found.classes, found.columns, found.target) == (("x", "y"), ("a", "b"), "kind")
+    result = read_table(path, target="kind", weights="count")
+    np.testing.assert_array_equal(result.x, [[0.5, 1000], [-1, 4]])
+    np.testing.assert_array_equal(result.weights, [2.0, 0.0], strict=True)
+    assert (result.classes, result.columns, result.target) == (("x", "y"), ("a", "b"), "kind")
 
 
 @pytest.mark.parametrize(
@@ -135,56 +140,64 @@ def test_target_and_weights_are_columns_by_name(table):
         ("10 9 x", "classes", [0, 1, 2], ("10", "9", "x")),
     ],
 )
-def test_what_is_a_class_and_what_a_number(table, npz, cells, kind, labels, classes):
+def test_targets_are_read_as_classes_or_as_numbers(table, npz, cells, kind, labels, classes):
     cells = cells.split()
     sources = [table("x,t\n" + "".join(f"0,{cell}\n" for cell in cells)), npz(x=np.ones(len(cells)), t=cells)]
     if "x" not in cells and "a" not in cells:
         sources += [npz(x=np.ones(len(cells)), t=np.array(cells, float))]
     for source in sources:
-        found = read_table(source, kind=kind)
-        np.testing.assert_array_equal(found.t, np.array(labels), strict=True)
-        assert found.classes == classes
+        result = read_table(source, kind=kind)
+        np.testing.assert_array_equal(result.t, np.array(labels), strict=True)
+        assert result.classes == classes
 
 
-def test_names_of_classes_count_unless_numbers_are_asked_for():
+def test_a_source_with_named_classes_has_classes_unless_kind_says_numbers():
     assert read_table("iris", kind="classes").classes == read_table("iris").classes
-    found = read_table("iris", kind="numbers")
-    assert (found.classes, found.t.dtype) == ((), float)
+    result = read_table("iris", kind="numbers")
+    assert (result.classes, result.t.dtype) == ((), float)
     assert len(read_table("diabetes", kind="classes").classes) == 214
 
 
 @pytest.mark.parametrize(
     ("text", "settings", "sentence"),
     [
-        ("", {}, "has no data, but a line of column names and rows"),
-        ("a,b\n\n", {}, "has no data"),
-        ("a,b,a\n1,2,3\n", {}, "has 2 of the name 'a' among its columns, but each wants its own"),
-        (",b,t\n1,2,3\n", {}, "has 1 of the name '' among its columns"),
-        ("a;t\n1;2\n", {}, "has the columns a;t, but a target and other columns are wanted"),
-        ("a,t\n1,2\n", {"weights": "a"}, "has the columns a, t, but a target and other columns are wanted"),
-        ("a,b,t\n1,2,3\n", {"target": "t", "weights": "t"}, "but a target and other columns are wanted"),
-        ("a,t\n1,2\n", {"target": "T"}, "target is 'T', but .* has only the columns a, t$"),
-        ("a,t\n1,2\n", {"weights": "w"}, "weights is 'w', but .* has only the columns a, t$"),
-        ("a,t\n1,2\n\n3\n", {}, "row 2 has 1 cells, but there are 2 columns"),
-        ("a,t\n1,2,3\n", {}, "row 1 has 3 cells, but there are 2 columns"),
-        ("a,b,t\n1,2,3\n1,2,3\n1,,3\n", {}, "row 3, column b is '', but a finite number is wanted"),
-        ("a,b,t\n1,2,3\n,,\n", {}, "row 2, column a is '', but a finite number"),
-        ("a,b,t\n1,2,3\n1,NaN,3\n", {}, "row 2, column b is 'NaN', but a finite number"),
-        ("a,b,t\n-inf,2,3\n", {}, "row 1, column a is '-inf', but a finite number"),
-        ("a,b,t\n1e999,2,3\n", {}, "row 1, column a is '1e999', but a finite number"),
-        ("a,b,t\n1,2,3\n1,red,3\n", {}, "row 2, column b is 'red', but a finite number"),
-        ("a,b,t\n1_000,2,3\n", {}, "row 1, column a is '1_000', but a finite number"),
-        ("a,t\n1,2\n1,nan\n", {}, "row 2, column t is 'nan', but a finite number"),
-        ("a,t\n1,2\n1,\n1,3\n", {}, "row 2, column t is '', but a number, as elsewhere, is wanted"),
-        ("a,t\n1,2\n1,3\n1,4?\n", {}, r"row 3, column t is '4\?', but a number, as elsewhere"),
-        ("a,t\n1,x\n1,y\n1,nan\n", {}, "row 3, column t is 'nan', but text, as elsewhere"),
-        ("a,t\n1,x\n1,\n1,y\n", {"kind": "classes"}, "row 2, column t is '', but text, as elsewhere"),
-        ("a,t\n1,2\n1,x\n", {"kind": "numbers"}, "row 2, column t is 'x', but a finite number"),
-        ("a,t\n1,x\n1,x\n", {}, "has the single class x, but 2 or more are wanted"),
-        ("a,t\n1,7\n1,7\n", {}, "has the single class 7, but 2 or more"),
-        ("a,w,t\n1,1,2\n1,-2,2\n", {"weights": "w"}, "row 2, column w is -2, but a weight of 0 or more is wanted"),
-        ("a,w,t\n1,inf,2\n", {"weights": "w"}, "row 1, column w is 'inf', but a finite number"),
-        ('a,t\n1,"2\n', {}, "is no comma-separated table: unexpected end of data"),
+        ("", {}, "expected a line of column names and at least one row below it in .*, got an empty file$"),
+        ("a,b\n\n", {}, "expected a line of column names .*, got the names alone$"),
+        ("a,b,a\n1,2,3\n", {}, "expected a name of its own for each column of .*, got the name 'a' for 2 of them$"),
+        (",b,t\n1,2,3\n", {}, "got the name '' for 1 of them$"),
+        ("a;t\n1;2\n", {}, "expected a column of targets and at least one of features in .*, got the columns a;t$"),
+        (
+            "a,t\n1,2\n",
+            {"weights": "a"},
+            "at least one of features in .*, apart from any weights, got the columns a, t$",
+        ),
+        (
+            "a,b,t\n1,2,3\n",
+            {"target": "t", "weights": "t"},
+            "expected a column of targets and .*, got the columns a, b, t$",
+        ),
+        ("a,t\n1,2\n", {"target": "T"}, r"^expected target to be one of the columns of .* \(a, t\), got 'T'$"),
+        ("a,t\n1,2\n", {"weights": "w"}, r"^expected weights to be one of the columns of .* \(a, t\), got 'w'$"),
+        ("a,t\n1,2\n\n3\n", {}, "expected 2 cells, one for each column, in .*, row 2, got 1$"),
+        ("a,t\n1,2,3\n", {}, "expected 2 cells, one for each column, in .*, row 1, got 3$"),
+        ("a,b,t\n1,2,3\n1,2,3\n1,,3\n", {}, "expected a finite number in .*, row 3, column b, got ''$"),
+        ("a,b,t\n1,2,3\n,,\n", {}, "a finite number in .*, row 2, column a, got ''$"),
+        ("a,b,t\n1,2,3\n1,NaN,3\n", {}, "a finite number in .*, row 2, column b, got 'NaN'$"),
+        ("a,b,t\n-inf,2,3\n", {}, "a finite number in .*, row 1, column a, got '-inf'$"),
+        ("a,b,t\n1e999,2,3\n", {}, "a finite number in .*, row 1, column a, got '1e999'$"),
+        ("a,b,t\n1,2,3\n1,red,3\n", {}, "a finite number in .*, row 2, column b, got 'red'$"),
+        ("a,b,t\n1_000,2,3\n", {}, "a finite number in .*, row 1, column a, got '1_000'$"),
+        ("a,t\n1,2\n1,nan\n", {}, "a finite number in .*, row 2, column t, got 'nan'$"),
+        ("a,t\n1,2\n1,\n1,3\n", {}, "expected a number, as in most rows, in .*, row 2, column t, got ''$"),
+        ("a,t\n1,2\n1,3\n1,4?\n", {}, r"a number, as in most rows, in .*, row 3, column t, got '4\?'$"),
+        ("a,t\n1,x\n1,y\n1,nan\n", {}, "expected text, as in most rows, in .*, row 3, column t, got 'nan'$"),
+        ("a,t\n1,x\n1,\n1,y\n", {"kind": "classes"}, "text, as in most rows, in .*, row 2, column t, got ''$"),
+        ("a,t\n1,2\n1,x\n", {"kind": "numbers"}, "a finite number in .*, row 2, column t, got 'x'$"),
+        ("a,t\n1,x\n1,x\n", {}, "expected at least 2 classes in .*, got only x$"),
+        ("a,t\n1,7\n1,7\n", {}, "at least 2 classes in .*, got only 7$"),
+        ("a,w,t\n1,1,2\n1,-2,2\n", {"weights": "w"}, "expected a weight of 0 or more in .*, row 2, column w, got -2$"),
+        ("a,w,t\n1,inf,2\n", {"weights": "w"}, "a finite number in .*, row 1, column w, got 'inf'$"),
+        ('a,t\n1,"2\n', {}, "cannot be read as a comma-separated table: unexpected end of data$"),
     ],
 )
 def test_a_bad_csv_gets_a_sentence(table, text, settings, sentence):
@@ -193,8 +206,8 @@ def test_a_bad_csv_gets_a_sentence(table, text, settings, sentence):
     assert "table.csv" in str(caught.value)
 
 
-def test_a_file_that_is_no_text_or_a_folder_gets_a_sentence(table, tmp_path):
-    with pytest.raises(ValueError, match=r"table.csv is not text in UTF-8"):
+def test_a_file_in_another_encoding_and_a_folder_get_a_sentence(table, tmp_path):
+    with pytest.raises(ValueError, match=r"^expected text in UTF-8 in .*table.csv, got bytes that are not UTF-8$"):
         read_table(table(FLOWERS, encoding="utf-16"))
     for name in ("folder.csv", "folder.npz"):
         (tmp_path / name).mkdir()
@@ -202,7 +215,7 @@ def test_a_file_that_is_no_text_or_a_folder_gets_a_sentence(table, tmp_path):
             read_table(str(tmp_path / name))
 
 
-def test_features_to_predict_from_go_by_name(table, npz):
+def test_features_to_predict_from_are_found_by_name(table, npz):
     columns = ("length", "width")
     for text in ("width,length\n2,1\n4,3\n", "width,species,length\n2,b,1\n4,,3\n"):
         np.testing.assert_array_equal(read_features(table(text), columns, ("species", None)), [[1, 2], [3, 4]])
@@ -213,38 +226,51 @@ def test_features_to_predict_from_go_by_name(table, npz):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a,b\n1,2\n", "lacks c and has unknown b, but the columns a, c are wanted"),
-        ("a\n1\n", "lacks c, but the columns a, c are wanted"),
-        ("a,c,y\n1,2,3\n", "has unknown y, but"),
-        ("a,c,d,e,f,g,h,i,j\n" + 9 * "1," + "\n", "row 1 has 10 cells"),
-        ("a,c,d,e,f,g,h,i,j\n1,1,1,1,1,1,1,1,1\n", "has unknown d, e, f, g, h and 2 more, but"),
-        ("c,a\n1,2\n1,x\n", "row 2, column a is 'x', but a finite number is wanted"),
+        ("a,b\n1,2\n", "lacks c and has unknown b"),
+        ("a\n1\n", "lacks c"),
+        ("a,c,y\n1,2,3\n", "has unknown y"),
+        ("a,c,d,e,f,g,h,i,j\n1,1,1,1,1,1,1,1,1\n", "has unknown d, e, f, g, h and 2 more"),
     ],
 )
 def test_other_columns_than_those_trained_on_get_a_sentence(table, text, sentence):
-    with pytest.raises(ValueError, match=rf"table.csv,? {sentence}"):
+    with pytest.raises(ValueError, match=rf"^expected the columns a, c in .*table.csv, got a table that {sentence}$"):
+        read_features(table(text), ("a", "c"), ("t",))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "a,c,d,e,f,g,h,i,j\n" + 9 * "1," + "\n",
+            "expected 9 cells, one for each column, in .*table.csv, row 1, got 10",
+        ),
+        ("c,a\n1,2\n1,x\n", "expected a finite number in .*table.csv, row 2, column a, got 'x'"),
+    ],
+)
+def test_bad_cells_of_features_get_a_sentence(table, text, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
         read_features(table(text), ("a", "c"), ("t",))
 
 
 def test_other_features_than_those_trained_on_get_a_sentence(npz, folder):
-    with pytest.raises(ValueError, match=r"table.npz: x has 3 features, but 2 are wanted: a, b"):
+    with pytest.raises(ValueError, match=r"^expected 2 features in array x of .*table.npz, which are a, b, got 3$"):
         read_features(npz(x=np.ones((4, 3))), ("a", "b"))
-    with pytest.raises(ValueError, match=r"table.npz has no array x, only t"):
+    with pytest.raises(ValueError, match=r"^expected an array x in .*table.npz, got t$"):
         read_features(npz(t=[1]), ("a",))
-    with pytest.raises(ValueError, match=r"is neither a .csv nor an .npz"):
+    with pytest.raises(ValueError, match=r"^expected a .csv or an .npz file to read features from, got "):
         read_features(folder(), ("a",))
-    with pytest.raises(ValueError, match=r"no such file: none.npz"):
+    with pytest.raises(ValueError, match=r"^no such file: none.npz$"):
         read_features("none.npz", ("a",))
 
 
 def test_an_npz_holds_arrays_by_their_names(npz):
     x = np.arange(24.0).reshape(4, 2, 3)
-    found = read_table(npz(x=x, t=[[1], [0], [1], [2]], weights=[1, 0, 2, 1], classes=["p", "q", "r"], other=[1]))
-    np.testing.assert_array_equal(found.x, x.reshape(4, 6), strict=True)
-    np.testing.assert_array_equal(found.t, np.array([1, 0, 1, 2]), strict=True)
-    np.testing.assert_array_equal(found.weights, np.array([1.0, 0, 2, 1]), strict=True)
-    assert found.columns == ("x_0_0", "x_0_1", "x_0_2", "x_1_0", "x_1_1", "x_1_2")
-    assert (found.classes, found.target, found.test) == (("p", "q", "r"), "t", None)
+    result = read_table(npz(x=x, t=[[1], [0], [1], [2]], weights=[1, 0, 2, 1], classes=["p", "q", "r"], other=[1]))
+    np.testing.assert_array_equal(result.x, x.reshape(4, 6), strict=True)
+    np.testing.assert_array_equal(result.t, np.array([1, 0, 1, 2]), strict=True)
+    np.testing.assert_array_equal(result.weights, np.array([1.0, 0, 2, 1]), strict=True)
+    assert result.columns == ("x_0_0", "x_0_1", "x_0_2", "x_1_0", "x_1_1", "x_1_2")
+    assert (result.classes, result.target, result.test) == (("p", "q", "r"), "t", None)
     assert read_table(npz(x=x[:, 0], t=[1, 0, 1, 2], columns=["a", "b", "c"])).columns == ("a", "b", "c")
     assert read_table(npz(x=x[:, 0, 0], t=[1, 0, 1, 2])).x.shape == (4, 1)
 
@@ -260,43 +286,52 @@ def test_an_npz_is_float32_where_nothing_is_lost(npz, dtype, kept):
 @pytest.mark.parametrize("names", [("x", "t", "x_test", "t_test"), ("x_train", "y_train", "x_test", "y_test")])
 def test_an_npz_may_have_a_test_part(npz, names):
     arrays = (np.arange(8.0).reshape(4, 2), ["b", "a", "c", "b"], np.ones((2, 2)), ["c", "b"])
-    found = read_table(npz(**dict(zip(names, arrays, strict=True))))
-    np.testing.assert_array_equal(found.x, arrays[0])
-    np.testing.assert_array_equal(found.t, [1, 0, 2, 1])
-    assert found.test
-    np.testing.assert_array_equal(found.test[0], arrays[2])
-    np.testing.assert_array_equal(found.test[1], np.array([2, 1]), strict=True)
-    assert found.target == names[1]
+    result = read_table(npz(**dict(zip(names, arrays, strict=True))))
+    np.testing.assert_array_equal(result.x, arrays[0])
+    np.testing.assert_array_equal(result.t, [1, 0, 2, 1])
+    assert result.test
+    np.testing.assert_array_equal(result.test[0], arrays[2])
+    np.testing.assert_array_equal(result.test[1], np.array([2, 1]), strict=True)
+    assert result.target == names[1]
 
 
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"t": None}, "has no array t, only x"),
-        ({"x": None}, "has no array x, only t"),
-        ({"x": None, "t": None}, "has no array x, only others"),
-        ({"x_test": np.ones((2, 2))}, "has no array t_test, only x, t, x_test"),
-        ({"t_test": [1]}, "has no array x_test, only x, t, t_test"),
-        ({"x": np.array([[1, np.nan], [1, 2]])}, r"x\[0, 1\] is nan, but a finite number is wanted"),
-        ({"t": [1, np.inf]}, r"t\[1\] is inf, but a finite number"),
-        ({"t": [1, 2, 3]}, r"t has shape \(3,\), but \(2,\) is wanted"),
-        ({"t": np.ones((2, 2))}, r"t has shape \(2, 2\), but \(2,\) is wanted"),
-        ({"x": np.ones((0, 2))}, r"x has shape \(0, 2\), but at least one example"),
-        ({"x": np.ones(())}, r"x has shape \(\), but at least one example"),
-        ({"x": [["a"], ["b"]]}, "x is an array of <U1, but numbers are wanted"),
-        ({"x": np.ones((2, 2), complex)}, "x is an array of complex128, but numbers are wanted"),
-        ({"x": np.array([[1], [None]])}, "x is no array of numbers or text: Object arrays cannot be loaded"),
-        ({"weights": [1, -1]}, "row 2, column weights is -1, but a weight of 0 or more is wanted"),
-        ({"weights": [1, np.nan]}, r"weights\[1\] is nan, but a finite number"),
-        ({"weights": ["a", "b"]}, "weights is an array of <U1, but numbers are wanted"),
-        ({"weights": [1]}, r"weights has shape \(1,\), but \(2,\) is wanted"),
-        ({"columns": ["a"]}, r"columns has shape \(1,\), but \(2,\) is wanted"),
-        ({"classes": ["a"]}, "t wants labels 0 to 0, one for each class"),
-        ({"classes": ["a", "b"], "t": [0.5, 1]}, "t wants labels 0 to 1, one for each class"),
-        ({"classes": ["a", "b"], "t": [-1, 1]}, "t wants labels 0 to 1, one for each class"),
-        ({"classes": ["a", "b"], "t": ["a", "b"]}, "row 1, column t is 'a', but a finite number"),
-        ({"x_test": np.ones((1, 3)), "t_test": [1]}, "x_test has 3 features, but x has 2"),
-        ({"x_test": np.ones((1, 2)), "t_test": [5]}, "the test part has the class 5, but the training part has not"),
+        ({"t": None}, "expected an array t in .*, got x$"),
+        ({"x": None}, "expected an array x in .*, got t$"),
+        ({"x": None, "t": None}, "expected an array x in .*, got none of x, t, x_train, .*, columns$"),
+        ({"x_test": np.ones((2, 2))}, "an array t_test in .*, got x, t, x_test$"),
+        ({"t_test": [1]}, "an array x_test in .*, got x, t, t_test$"),
+        ({"x": np.array([[1, np.nan], [1, 2]])}, r"expected a finite number for x\[0, 1\] of .*, got nan$"),
+        ({"t": [1, np.inf]}, r"a finite number for t\[1\] of .*, got inf$"),
+        ({"t": [1, 2, 3]}, r"expected shape \(2,\) for array t of .*, got \(3,\)$"),
+        ({"t": np.ones((2, 2))}, r"shape \(2,\) for array t of .*, got \(2, 2\)$"),
+        ({"x": np.ones((0, 2))}, r"expected at least one example, a row, in array x of .*, got shape \(0, 2\)$"),
+        ({"x": np.ones(())}, r"at least one example, a row, in array x of .*, got shape \(\)$"),
+        ({"x": [["a"], ["b"]]}, "expected numbers in array x of .*, got <U1$"),
+        ({"x": np.ones((2, 2), complex)}, "numbers in array x of .*, got complex128$"),
+        (
+            {"x": np.array([[1], [None]])},
+            "array x of .* cannot be read as numbers or text: Object arrays cannot be loaded",
+        ),
+        ({"weights": [1, -1]}, "expected a weight of 0 or more in .*, row 2, column weights, got -1$"),
+        ({"weights": [1, np.nan]}, r"a finite number for weights\[1\] of .*, got nan$"),
+        ({"weights": ["a", "b"]}, "numbers in array weights of .*, got <U1$"),
+        ({"weights": [1]}, r"shape \(2,\) for array weights of .*, got \(1,\)$"),
+        ({"columns": ["a"]}, r"shape \(2,\) for array columns of .*, got \(1,\)$"),
+        ({"classes": ["a"]}, "expected a label from 0 to 0, one for each class, in .*, row 2, column t, got 1$"),
+        ({"classes": ["a", "b"], "t": [0.5, 1]}, "a label from 0 to 1, .*, row 1, column t, got 0.5$"),
+        ({"classes": ["a", "b"], "t": [1, -1]}, "a label from 0 to 1, .*, row 2, column t, got -1$"),
+        ({"classes": ["a", "b"], "t": ["a", "b"]}, "a finite number in .*, row 1, column t, got 'a'$"),
+        (
+            {"x_test": np.ones((1, 3)), "t_test": [1]},
+            r"expected examples of shape \(2,\) in array x_test of .*, as in x, got \(3,\)$",
+        ),
+        (
+            {"x_test": np.ones((1, 2)), "t_test": [5]},
+            "only classes of the training part in the test part of .*, got 5$",
+        ),
     ],
 )
 def test_a_bad_npz_gets_a_sentence(npz, changed, sentence):
@@ -308,61 +343,73 @@ def test_a_bad_npz_gets_a_sentence(npz, changed, sentence):
 
 def test_a_damaged_npz_gets_a_sentence(npz, tmp_path):
     path = npz(x=np.ones((100, 2)), t=np.arange(100) % 2)
-    whole = (tmp_path / "table.npz").read_bytes()
-    flipped = bytearray(whole)
+    content = (tmp_path / "table.npz").read_bytes()
+    flipped = bytearray(content)
     flipped[500] ^= 255
-    for data in (b"", b"no archive", whole[:-100], bytes(flipped)):
+    for data in (b"", b"no archive", content[:-100], bytes(flipped)):
         (tmp_path / "table.npz").write_bytes(data)
-        with pytest.raises(ValueError, match=r"table.npz is damaged or no .npz: "):
+        with pytest.raises(ValueError, match=r"table.npz is damaged or not an .npz file: "):
             read_table(path)
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("x", "no array")
-    with pytest.raises(ValueError, match=r"table.npz: x is an array of .*, but numbers are wanted"):
+    with pytest.raises(ValueError, match=r"^expected numbers in array x of .*table.npz, got \|S8$"):
         read_table(path)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_folder_of_idx_files(folder, packed):
     files = {f"{name}.gz": gzip.compress(data) for name, data in MNIST.items()} if packed else MNIST
-    found = read_table(folder(files))
-    np.testing.assert_array_equal(found.x, IMAGES.reshape(5, 6).astype(np.float32), strict=True)
-    np.testing.assert_array_equal(found.t, np.array([0, 3, 1, 3, 1]), strict=True)
-    assert found.test
-    np.testing.assert_array_equal(found.test[0], (IMAGES[:2] + 100).reshape(2, 6).astype(np.float32), strict=True)
-    np.testing.assert_array_equal(found.test[1], np.array([3, 1]), strict=True)
+    result = read_table(folder(files))
+    np.testing.assert_array_equal(result.x, IMAGES.reshape(5, 6).astype(np.float32), strict=True)
+    np.testing.assert_array_equal(result.t, np.array([0, 3, 1, 3, 1]), strict=True)
+    assert result.test
+    np.testing.assert_array_equal(result.test[0], (IMAGES[:2] + 100).reshape(2, 6).astype(np.float32), strict=True)
+    np.testing.assert_array_equal(result.test[1], np.array([3, 1]), strict=True)
     names = ("pixel_0_0", "pixel_0_1", "pixel_0_2", "pixel_1_0", "pixel_1_1", "pixel_1_2")
-    assert (found.classes, found.columns) == (("0", "1", "2", "3"), names)
+    assert (result.classes, result.columns) == (("0", "1", "2", "3"), names)
 
 
 def test_a_folder_may_lack_the_test_part_and_its_labels_may_be_numbers(folder):
-    found = read_table(folder({name: data for name, data in MNIST.items() if "train" in name}), kind="numbers")
-    assert (found.test, found.classes, found.t.dtype) == (None, (), float)
+    result = read_table(folder({name: data for name, data in MNIST.items() if "train" in name}), kind="numbers")
+    assert (result.test, result.classes, result.t.dtype) == (None, (), float)
 
 
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"train_images_idx3_ubyte": None}, "has no train-images-idx3-ubyte, plain or .gz"),
-        ({"train_labels_idx1_ubyte": None}, "has no train-labels-idx1-ubyte, plain or .gz"),
-        ({"t10k_labels_idx1_ubyte": None}, "has no t10k-labels-idx1-ubyte, plain or .gz"),
-        ({"t10k_images_idx3_ubyte": None}, "has no t10k-images-idx3-ubyte, plain or .gz"),
-        ({"train_images_idx3_ubyte": idx(IMAGES, 2049)}, "has 46 bytes and begins with 2049, but 2051 is wanted"),
-        ({"train_labels_idx1_ubyte": idx(IMAGES)}, "has 46 bytes and begins with 2051, but 2049 is wanted"),
-        ({"train_labels_idx1_ubyte": b""}, "has 0 bytes and begins with 0, but 2049 is wanted"),
-        ({"train_images_idx3_ubyte": idx(IMAGES)[:-1]}, r"has 45 bytes, but 46 are wanted, for shape \(5, 2, 3\)"),
-        ({"train_images_idx3_ubyte": idx(IMAGES) + b"0"}, "has 47 bytes, but 46 are wanted"),
-        ({"train_images_idx3_ubyte": idx(IMAGES)[:9]}, "has 9 bytes and begins with 2051"),
-        ({"train_labels_idx1_ubyte": idx([0, 1])}, r"train has images of shape \(5, 2, 3\), but 2 labels"),
+        (
+            {"train_images_idx3_ubyte": None},
+            "expected a file train-images-idx3-ubyte, plain or as .gz, in .*, got neither$",
+        ),
+        ({"train_labels_idx1_ubyte": None}, "a file train-labels-idx1-ubyte, plain or as .gz, in "),
+        ({"t10k_labels_idx1_ubyte": None}, "a file t10k-labels-idx1-ubyte, plain or as .gz, in "),
+        ({"t10k_images_idx3_ubyte": None}, "a file t10k-images-idx3-ubyte, plain or as .gz, in "),
+        (
+            {"train_images_idx3_ubyte": idx(IMAGES, 2049)},
+            "to begin with the number 2051 and to have at least 16 bytes, got 2049 and 46 bytes$",
+        ),
+        (
+            {"train_labels_idx1_ubyte": idx(IMAGES)},
+            "to begin with the number 2049 and to have at least 8 bytes, got 2051 and 46 bytes$",
+        ),
+        ({"train_labels_idx1_ubyte": b""}, "begin with the number 2049 .*, got 0 and 0 bytes$"),
+        ({"train_images_idx3_ubyte": idx(IMAGES)[:-1]}, r"expected 46 bytes in .*, for shape \(5, 2, 3\), got 45$"),
+        ({"train_images_idx3_ubyte": idx(IMAGES) + b"0"}, "expected 46 bytes in .*, got 47$"),
+        ({"train_images_idx3_ubyte": idx(IMAGES)[:9]}, "at least 16 bytes, got 2051 and 9 bytes$"),
+        (
+            {"train_labels_idx1_ubyte": idx([0, 1])},
+            r"a label for each, in the train files .*, got images of shape \(5, 2, 3\) and 2 labels$",
+        ),
         (
             {"t10k_images_idx3_ubyte": idx(np.ones((2, 3, 2)))},
-            r"training images are \(2, 3\) pixels, but test .*\(3, 2",
+            r"expected test images of \(2, 3\) pixels, as the training images in .*, got \(3, 2\)$",
         ),
-        ({"t10k_labels_idx1_ubyte": idx([3, 2])}, "the test part has the class 2, but the training part has not"),
-        ({"t10k_labels_idx1_ubyte": idx([3, 7])}, "the test part has the class 7, but the training part has not"),
-        ({"train_labels_idx1_ubyte": idx([3, 3, 3, 3, 3])}, "has the single class 3, but 2 or more are wanted"),
+        ({"t10k_labels_idx1_ubyte": idx([3, 2])}, "only classes of the training part in the test part of .*, got 2$"),
+        ({"t10k_labels_idx1_ubyte": idx([3, 7])}, "classes of the training part in the test part of .*, got 7$"),
+        ({"train_labels_idx1_ubyte": idx([3, 3, 3, 3, 3])}, "expected at least 2 classes in .*, got only 3$"),
         (
             {"train_images_idx3_ubyte": idx(np.ones((0, 2, 3))), "train_labels_idx1_ubyte": idx([])},
-            r"train has images of shape \(0, 2, 3\), but 0 labels",
+            r"got images of shape \(0, 2, 3\) and 0 labels$",
         ),
     ],
 )
@@ -380,7 +427,7 @@ def test_a_damaged_gz_gets_a_sentence(folder):
 
 @pytest.fixture
 def openml(tmp_path, monkeypatch):
-    """Puts a table into scikit-learn's cache as OpenML's answers lie there."""
+    """Returns a function that puts a table into scikit-learn's cache, in the form of OpenML's answers."""
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
 
     def refuse(*_, **__):
@@ -395,7 +442,7 @@ def openml(tmp_path, monkeypatch):
         file.write_bytes(gzip.compress(data))
 
     def cache(name, columns, rows, version="status/active/"):
-        """The last column is the target; those with a list of values are nominal."""
+        """The last column is the target; columns with a list of values are nominal."""
         attributes = [f"@ATTRIBUTE {column} {kind}\n" for column, kind in columns.items()]
         arff = ("@RELATION r\n" + "".join(attributes) + "@DATA\n" + "\n".join(rows) + "\n").encode()
         features = [
@@ -412,11 +459,11 @@ def openml(tmp_path, monkeypatch):
         ]
         info = {"did": 1, "name": name, "version": 1, "status": "active", "format": "ARFF"}
         url = "https://api.openml.org/data/v1/download/7/table.arff"
-        more = {"url": url, "md5_checksum": hashlib.md5(arff).hexdigest(), "description": ""}
+        details = {"url": url, "md5_checksum": hashlib.md5(arff).hexdigest(), "description": ""}
         counts = [{"name": "NumberOfInstances", "value": str(float(len(rows)))}]
         for path, answer in {
             f"list/data_name/{name.lower()}/limit/2/{version}": {"data": {"dataset": [info]}},
-            "1": {"data_set_description": {**info, **more}},
+            "1": {"data_set_description": {**info, **details}},
             "features/1": {"data_features": {"feature": features}},
             "qualities/1": {"data_qualities": {"quality": counts}},
         }.items():
@@ -433,22 +480,22 @@ PIXELS = {"pixel1": "REAL", "pixel2": "REAL", "class": "{0,1,2}"}
 def test_the_last_10000_of_mnist_are_its_test_part(openml, name):
     rows = [f"{i % 256},{i // 256},{i % 3}" for i in range(10_005)]
     openml(name.removeprefix("openml:"), PIXELS, rows, "data_version/1")
-    found = read_table(name)
-    wanted = np.array([row.split(",") for row in rows], float)
-    np.testing.assert_array_equal(found.x, wanted[:5, :2].astype(np.float32), strict=True)
-    assert found.test
-    np.testing.assert_array_equal(found.test[0], wanted[5:, :2].astype(np.float32), strict=True)
-    np.testing.assert_array_equal(found.t, wanted[:5, 2].astype(np.int64), strict=True)
-    np.testing.assert_array_equal(found.test[1], wanted[5:, 2].astype(np.int64), strict=True)
-    assert (found.classes, found.columns, found.target) == (("0", "1", "2"), ("pixel1", "pixel2"), "class")
+    result = read_table(name)
+    expected = np.array([row.split(",") for row in rows], float)
+    np.testing.assert_array_equal(result.x, expected[:5, :2].astype(np.float32), strict=True)
+    assert result.test
+    np.testing.assert_array_equal(result.test[0], expected[5:, :2].astype(np.float32), strict=True)
+    np.testing.assert_array_equal(result.t, expected[:5, 2].astype(np.int64), strict=True)
+    np.testing.assert_array_equal(result.test[1], expected[5:, 2].astype(np.int64), strict=True)
+    assert (result.classes, result.columns, result.target) == (("0", "1", "2"), ("pixel1", "pixel2"), "class")
 
 
 def test_other_tables_of_openml_have_no_test_part(openml):
     openml("Some", {"a": "REAL", "kind": "{q,p}"}, ["0.1,q", "2,p", "3,q"])
-    found = read_table("openml:Some")
-    np.testing.assert_array_equal(found.x, np.array([[0.1], [2], [3]]), strict=True)
-    np.testing.assert_array_equal(found.t, [1, 0, 1])
-    assert (found.classes, found.test, found.target) == (("p", "q"), None, "kind")
+    result = read_table("openml:Some")
+    np.testing.assert_array_equal(result.x, np.array([[0.1], [2], [3]]), strict=True)
+    np.testing.assert_array_equal(result.t, [1, 0, 1])
+    assert (result.classes, result.test, result.target) == (("p", "q"), None, "kind")
     openml("Others", {"a": "REAL", "y": "REAL"}, ["1,.5", "2,.7"])
     np.testing.assert_array_equal(read_table("openml:Others").t, np.array([0.5, 0.7]), strict=True)
 
@@ -456,37 +503,47 @@ def test_other_tables_of_openml_have_no_test_part(openml):
 @pytest.mark.parametrize(
     ("columns", "rows", "sentence"),
     [
-        ({"a": "{u,v}", "y": "REAL"}, ["u,.5", "v,.7"], "openml:Some has features that are no numbers: a"),
-        ({"a": "STRING", "y": "REAL"}, ["u,.5"], "openml:Some cannot be had from OpenML: STRING attributes are not"),
-        ({"a": "REAL", "y": "REAL"}, ["1,.5", "?,.7"], r"openml:Some: x\[1, 0\] is nan, but a finite number is wanted"),
+        (
+            {"a": "{u,v}", "y": "REAL"},
+            ["u,.5", "v,.7"],
+            "expected numbers for all features of openml:Some, got categories for a$",
+        ),
+        (
+            {"a": "STRING", "y": "REAL"},
+            ["u,.5"],
+            "openml:Some cannot be fetched from OpenML: STRING attributes are not",
+        ),
+        (
+            {"a": "REAL", "y": "REAL"},
+            ["1,.5", "?,.7"],
+            r"expected a finite number for x\[1, 0\] of openml:Some, got nan$",
+        ),
     ],
 )
-def test_a_table_of_openml_that_is_no_use_gets_a_sentence(openml, columns, rows, sentence):
+def test_an_unsuitable_table_of_openml_gets_a_sentence(openml, columns, rows, sentence):
     openml("Some", columns, rows)
     with pytest.raises(ValueError, match=sentence):
         read_table("openml:Some")
 
 
-def test_too_few_of_mnist_get_a_sentence(openml):
+def test_too_few_examples_of_mnist_get_a_sentence(openml):
     openml("mnist_784", PIXELS, ["1,2,0", "3,4,1"], "data_version/1")
-    with pytest.raises(
-        ValueError, match="mnist_784 has 2 examples, but more than the 10000 of its test part are wanted"
-    ):
+    with pytest.raises(ValueError, match=r"^expected more than 10000 examples in mnist_784, .* test part, got 2$"):
         read_table("mnist_784")
 
 
 @pytest.mark.usefixtures("openml")
-def test_no_network_gets_a_sentence():
+def test_a_missing_network_gets_a_sentence():
     for source in ("mnist_784", "openml:unheard_of"):
-        with pytest.raises(ValueError, match=f"^{source} cannot be had from OpenML: .*no network"):
+        with pytest.raises(ValueError, match=f"^{source} cannot be fetched from OpenML: .*no network"):
             read_table(source)
 
 
 @pytest.mark.usefixtures("openml")
-def test_a_name_that_openml_has_not_gets_a_sentence(monkeypatch):
+def test_a_name_that_openml_does_not_know_gets_a_sentence(monkeypatch):
     def refuse(request):
         raise HTTPError(request.full_url, 412, "Precondition Failed", Message(), None)
 
     monkeypatch.setattr(_openml, "urlopen", refuse)
-    with pytest.raises(ValueError, match=r"^openml:none cannot be had from OpenML: No active dataset none found"):
+    with pytest.raises(ValueError, match=r"^openml:none cannot be fetched from OpenML: No active dataset none found"):
         read_table("openml:none")

@@ -1,4 +1,4 @@
-"""Targets as losses want them and outputs in words, against numbers computed by hand."""
+"""Targets in the form that losses take, and predictions from outputs, against numbers computed by hand."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +8,10 @@ from jaxann.data import Targets
 from jaxann.data.targets import FOR_ANY, FOR_CLASSES
 from jaxann.data.validation import validate
 from jaxann.nn import LOSSES, SoftmaxCrossEntropy, mlp
+from jaxann.nn.hyperparameters import SettingError
 
 LABELS = np.array([2, 0, 1, 2])
-NUMBERS = np.array([1.0, 3.0, 5.0, 7.0])  # of mean 4 and variance 5
+NUMBERS = np.array([1.0, 3.0, 5.0, 7.0])  # their mean is 4 and their variance 5
 ONE_HOT = [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
 SIGNS = [[-1, -1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]
 SMOOTHED = [[0.1, 0.1, 0.8], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]  # 0.3 shared among three
@@ -29,11 +30,11 @@ def test_every_loss_is_for_classes_or_for_any_targets():
         ("absolute_error", ONE_HOT, SMOOTHED),
         ("huber", ONE_HOT, SMOOTHED),
         ("poisson", ONE_HOT, SMOOTHED),
-        ("softmax_cross_entropy", LABELS, LABELS),  # which smooths by itself
+        ("softmax_cross_entropy", LABELS, LABELS),  # this loss smooths by itself
         ("hinge", SIGNS, None),
     ],
 )
-def test_classes_are_encoded_as_each_loss_wants_them(loss, plain, smoothed):
+def test_classes_are_encoded_as_each_loss_takes_them(loss, plain, smoothed):
     np.testing.assert_array_equal(Targets(loss, 3).encode(LABELS), plain)
     if smoothed is not None:
         np.testing.assert_allclose(Targets(loss, 3, 0.3).encode(LABELS), smoothed, rtol=1e-15)
@@ -44,29 +45,29 @@ def test_classes_are_encoded_as_each_loss_wants_them(loss, plain, smoothed):
 )
 def test_encoded_targets_are_valid_for_the_loss_and_a_network_of_so_many_outputs(loss, classes):
     t = LABELS if classes else NUMBERS
-    targets = Targets.of(loss, classes, 0.3 if classes and loss != "hinge" else 0.0, t)
+    targets = Targets.fit(loss, classes, 0.3 if classes and loss != "hinge" else 0.0, t)
     assert targets.outputs == (classes or 1)
-    _, encoded = validate(mlp((2, targets.outputs)), targets.function(), np.zeros((4, 2)), targets.encode(t))
+    _, encoded = validate(mlp((2, targets.outputs)), targets.make_loss(), np.zeros((4, 2)), targets.encode(t))
     np.testing.assert_array_equal(encoded, targets.encode(t))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_function_is_the_loss_of_that_name(loss):
+def test_make_loss_returns_the_loss_of_that_name(loss):
     targets = Targets(loss, 3)
-    assert targets.function() == LOSSES[loss]()
+    assert targets.make_loss() == LOSSES[loss]()
 
 
 def test_smoothing_reaches_the_loss_that_smooths_by_itself():
     """-Σ p log softmax(y) of logits log(.7, .2, .1), with p = .7 of the label and .1 of each."""
     targets, y = Targets("softmax_cross_entropy", 3, 0.3), np.log([0.7, 0.2, 0.1])
-    assert targets.function() == SoftmaxCrossEntropy(0.3)
-    value = targets.function().value(jnp.asarray(y), jnp.asarray(targets.encode(LABELS)[0]))
+    assert targets.make_loss() == SoftmaxCrossEntropy(0.3)
+    value = targets.make_loss().value(jnp.asarray(y), jnp.asarray(targets.encode(LABELS)[0]))
     np.testing.assert_allclose(value, -np.array([0.1, 0.1, 0.8]) @ y, rtol=1e-14)
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber"])
 def test_numbers_are_standardised_and_come_back_in_their_own_unit(loss):
-    targets = Targets.of(loss, 0, 0.0, NUMBERS)
+    targets = Targets.fit(loss, 0, 0.0, NUMBERS)
     assert (targets.mean, targets.sd) == (4.0, np.sqrt(5.0))
     encoded = targets.encode(NUMBERS)
     np.testing.assert_allclose(encoded, np.array([[-3], [-1], [1], [3]]) / np.sqrt(5), rtol=1e-15)
@@ -75,13 +76,13 @@ def test_numbers_are_standardised_and_come_back_in_their_own_unit(loss):
 
 
 def test_unseen_numbers_are_standardised_by_the_training_ones():
-    targets = Targets.of("squared_error", 0, 0.0, NUMBERS)
+    targets = Targets.fit("squared_error", 0, 0.0, NUMBERS)
     np.testing.assert_allclose(targets.encode(np.array([14.0])), [[10 / np.sqrt(5)]], rtol=1e-15)
 
 
 def test_counts_are_taken_as_they_are_and_their_rate_comes_back():
     counts = np.array([0, 3, 8])
-    targets = Targets.of("poisson", 0, 0.0, counts)
+    targets = Targets.fit("poisson", 0, 0.0, counts)
     assert (targets.mean, targets.sd) == (0.0, 1.0)
     np.testing.assert_array_equal(targets.encode(counts), [[0], [3], [8]])
     np.testing.assert_allclose(targets.decode(np.log([[2.0], [0.5]])), [2, 0.5], rtol=1e-15)
@@ -90,29 +91,29 @@ def test_counts_are_taken_as_they_are_and_their_rate_comes_back():
 @pytest.mark.parametrize("value", [5.0, 0.0, 0.1, 1e6 + 0.1])
 @pytest.mark.parametrize("count", [1, 3, 10])
 def test_numbers_that_are_all_the_same_are_zero(value, count):
-    """Their sd is 0, or in floats some rounding of it, by which nothing may be divided."""
+    """Their standard deviation is 0, or in floats a rounding error, and nothing may be divided by either."""
     t = np.full(count, value)
-    targets = Targets.of("squared_error", 0, 0.0, t)
+    targets = Targets.fit("squared_error", 0, 0.0, t)
     assert targets.sd == 1
-    np.testing.assert_allclose(targets.encode(t), np.zeros((count, 1)), atol=1e-9)  # 10⁶ by float64's roundings
+    np.testing.assert_allclose(targets.encode(t), np.zeros((count, 1)), atol=1e-9)  # the rounding errors of 10⁶
     np.testing.assert_allclose(targets.decode(targets.encode(t)), t, rtol=1e-15)
 
 
 def test_numbers_that_hardly_differ_are_standardised_all_the_same():
     t = 1e-9 * NUMBERS
-    np.testing.assert_allclose(Targets.of("huber", 0, 0.0, t).encode(t)[:, 0], (NUMBERS - 4) / np.sqrt(5), rtol=1e-12)
+    np.testing.assert_allclose(Targets.fit("huber", 0, 0.0, t).encode(t)[:, 0], (NUMBERS - 4) / np.sqrt(5), rtol=1e-12)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_label_is_that_of_the_largest_output(loss):
+def test_the_predicted_label_is_that_of_the_largest_output(loss):
     y = np.array([[0.1, 0.7, 0.2], [-3.0, -5.0, -1.0], [2.0, 1.0, 0.0], [0.0, 0.0, -1.0]])
-    np.testing.assert_array_equal(Targets(loss, 3).decode(y), [1, 2, 0, 0])  # of equals the first
+    np.testing.assert_array_equal(Targets(loss, 3).decode(y), [1, 2, 0, 0])  # the first of equal ones
 
 
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [
-        ("cross_entropy", [[0.0, np.log(3.0), 0.0]]),  # outputs that are the probabilities already
+        ("cross_entropy", [[0.0, np.log(3.0), 0.0]]),  # its outputs are probabilities already
         ("softmax_cross_entropy", [[0.2, 0.6, 0.2]]),
         ("sigmoid_cross_entropy", [[0.5, 0.75, 0.5]]),
         ("hinge", None),
@@ -122,12 +123,12 @@ def test_the_label_is_that_of_the_largest_output(loss):
         ("poisson", None),
     ],
 )
-def test_outputs_say_probabilities_where_the_loss_gives_them_that_meaning(loss, expected):
-    found = Targets(loss, 3).probabilities(np.array([[0.0, np.log(3.0), 0.0]]))
+def test_outputs_become_probabilities_where_the_loss_gives_them_that_meaning(loss, expected):
+    probabilities = Targets(loss, 3).probabilities(np.array([[0.0, np.log(3.0), 0.0]]))
     if expected is None:
-        assert found is None
+        assert probabilities is None
     else:
-        np.testing.assert_allclose(found, expected, rtol=1e-14)
+        np.testing.assert_allclose(probabilities, expected, rtol=1e-14)
 
 
 def test_large_logits_do_not_overflow_into_probabilities():
@@ -142,23 +143,24 @@ def test_numbers_have_no_probabilities(loss):
 
 
 @pytest.mark.parametrize("loss", FOR_CLASSES)
-def test_a_loss_for_classes_is_refused_where_there_are_none(loss):
-    losses = "squared_error, absolute_error, huber, poisson"
-    with pytest.raises(ValueError, match=f"the loss {loss} is for classes; for numbers there are {losses}$"):
-        Targets.of(loss, 0, 0.0, NUMBERS)
+def test_a_loss_for_classes_is_refused_for_numbers(loss):
+    losses = "squared_error, absolute_error, huber or poisson"
+    sentence = f"^expected loss to be {losses} for targets that are numbers, got '{loss}'$"
+    with pytest.raises(SettingError, match=sentence):
+        Targets.fit(loss, 0, 0.0, NUMBERS)
 
 
 @pytest.mark.parametrize(
     ("loss", "classes", "smoothing", "sentence"),
     [
-        ("cross_entropy", 3, 1.0, "label_smoothing is 1.0, but a share from 0 to below 1 is wanted"),
-        ("cross_entropy", 3, -0.1, "label_smoothing is -0.1, but a share from 0 to below 1 is wanted"),
-        ("cross_entropy", 3, np.nan, "label_smoothing is nan, but a share from 0 to below 1 is wanted"),
-        ("hinge", 3, 0.1, "label_smoothing is 0.1, but the loss hinge has no distribution to smooth"),
-        ("squared_error", 0, 0.1, "label_smoothing is 0.1, but numbers have no distribution to smooth"),
-        ("poisson", 0, 0.1, "label_smoothing is 0.1, but numbers have no distribution to smooth"),
+        ("cross_entropy", 3, 1.0, "between 0 and 1, excluding 1, got 1.0"),
+        ("cross_entropy", 3, -0.1, "between 0 and 1, excluding 1, got -0.1"),
+        ("cross_entropy", 3, np.nan, "to be a finite number, got nan"),
+        ("hinge", 3, 0.1, "to be 0 for the loss hinge, which takes signs, got 0.1"),
+        ("squared_error", 0, 0.1, "to be 0 for targets that are numbers, got 0.1"),
+        ("poisson", 0, 0.1, "to be 0 for targets that are numbers, got 0.1"),
     ],
 )
 def test_smoothing_where_there_is_nothing_to_smooth_is_refused(loss, classes, smoothing, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        Targets.of(loss, classes, smoothing, LABELS if classes else NUMBERS)
+    with pytest.raises(SettingError, match=f"^expected label_smoothing {sentence}$"):
+        Targets.fit(loss, classes, smoothing, LABELS if classes else NUMBERS)
