@@ -114,7 +114,7 @@ def _shown(rows: list[Row]) -> list[tuple[str, ...]]:
     if len(rows) == 1:
         return [_cells(rows[0])]
     worst = {name: _largest([getattr(row, name) for row in rows]) for name in ("float32", "float64", "differences")}
-    sums = {name: sum(getattr(row, name) for row in rows) for name in ("compared", "rough")}
+    sums = {name: sum(getattr(row, name) for row in rows) for name in ("compared", "nonsmooth")}
     names = zip(*(row.path.split(".") for row in rows), strict=False)
     shared = [alike[0] for alike in takewhile(lambda alike: len(set(alike)) == 1, names)]
     path, of, _, *cells = _cells(replace(rows[0], path=".".join([*shared, "*"]), **worst, **sums))
