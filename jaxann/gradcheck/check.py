@@ -104,7 +104,7 @@ def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[st
     """Checks the handwritten gradients of one layer at one input, and diagnoses those that are wrong.
 
     The layer is judged as `check` judges each layer of a network, with random cotangents. If it is made of layers,
-    each of these is judged too.
+    those are judged too.
 
     Args:
         layer: The layer.

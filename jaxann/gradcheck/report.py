@@ -32,7 +32,7 @@ class Row:
         cause: The diagnosis in one word or two, for programs: a key of `jaxann.gradcheck.diagnoses.DIAGNOSES`; "none",
             if no diagnosis explains the difference; "structure", "not summed" or "transposed" for a gradient of the
             wrong shape; "raises", "not finite", "float32", "differences" or "custom derivative"; "autodiff" or "range"
-            for remarks on a right gradient; "" if there is nothing to remark.
+            for remarks on a right gradient; "" for a right gradient without a remark.
         diagnosis: The diagnosis as a sentence.
         float32: max|a - b| / max|b| in float32, at the point where it exceeds its tolerance most.
         float64: The same in float64.

@@ -93,7 +93,7 @@ def failure_row(path: str, owner: str, error: Exception) -> Row:
 
 
 class Leaf(NamedTuple):
-    """One gradient of a subject, a by hand and b by autodiff, with all that its verdict depends on.
+    """One gradient of a subject, the handwritten a and autodiff's b, with all that its verdict depends on.
 
     Attributes:
         subject: The subject.
