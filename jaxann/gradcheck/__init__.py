@@ -41,8 +41,8 @@ The loss is judged in the same way.
 
 A composite layer (a chain, or a residual connection of yours: any dataclass with layers as fields) and the gradient
 function are judged with parts that use autodiff and are therefore right. So one wrong formula gives one wrong row.
-Parts that run inside a `vmap` or a `scan` of yours cannot be observed. The report has a note on each, and the layer that
-contains them is judged with its parts as they are.
+Parts that run inside a `vmap` or a `scan` of yours cannot be observed. The report has a note on each, and the layer
+that contains them is judged with its parts as they are.
 
 # Three sources of a gradient
 
