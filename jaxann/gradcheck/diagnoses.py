@@ -118,7 +118,7 @@ def _kink(e: Evidence) -> str | None:
     zero = "-0" if np.signbit(values).all() else "0"
     where = " or ".join(sorted({f"{value:g}" if value else zero for value in values}))
     first = tuple(np.argwhere(differs)[0])
-    slopes = [f"{gradient[first] / e.args.dy[first]:.4g}" for gradient in (e.a, e.b)]
+    slopes = [f"{gradient[first] / e.args.dy[first] + 0.0:.4g}" for gradient in (e.a, e.b)]  # + 0.0 for no "-0"
     slopes = f"; the handwritten slope is {slopes[0]}, autodiff's {slopes[1]}" if e.is_elementwise else ""
     return f"a different slope at a kink: it differs only where the input is {where} ({count}){slopes}"
 
@@ -132,9 +132,10 @@ def _entries(e: Evidence) -> str | None:
         return None
     if differs[..., mask].sum() < np.count_nonzero(e.b[..., mask]) / 2:  # it depends on the value, not on the place
         return None
-    places = [str([int(i) for i in place]) for place in np.argwhere(mask)[:3]]
+    places = [str([int(i) for i in place]) for place in np.argwhere(mask)]
+    places = places if len(places) <= 3 else [*places[:3], "..."]
     kind = "wrong values" if e.a[..., mask].any() else "zeros"
-    return f"{kind} in only {mask.sum()} of its {mask.size} entries: {', '.join(places)}{', ...' * (mask.sum() > 3)}"
+    return f"{kind} in only {mask.sum()} of its {mask.size} entries: {', '.join(places)}"
 
 
 def _transposed(e: Evidence) -> str | None:
