@@ -1,4 +1,4 @@
-"""Every wrong backward pass is found, located and diagnosed, and none is found where there is none."""
+"""Every wrong backward pass is found, located and diagnosed; a right one is not found wrong."""
 
 from functools import partial
 
@@ -15,12 +15,12 @@ from jaxann.nn import Hinge
 RESULTS = {}  # by mutant: whether it was found in both precisions, located, and diagnosed rightly
 
 
-def report_of(mutant):
-    draw = np.random.default_rng(0)
+def check_mutant(mutant):
+    rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + 0.1, mutant.model.init(jax.random.key(0)))
     positions = (3,) if isinstance(mutant.model, Positions) else ()
-    x = draw.normal(size=(6, *positions, mutant.model.sizes[0] or 4))
-    t = draw.uniform(size=jax.eval_shape(partial(predict, mutant.model), params, x).shape)
+    x = rng.normal(size=(6, *positions, mutant.model.sizes[0] or 4))
+    t = rng.uniform(size=jax.eval_shape(partial(predict, mutant.model), params, x).shape)
     if isinstance(mutant.loss, Hinge):
         t = np.sign(t - 0.5)
     return check(mutant.model, mutant.loss, params, x, t, gradient=mutant.gradient, on_purpose=mutant.on_purpose)
@@ -35,26 +35,25 @@ def is_measured_wrong(row, dtype):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_backward_is_located_and_diagnosed(name):
     mutant = MUTANTS[name]
-    report = report_of(mutant)
+    report = check_mutant(mutant)
     rows = [report[path] for path in report.wrong]
     found = bool(rows) and all(is_measured_wrong(row, dtype) for row in rows for dtype in TOLERANCE)
     located = set(report.wrong) == set(mutant.wrong)
     diagnosed = {row.cause for row in rows} == {mutant.cause}
     RESULTS[name] = found, located, diagnosed
-    assert (found, located) == (True, True), f"\n{report}"
+    assert (found, located, diagnosed) == (True, True, True), f"\n{report}"
 
 
-def test_every_mutant_is_located_and_most_are_diagnosed(capsys):
+def test_every_mutant_is_found_located_and_diagnosed(capsys):
     found, located, diagnosed = np.sum(list(RESULTS.values()) or [(0, 0, 0)], axis=0)
     with capsys.disabled():
         print(f"\n{len(RESULTS)} mutants: {found} found, {located} located, {diagnosed} diagnosed rightly")
-    assert found == located == len(RESULTS)
-    assert diagnosed >= 0.9 * len(RESULTS)
+    assert found == located == diagnosed == len(RESULTS)
 
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_the_same_without_the_mistake_is_right(name):
-    report = report_of(RIGHT[name])
+    report = check_mutant(RIGHT[name])
     assert report.ok, f"\n{report}"
 
 
