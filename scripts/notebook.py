@@ -261,7 +261,7 @@ def outcome(row: Row) -> str:
 def diagnoses(row: Row) -> str:
     """What the check says of each formula that is wrong, in its first place."""
     found = [row.report[CULPRITS[name][0]] for name in row.wrong]
-    return "\n".join(f"{gradient.path} of {gradient.of}: {gradient.diagnosis}" for gradient in found)
+    return "\n".join(f"{gradient.path} of {gradient.owner}: {gradient.diagnosis}" for gradient in found)
 
 
 def conclusion(rows: list[Row]) -> str:

@@ -1,8 +1,4 @@
-"""The gradient check: which handwritten gradient is wrong, and how.
-
-Every layer, loss and gradient function is judged alone by three voices: its own backward, `jax.vjp` of its forward,
-and central differences.
-"""
+"""The gradient check of a network, and of a single layer."""
 
 from __future__ import annotations
 
@@ -10,8 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +14,17 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxann.data.validation import validate
-from jaxann.gradcheck.compilation import clear_programs, precision
-from jaxann.gradcheck.inputs import SUBSAMPLE, gradient_trials, layer_trials, loss_trials, subsample
-from jaxann.gradcheck.places import Place, join_path, locate_layers
+from jaxann.gradcheck.arguments import Args, is_float
+from jaxann.gradcheck.cases import Case, collect_layer_cases, collect_loss_cases
+from jaxann.gradcheck.compilation import clear_programs
+from jaxann.gradcheck.inputs import SUBSAMPLE
 from jaxann.gradcheck.report import NOT_FINITE, ON_PURPOSE, WRONG, Report, Row
-from jaxann.gradcheck.subjects import Args, GradientSubject, LayerSubject, LossSubject, Subject, is_float
 from jaxann.gradcheck.verdict import failure_row, judge
-from jaxann.gradients.autodiff import AutodiffLayer
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.probe import find_nonfinite
-from jaxann.nn.base import Layer, map_parts, parts
+from jaxann.nn.base import Layer
+from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.loss import Loss
-from jaxann.nn.outer import materialize
 
 
 def check(
@@ -45,87 +39,122 @@ def check(
     examples: int = 64,
     seed: int = 0,
 ) -> Report:
-    """Which gradients of `model` and `loss` are wrong, and how, for features x [N, n] and targets t [N, ...].
+    """Checks the handwritten gradients of a network and its loss, and diagnoses those that are wrong.
 
-    Each layer is judged at its true input and true incoming cotangent, for random cotangents, and at inputs and
-    parameters near the true ones and drawn at random, kinks among them; all in float64 and in float32. Networks made of
-    layers, and `gradient(model, loss)`, are judged with right parts, so that a wrong formula is named once.
+    Each layer is judged alone, at its true input and its true incoming cotangent, then with random cotangents, and at
+    inputs and parameters near the true ones and drawn at random, kinks among them; in float64 and in float32. The loss
+    is judged in the same way. Layers made of layers, and the gradient function, are judged with right parts, so that
+    one wrong formula gives one wrong row. `jaxann.gradcheck` explains what is compared and what the report says.
 
-    A gradient whose path is in `on_purpose`, or inside one that is, may differ, and is reported with its angle to the
-    true one. At most `examples` are looked at, of every label one; `seed` draws them, and all that is random.
+    Args:
+        model: The network: any layer, composite or not.
+        loss: The loss.
+        params: The parameters of the network, as `model.init` returns them.
+        x: Features [N, ...], a row for each example.
+        t: Targets [N, ...], or labels [N], as the loss expects them.
+        gradient: What makes the gradient function: `gradient(model, loss)` returns a function from (params, x, t,
+            weights) to (loss, grads). `backprop` is the chain of backwards; a learning rule may be given instead.
+        on_purpose: Paths of gradients that are meant to differ from the true ones, as "2.dx"; a path such as "2" or
+            "gradient" stands for all gradients inside it. If such a gradient differs, its row has the angle to the
+            true gradient instead of a diagnosis.
+        examples: The most examples that are used, at least 1. They are drawn at random, with one of each label if the
+            targets are integer labels and `examples` is large enough.
+        seed: The seed of the examples, the inputs, the cotangents and the directions that are drawn.
 
-    Raises ValueError for data that does not fit, as `validate` does, for a model or a loss that is not hashable, and
-    for a path in `on_purpose` that no gradient has. What is wrong with a forward or backward is a row of the report.
+    Returns:
+        A report with a row for every gradient. A forward or backward that raises is a row of it too.
+
+    Raises:
+        ValueError: If the data is empty, not numeric, not finite or of differing lengths, or does not fit the model or
+            the loss; or if the model, the loss or `gradient` is not hashable, as frozen dataclasses are.
+        SettingError: If `examples` is not a whole number of at least 1, or no gradient has a path in `on_purpose`. It
+            is a ValueError.
+
+    Example:
+        report = check(model, loss, model.init(jax.random.key(0)), x, t)
+        print(report)
+        report.raise_if_wrong()
     """
-    _hashable(model, loss, gradient)
-    if not isinstance(examples, Integral) or examples < 1:
-        raise ValueError(f"examples is {examples}, but a whole number of at least 1 is wanted")
+    _require_hashable(model, loss, gradient)
+    validate_number("examples", examples, least=1, integer=True)
     try:
         x, t = validate(model, loss, x, t, params)
     except ValueError:
         raise
-    except Exception as error:  # forward's own: a row, never a traceback
+    except Exception as error:  # it comes from the forward pass, so it is a row
         return Report((failure_row("forward", str(model), error),), 0, len(x))
-    draw = np.random.default_rng(seed)
-    chosen = _chosen(np.asarray(t), examples, draw)
+    rng = np.random.default_rng(seed)
+    chosen = _choose_examples(np.asarray(t), examples, rng)
     data = Args(params, np.asarray(x)[chosen], np.asarray(t)[chosen], ()).cast("float64")
     clear_programs()
     try:
-        cases, y, notes = _network(model, loss, data, draw)
+        cases, y, notes = collect_layer_cases(model, loss, data, rng)
     except Exception as error:
         return Report((failure_row("forward", str(model), error),), len(chosen), len(x))
-    cases.append(Case(LossSubject("loss", loss), loss_trials(y, data.aux, draw), 1))
-    plain, weighted = (gradient_trials(data, weighted, draw) for weighted in (False, True))
-    cases.append(Case(GradientSubject("gradient", gradient, model, loss), plain, 1, whole=True))
-    cases.append(
-        Case(GradientSubject("gradient.weighted", gradient, model, loss), weighted, 1, ("float64",), whole=True)
-    )
-    rows = _rows(cases, seed)
+    rows = _judge_cases(cases + collect_loss_cases(model, loss, gradient, data, y, rng), seed)
     if any(row.verdict == NOT_FINITE or row.cause == "range" for row in rows):
-        found = find_nonfinite(model, loss, params, jnp.asarray(x)[chosen], jnp.asarray(t)[chosen])
-        if found:
-            sentence = f"the first value that is not finite is in {found}"
+        place = find_nonfinite(model, loss, params, jnp.asarray(x)[chosen], jnp.asarray(t)[chosen])
+        if place:
+            sentence = f"the first value that is not finite is in {place}"
             rows.insert(0, Row("values", type(model).__name__, (), NOT_FINITE, "not finite", sentence))
-    return Report(_declared(rows, on_purpose), len(chosen), len(x), notes)
+    return Report(_accept_on_purpose(rows, on_purpose), len(chosen), len(x), notes)
 
 
 def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[str] | str = (), seed: int = 0) -> Report:
-    """`check` for one layer and one example x, as its `forward` takes it, with random cotangents.
+    """Checks the handwritten gradients of one layer at one input, and diagnoses those that are wrong.
 
-    Whole numbers are taken for real ones unless `forward` refuses those. Raises ValueError as `check` does, and for an
-    x that is empty or not numeric.
+    The layer is judged as `check` judges each layer of a network, with random cotangents. If it is made of layers,
+    those are judged too.
+
+    Args:
+        layer: The layer.
+        params: Its parameters, as `layer.init` returns them; () for a layer without parameters.
+        x: One example, as `layer.forward` takes it. Integers are converted to floats unless `forward` rejects floats.
+        on_purpose: Paths of gradients that are meant to differ from the true ones, as "W" or "dx".
+        seed: The seed of the inputs, the cotangents and the directions that are drawn.
+
+    Returns:
+        A report with a row for every gradient. A forward or backward that raises is a row of it too.
+
+    Raises:
+        ValueError: If `x` is empty or not numeric, or the layer is not hashable, as a frozen dataclass is.
+        SettingError: If no gradient has a path in `on_purpose`. It is a ValueError.
+
+    Example:
+        dense = Dense(4, 3)
+        print(check_layer(dense, dense.init(jax.random.key(0)), jnp.arange(4.0)))
     """
-    _hashable(layer)
-    x, draw = np.asarray(x), np.random.default_rng(seed)
+    _require_hashable(layer)
+    x, rng = np.asarray(x), np.random.default_rng(seed)
     if (x.dtype.kind not in "biu" and not is_float(x)) or not x.size:
-        raise ValueError(f"x is of shape {x.shape} and dtype {x.dtype}, but real numbers, at least one, are wanted")
+        raise ValueError(f"expected x to be at least one real number, got shape {x.shape} and dtype {x.dtype}")
     clear_programs()
     try:
-        y, x = _as_taken(layer, params, x)
+        y, x = _convert_input(layer, params, x)
         batch = np.stack([x] * SUBSAMPLE)
-        data = Args(params, batch, draw.normal(size=(SUBSAMPLE, *y.shape)), ()).cast("float64")
-        cases, _, notes = _network(layer, _Pairing(), data, draw)
+        data = Args(params, batch, rng.normal(size=(SUBSAMPLE, *y.shape)), ()).cast("float64")
+        cases, _, notes = collect_layer_cases(layer, _InnerProduct(), data, rng)
     except Exception as error:
         return Report((failure_row("forward", str(layer), error),), 0, 1)
-    return Report(_declared(_rows(cases, seed), on_purpose), 1, 1, notes)
+    return Report(_accept_on_purpose(_judge_cases(cases, seed), on_purpose), 1, 1, notes)
 
 
-def _as_taken(layer: Layer, params: PyTree, x: np.ndarray) -> tuple[Any, np.ndarray]:
-    """The form of the output for x as real numbers, and those; for x as it is where `forward` refuses them."""
+def _convert_input(layer: Layer, params: PyTree, x: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Returns the form of the output, and the input: as floats unless `forward` rejects floats."""
 
     def output(x):
         return jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, x)
 
     try:
-        numbers = x if is_float(x) else x.astype(float)
-        return output(numbers), numbers
+        floats = x if is_float(x) else x.astype(float)
+        return output(floats), floats
     except Exception:
         return output(x), x
 
 
-def _chosen(t: np.ndarray, examples: int, draw: np.random.Generator) -> np.ndarray:
-    """Which examples to look at: one of each label where targets are labels, and others at random."""
-    order = draw.permutation(len(t))
+def _choose_examples(t: np.ndarray, examples: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns the indices of the examples to use: one of each label if targets are labels, and random ones."""
+    order = rng.permutation(len(t))
     if t.ndim == 1 and not is_float(t):
         _, firsts = np.unique(t[order], return_index=True)
         order = np.concatenate([order[firsts], np.delete(order, firsts)])
@@ -133,8 +162,8 @@ def _chosen(t: np.ndarray, examples: int, draw: np.random.Generator) -> np.ndarr
 
 
 @dataclass(frozen=True)
-class _Pairing(Loss):
-    """E = <t, y>, so that ∂E/∂y = t."""
+class _InnerProduct(Loss):
+    """E = <t, y>, whose gradient ∂E/∂y is t."""
 
     def value(self, y: Array, t: Array) -> Array:
         return jnp.sum(y * t)
@@ -143,122 +172,45 @@ class _Pairing(Loss):
         return t
 
 
-class Case(NamedTuple):
-    """A subject and its trials, of which the first `given` are at its true inputs."""
+def _judge_cases(cases: list[Case], seed: int) -> list[Row]:
+    """Returns the rows of all cases in order, computed on a thread per core: most of the time goes into compiling."""
 
-    subject: Subject
-    trials: Args
-    given: int
-    dtypes: tuple[str, ...] = ("float32", "float64")
-    whole: bool = False
-
-
-def _rows(cases: list[Case], seed: int) -> list[Row]:
-    """The rows of every case, in order: on as many threads as there are cores, since most of the time is compiling."""
-
-    def rows(i):
-        subject, trials, given, dtypes, whole = cases[i]
-        found = judge(subject, trials, given, np.random.default_rng([seed, i]), dtypes)
-        return [replace(row, whole=whole) for row in found]
+    def judge_case(i):
+        subject, points, actual, dtypes, composite = cases[i]
+        rows = judge(subject, points, actual, np.random.default_rng([seed, i]), dtypes)
+        return [replace(row, composite=composite) for row in rows]
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = list(threads.map(rows, reversed(range(len(cases)))))  # the whole ones, which take longest, first
-    return [row for rows in reversed(found) for row in rows]
+        groups = list(threads.map(judge_case, reversed(range(len(cases)))))  # composite ones take longest: first
+    return [row for rows in reversed(groups) for row in rows]
 
 
-def _network(
-    model: Layer, loss: Loss, data: Args, draw: np.random.Generator
-) -> tuple[list[Case], np.ndarray, tuple[str, ...]]:
-    """A case for every layer in `model`, in order, then for what is made of layers; the outputs; and notes."""
-    with precision("float64"):
-        given = jax.tree.map(jnp.asarray, (data.params, data.x, data.aux))
-        places, y = jax.tree.map(np.asarray, locate_layers(model, loss, *given))
-    paths = [place.path for place in places]
-    leaves, wholes, notes = [], [], []
-    for i, place in enumerate(places):
-        inside = parts(place.layer)
-        names = [name for name in inside if join_path(place.path, name) in paths]
-        if len(names) < len(inside):
-            unseen = ", ".join(name for name in inside if name not in names)
-            notes.append(f"{place.path or type(place.layer).__name__}: its parts {unseen} are not judged alone")
-        use = paths[: i + 1].count(place.path)
-        place = replace(place, path=f"{place.path}#{use}") if use > 1 else place
-        if names:
-            wholes.append(_whole(place, names, draw))
-        else:
-            leaves += _leaf(place, draw)
-    return leaves + wholes, y, tuple(notes)
-
-
-def _leaf(place: Place, draw: np.random.Generator) -> list[Case]:
-    """A layer as it stands, and once more with a key where it draws from one."""
-    trials = layer_trials(place, draw)
-    return [
-        Case(LayerSubject(place.path, place.layer, str(place.layer), random), trials, 2)
-        for random in ((False, True) if _draws(place) else (False,))
-    ]
-
-
-def _whole(place: Place, names: list[str], draw: np.random.Generator) -> Case:
-    """A layer made of layers, on a few examples, those of its parts automatic that are judged alone."""
-    trials = layer_trials(replace(place, x=subsample(place.x), dy=subsample(place.dy)), draw)
-    layer = map_parts(place.layer, lambda name, part: AutodiffLayer(part) if name in names else part)
-    if _raises(layer, trials.example()) and not _raises(place.layer, trials.example()):
-        layer = place.layer  # it looks at what its parts save
-    path = join_path(place.path, "chain") if names[0].isdecimal() else place.path
-    return Case(LayerSubject(path, layer, type(place.layer).__name__), trials, 2, whole=True)
-
-
-def _raises(layer: Layer, one: Args) -> bool:
-    """Whether its backward raises."""
-
-    def backward(params, x, dy):
-        return materialize(layer.backward(params, layer.forward(params, x)[1], dy))
-
-    try:
-        with precision("float64"):
-            jax.eval_shape(backward, one.params, one.x, one.dy)
-    except Exception:
-        return True
-    return False
-
-
-def _draws(place: Place) -> bool:
-    """Whether the layer's forward pass changes with a key."""
-
-    def program(key):
-        return str(jax.make_jaxpr(lambda params, x: place.layer.forward(params, x, key)[0])(place.params, place.x[0]))
-
-    try:
-        with precision("float64"):
-            return program(None) != program(jax.random.key(0))
-    except Exception:  # it takes no key, or none of this kind
-        return False
-
-
-def _hashable(*things: Any) -> None:
-    for thing in things:
+def _require_hashable(*values: Any) -> None:
+    for value in values:
         try:
-            hash(thing)
+            hash(value)
         except TypeError as error:
-            name = type(thing).__name__
-            raise ValueError(f"{name} is not hashable ({error}): a layer or loss is a frozen dataclass") from None
+            name = type(value).__name__
+            raise ValueError(f"expected a hashable object, such as a frozen dataclass, got {name}: {error}") from None
 
 
-def _declared(rows: list[Row], on_purpose: Sequence[str] | str) -> tuple[Row, ...]:
-    """The rows, those whose paths are in `on_purpose` or inside one that is no longer wrong."""
+def _accept_on_purpose(rows: list[Row], on_purpose: Sequence[str] | str) -> tuple[Row, ...]:
+    """Returns the rows, with another verdict for the wrong gradients at the paths in `on_purpose` or inside them."""
     declared = (on_purpose,) if isinstance(on_purpose, str) else on_purpose
-    lone = [path for path in declared if not any(f"{row.path}.".startswith(f"{path}.") for row in rows)]
-    if lone:
-        known = ", ".join(row.path for row in rows)
-        raise ValueError(f"on_purpose has {lone[0]!r}, but the gradients are {known}")
+    for path in declared:
+        if not any(f"{row.path}.".startswith(f"{path}.") for row in rows):
+            paths = ", ".join(row.path for row in rows)
+            raise SettingError("on_purpose", f"to name gradients of the report ({paths})", path)
 
-    def meant(row):
+    def is_accepted(row):
         inside = f"{row.path}.".startswith(tuple(f"{path}." for path in declared))
         return inside and row.verdict == WRONG and row.handwritten.size and np.isfinite(row.handwritten).all()
 
-    def angle(row):
-        known = np.isfinite(row.degrees)
-        return f"{row.degrees:.1f} degrees from the true gradient" if known else "it or the true gradient is zero"
+    def describe_angle(row):
+        if np.isfinite(row.degrees):
+            return f"{row.degrees:.1f} degrees from the true gradient"
+        return "it or the true gradient is zero, so the angle between them is not defined"
 
-    return tuple(replace(row, verdict=ON_PURPOSE, diagnosis=angle(row)) if meant(row) else row for row in rows)
+    return tuple(
+        replace(row, verdict=ON_PURPOSE, diagnosis=describe_angle(row)) if is_accepted(row) else row for row in rows
+    )

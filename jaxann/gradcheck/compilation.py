@@ -1,4 +1,4 @@
-"""How a gradient check computes: in the precision asked for, by programs that run once and are compiled in haste."""
+"""How a gradient check computes: in the precision asked for, with programs that are cheap to compile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import jax
 
 @contextmanager
 def precision(dtype: str) -> Iterator[None]:
-    """With `dtype` for a default, and matrix products that use all of it."""
+    """Makes `dtype`, "float32" or "float64", the default inside a `with` block.
+
+    Matrix products use all of its digits there, which they do not on every device otherwise.
+    """
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         yield
 
@@ -21,16 +24,25 @@ _PROGRAMS: list[Any] = []
 
 
 def clear_programs() -> None:
-    """Every program of `once`: the code that it was made of may have been edited since, its layer equal as before.
+    """Discards every program that `jit_cheaply` has compiled. Each check begins with it.
 
-    Besides, a process can hold only so many programs, and one that checks hundreds of networks must not keep them all.
+    The layer's code may have changed since a program was compiled, even though the layer still compares equal.
+    Besides, a process can hold only a limited number of programs, too few to keep those of hundreds of checks.
     """
     for program in _PROGRAMS:
         program.cache_clear()
 
 
 def jit_cheaply(function: Callable, static: int) -> Callable:
-    """`jax.jit` of `function`, its first `static` arguments static: compiled in haste, and kept until `forget`."""
+    """Compiles a function for few calls: with little optimization, because compiling takes longer than running.
+
+    Args:
+        function: The function.
+        static: How many arguments, the first ones, are static. Each combination of them is a program of its own.
+
+    Returns:
+        The compiled function. Its programs are kept until `clear_programs` is called.
+    """
 
     @cache
     def program(*fixed: Any) -> Callable:
@@ -42,14 +54,14 @@ def jit_cheaply(function: Callable, static: int) -> Callable:
 
 @cache
 def _cheap_options() -> dict[str, int | bool]:
-    """The compiler's options for less work, those of them that this jaxlib has.
+    """Returns the compiler options that reduce its work, as far as this jaxlib knows them.
 
-    Not optimisation level 0: on a CPU it was seen to make infinities of finite numbers.
+    Optimization level 0 is not among them: on a CPU it turned finite numbers into infinities.
     """
     options = {"xla_backend_optimization_level": 1}
-    more = options | {"xla_cpu_use_fusion_emitters": False}  # the older ones compile in two thirds of the time
+    older = options | {"xla_cpu_use_fusion_emitters": False}  # the older emitters compile in two thirds of the time
     try:
-        jax.jit(lambda: 0, compiler_options=more)()
+        jax.jit(lambda: 0, compiler_options=older)()
     except jax.errors.JaxRuntimeError:
         return options
-    return more
+    return older

@@ -1,6 +1,6 @@
-"""The third voice of a gradient check: central differences, which know nothing of derivatives.
+"""Central differences: the third source of a gradient, which uses only the value of the function.
 
-Where the function is not smooth within the step, as across a kink, a difference says nothing and does not count.
+Where the function is not smooth within the step, as across a kink, a difference is no estimate and does not count.
 """
 
 from __future__ import annotations
@@ -12,88 +12,121 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from jaxann.gradcheck.arguments import Args, by_name, is_float
 from jaxann.gradcheck.compilation import jit_cheaply
-from jaxann.gradcheck.subjects import Args, Subject, by_name, is_float
+from jaxann.gradcheck.subjects import Subject
 
 ENTRIES, DIRECTIONS = 8, 3
-# Two step sizes leave an error of the order STEP⁴ = 1e-12, to be seen against the size of the fifth derivative.
+# Two step sizes leave an error of the order STEP⁴ = 1e-12, relative to the size of the fifth derivative.
 STEP, TOLERANCE = 1e-3, 1e-5
 
 
+class Deviation(NamedTuple):
+    """How far a gradient is from a reference; NaN where nothing could be compared.
+
+    Attributes:
+        error: The largest relative difference.
+        excess: The largest difference as a multiple of its tolerance: above 1, the gradient is wrong.
+    """
+
+    error: float
+    excess: float
+
+
 class Differences(NamedTuple):
-    """Of a leaf: the derivatives of <dy, f> along `directions` [K, size], which of them count, and their rounding."""
+    """Central differences of <dy, f> along K directions in one parameter or input.
+
+    Attributes:
+        directions: The directions, flattened, [K, size].
+        values: The directional derivatives, [K].
+        smooth: Whether the function is smooth within the step, so that the value counts, [K].
+        rounding: The rounding error of each value, [K].
+    """
 
     directions: np.ndarray
     values: np.ndarray
     smooth: np.ndarray
     rounding: np.ndarray
 
-    def gap(self, gradient: Any, truth: Any) -> tuple[float, float]:
-        """The largest |value - <gradient, direction>| / |truth| of those that count, and over what is allowed.
+    def compare(self, gradient: Any, reference: Any) -> Deviation:
+        """Compares a gradient with the differences that count.
 
-        |·| is the largest entry where the direction is an entry, the Euclidean length otherwise. NaN if none counts.
+        Args:
+            gradient: The gradient, in the shape of the parameter or input.
+            reference: The gradient to whose size the differences are relative: to its largest entry where the
+                direction is a single entry, to its Euclidean length otherwise.
         """
         k, flat = self.smooth, gradient.ravel()
         if not k.any() or not np.isfinite(flat).all():
-            return np.nan, np.nan
-        truth = truth if np.isfinite(truth).all() else gradient
-        apart = np.abs(self.values[k] - self.directions[k] @ flat)
+            return Deviation(np.nan, np.nan)
+        reference = reference if np.isfinite(reference).all() else gradient
+        difference = np.abs(self.values[k] - self.directions[k] @ flat)
         entry = np.count_nonzero(self.directions[k], axis=1) == 1
-        size = np.where(entry, np.abs(truth).max(initial=0), np.linalg.norm(truth))
-        error = np.where(apart > 0, apart / size, 0)
-        excess = np.where(apart > 0, apart / (TOLERANCE * size + self.rounding[k]), 0)
-        return float(error.max()), float(excess.max())
+        size = np.where(entry, np.abs(reference).max(initial=0), np.linalg.norm(reference))
+        error = np.where(difference > 0, difference / size, 0)
+        excess = np.where(difference > 0, difference / (TOLERANCE * size + self.rounding[k]), 0)
+        return Deviation(float(error.max()), float(excess.max()))
 
 
 def central_differences(
-    subject: Subject, args: Args, draw: np.random.Generator, step: float = STEP
+    subject: Subject, args: Args, rng: np.random.Generator, step: float = STEP
 ) -> dict[str, Differences]:
-    """For x and every leaf of params, derivatives along some entries, or all of few, and some random directions.
+    """Computes central differences for the input and for every parameter of a subject.
 
-    A direction in x stays within one example, so that fewer kinks are in its reach.
+    The directions are all entries of a small array and some of a large one, and a few random directions. A random
+    direction in the input changes only one example, so that it meets fewer kinks.
+
+    Args:
+        subject: What to differentiate.
+        args: The arguments at one point, with a batch x, aux, dy [B, ...].
+        rng: The source of the random numbers.
+        step: The step for entries of size 1; that for smaller ones is proportional, down to a hundredth of it.
+
+    Returns:
+        The differences, by the names that `by_name` gives.
     """
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, (args.params, args.x)))
-    here = np.asarray(_outputs(subject, args))
-    scale = np.abs(args.dy * here).sum()
-    found = {}
+    center = np.asarray(_evaluate(subject, args))
+    scale = np.abs(args.dy * center).sum()
+    differences = {}
     for name, place in zip(by_name(args.params, args.x), range(len(leaves)), strict=True):
         leaf = leaves[place]
         if not (is_float(leaf) and leaf.size):
             continue
 
         def phi(move, leaf=leaf, place=place):
-            """<dy, f> - <dy, f(0)> with `move` added to the leaf."""
+            """Returns <dy, f> - <dy, f(0)> with `move` added to the leaf."""
             moved = [*leaves[:place], leaf + move.reshape(leaf.shape), *leaves[place + 1 :]]
             params, x = jax.tree.unflatten(structure, moved)
-            return np.sum(args.dy * (np.asarray(_outputs(subject, args._replace(params=params, x=x))) - here))
+            return np.sum(args.dy * (np.asarray(_evaluate(subject, args._replace(params=params, x=x))) - center))
 
-        directions = _directions(leaf, draw, within=len(leaf) if name == "dx" else 1)
+        directions = _draw_directions(leaf, rng, parts=len(leaf) if name == "dx" else 1)
         steps = step * np.clip(np.abs(directions * leaf.ravel()).max(axis=1), 1e-2, 1)
-        taken = [h * direction for h, direction in zip(steps, directions, strict=True)]
-        far, back, near, near_back = np.array([[phi(s * move) for move in taken] for s in (1, -1, 0.5, -0.5)])
+        moves = [h * direction for h, direction in zip(steps, directions, strict=True)]
+        far, back, near, near_back = np.array([[phi(s * move) for move in moves] for s in (1, -1, 0.5, -0.5)])
         values = (4 * (near - near_back) / steps - (far - back) / (2 * steps)) / 3
         rounding = 1e-15 * scale / steps
-        # A smooth function's second difference is a quarter at half the step, up to STEP⁴; that of a kink a half.
+        # At half the step, a smooth function's second difference is a quarter, up to STEP⁴; that of a kink is a half.
         rough = np.abs(far + back - 4 * (near + near_back)) / steps
         smooth = rough <= TOLERANCE / 10 * np.nanmax(np.abs(values), initial=0) + 10 * rounding
-        found[name] = Differences(directions, values, smooth, rounding)
-    return found
+        differences[name] = Differences(directions, values, smooth, rounding)
+    return differences
 
 
-def _directions(leaf: np.ndarray, draw: np.random.Generator, within: int) -> np.ndarray:
-    """Entries and random directions of length one, [K, size], the latter each in one of `within` equal parts."""
-    size, part = leaf.size, leaf.size // within
-    chosen = np.arange(size) if size <= 2 * ENTRIES else draw.choice(size, ENTRIES, replace=False)
+def _draw_directions(leaf: np.ndarray, rng: np.random.Generator, parts: int) -> np.ndarray:
+    """Draws entries, and random directions of length 1 that each stay in one of `parts` equal parts, [K, size]."""
+    size, part = leaf.size, leaf.size // parts
+    entries = np.arange(size) if size <= 2 * ENTRIES else rng.choice(size, ENTRIES, replace=False)
     random = DIRECTIONS if part > 1 else 0
-    directions = np.zeros((len(chosen) + random, size))
-    directions[np.arange(len(chosen)), chosen] = 1
-    for row in directions[len(chosen) :]:
-        begin, values = part * draw.integers(within), draw.normal(size=part)
+    directions = np.zeros((len(entries) + random, size))
+    directions[np.arange(len(entries)), entries] = 1
+    for row in directions[len(entries) :]:
+        begin, values = part * rng.integers(parts), rng.normal(size=part)
         row[begin : begin + part] = values / np.linalg.norm(values)
     return directions
 
 
 @partial(jit_cheaply, static=1)
-def _outputs(subject: Subject, args: Args) -> Array:
+def _evaluate(subject: Subject, args: Args) -> Array:
     params, x, aux, _ = args
     return jax.vmap(subject.forward, (None, 0, 0))(params, x, aux)

@@ -1,4 +1,4 @@
-"""The trials of a gradient check: at the true inputs, near them, and anywhere."""
+"""The points at which a gradient check evaluates gradients: those of the data, points near them, and random ones."""
 
 from __future__ import annotations
 
@@ -6,64 +6,94 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxann.gradcheck.arguments import Args, is_float
 from jaxann.gradcheck.places import Place
-from jaxann.gradcheck.subjects import Args, is_float
 
-SUBSAMPLE = 8
+SUBSAMPLE = 8  # the most examples that `subsample` returns
 
 
 def subsample(values: np.ndarray) -> np.ndarray:
-    """Some of the examples, for what is made of layers: its automatic twin forms the gradient of each."""
+    """Returns a few of the examples [B, ...], evenly spaced.
+
+    Layers made of layers are checked on these, because their autodiff twin forms the gradient of each example.
+    """
     return values[:: -(-len(values) // SUBSAMPLE)]
 
 
-def layer_trials(place: Place, draw: np.random.Generator) -> Args:
-    """At the true input: the true cotangent and a random one. Then near the true input, and at a random one."""
+def draw_layer_points(place: Place, rng: np.random.Generator) -> Args:
+    """Draws four points at which to check a layer.
+
+    Two are at the data's parameters and input, one with the true cotangent (scaled to a maximum of 1) and one with a
+    random one. The third is near them, and the fourth has a random input; both have random cotangents.
+
+    Args:
+        place: The layer with its parameters, input and cotangent in the network.
+        rng: The source of the random numbers.
+    """
     params, x, dy = place.params, place.x, place.dy
     largest = np.nanmax(np.abs(dy), initial=0)
-    cotangents = [dy / largest if 0 < largest < np.inf else dy, *(draw.normal(size=dy.shape) for _ in range(3))]
-    seeds = draw.integers(2**31, size=(4, len(x)))
-    moved = [_shaken(params, draw) for _ in range(2)]
-    inputs = [x, x, _near(x, draw), _anywhere(x, draw)]
-    return _stacked([Args(*each) for each in zip([params, params, *moved], inputs, seeds, cotangents, strict=True)])
+    cotangents = [dy / largest if 0 < largest < np.inf else dy, *(rng.normal(size=dy.shape) for _ in range(3))]
+    seeds = rng.integers(2**31, size=(4, len(x)))
+    moved = [_move_params(params, rng) for _ in range(2)]
+    inputs = [x, x, _draw_near(x, rng), _draw_anywhere(x, rng)]
+    points = zip([params, params, *moved], inputs, seeds, cotangents, strict=True)
+    return _stack([Args(*point) for point in points])
 
 
-def loss_trials(y: np.ndarray, t: np.ndarray, draw: np.random.Generator) -> Args:
-    """At the true output, near it and at the target, and at a random one."""
-    near = _near(y, draw)
+def draw_loss_points(y: np.ndarray, t: np.ndarray, rng: np.random.Generator) -> Args:
+    """Draws three points at which to check a loss: the true output, one near it, and a random one.
+
+    Near the true output, a fifth of the entries equal the target where both have one shape.
+
+    Args:
+        y: The outputs of the network, [B, ...].
+        t: The targets, [B, ...].
+        rng: The source of the random numbers.
+    """
+    near = _draw_near(y, rng)
     if t.shape == y.shape:
-        near = np.where(draw.random(y.shape) < 0.2, t, near)
-    return _stacked([Args((), each, t, draw.normal(size=len(y))) for each in (y, near, _anywhere(y, draw))])
+        near = np.where(rng.random(y.shape) < 0.2, t, near)
+    outputs = (y, near, _draw_anywhere(y, rng))
+    return _stack([Args((), output, t, rng.normal(size=len(y))) for output in outputs])
 
 
-def gradient_trials(data: Args, weighted: bool, draw: np.random.Generator) -> Args:
-    """At the true parameters and near them, each batch an example, without weights or with random ones."""
+def draw_gradient_points(data: Args, weighted: bool, rng: np.random.Generator) -> Args:
+    """Draws two points at which to check a gradient function: the true parameters, and parameters near them.
+
+    Args:
+        data: The parameters, features and targets, without an axis of points.
+        weighted: Whether each example has a random weight.
+        rng: The source of the random numbers.
+
+    Returns:
+        The points, with the batch (x, t) or (x, t, weights) as the only example.
+    """
     x, t = subsample(data.x), subsample(data.aux)
-    trials = []
-    for params in (data.params, _shaken(data.params, draw)):
-        weights = (draw.random(len(x)) + 0.1,) if weighted else ()
+    points = []
+    for params in (data.params, _move_params(data.params, rng)):
+        weights = (rng.random(len(x)) + 0.1,) if weighted else ()
         batch = jax.tree.map(lambda leaf: leaf[None], (x, t, *weights))
-        trials.append(Args(params, (), batch, draw.normal(size=1)))
-    return _stacked(trials)
+        points.append(Args(params, (), batch, rng.normal(size=1)))
+    return _stack(points)
 
 
-def _near(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    return x * np.exp(0.3 * draw.normal(size=x.shape)) if is_float(x) else x
+def _draw_near(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return x * np.exp(0.3 * rng.normal(size=x.shape)) if is_float(x) else x
 
 
-def _anywhere(x: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Numbers of many sizes, and in half of the places those at which functions have their kinks, all as often."""
+def _draw_anywhere(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws numbers of many magnitudes, and puts 0, -0, 1 and -1, where functions have their kinks, in half of them."""
     if not is_float(x):
         return x
-    numbers = (draw.normal(size=x.shape) * 10 ** draw.uniform(-1, 1, x.shape)).ravel()
-    places = draw.permutation(x.size)[: max(1, x.size // 2)]
+    numbers = (rng.normal(size=x.shape) * 10 ** rng.uniform(-1, 1, x.shape)).ravel()
+    places = rng.permutation(x.size)[: max(1, x.size // 2)]
     numbers[places] = np.resize([-0.0, 0.0, 1.0, -1.0], len(places))
     return numbers.reshape(x.shape)
 
 
-def _shaken(params: PyTree, draw: np.random.Generator) -> PyTree:
-    return jax.tree.map(lambda p: p + 0.1 * draw.normal(size=p.shape) if is_float(p) else p, params)
+def _move_params(params: PyTree, rng: np.random.Generator) -> PyTree:
+    return jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape) if is_float(p) else p, params)
 
 
-def _stacked(trials: list[Args]) -> Args:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trials)
+def _stack(points: list[Args]) -> Args:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *points)

@@ -1,6 +1,6 @@
-"""A network taken apart: every layer in it with its own parameters, its true input and its true incoming cotangent.
+"""The layers of a network, each with its own parameters, its true input and its true incoming cotangent.
 
-Only forward passes are used, so that a wrong backward somewhere does not reach the others.
+They come from forward passes and autodiff alone, so that a wrong backward does not affect the other layers.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.gradcheck.compilation import jit_cheaply
 from jaxann.gradients.autodiff import vjp
-from jaxann.nn.base import Layer, map_parts, parts
+from jaxann.nn.base import Layer, join_path, map_parts, parts
 from jaxann.nn.loss import Loss
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Place:
-    """A layer where it stands: y = layer.forward(params, x) for a batch x [B, ...], and dy = ∂E/∂y [B, ...]."""
+    """A layer at its place in a network, where y = layer.forward(params, x) and dy = ∂E/∂y.
+
+    Attributes:
+        path: Its path in the network, as "2"; "" for the network itself.
+        layer: The layer.
+        params: Its parameters.
+        x: Its inputs, [B, ...].
+        dy: Its incoming cotangents, [B, ...].
+    """
 
     path: str = field(metadata={"static": True})
     layer: Layer = field(metadata={"static": True})
@@ -34,7 +42,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Tap(Layer):
-    """`layer`, with `shift` added to its output and a `Seen` for its saved. It holds arrays: for one trace only."""
+    """A layer that records what passes through it and adds a shift to its output.
+
+    ∂E/∂y is the gradient with respect to the shift. A tap holds arrays, so it serves for one trace only.
+
+    Attributes:
+        layer: The layer.
+        path: Its path in the network.
+        shift: What is added to its output, in the output's shape; None for nothing.
+    """
 
     layer: Layer
     path: str
@@ -45,20 +61,28 @@ class Tap(Layer):
         return self.layer.sizes
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name)  # for a layer that reads its parts' settings
+        return getattr(self.layer, name)  # a composite layer may read the settings of its parts
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Seen]:
         y, saved = self.layer.forward(params, x, key)
         return y if self.shift is None else y + self.shift, Seen(self.path, params, x, y, saved)
 
     def backward(self, params: PyTree, saved: Seen, dy: Array) -> tuple[PyTree, Array]:
-        raise NotImplementedError("a tap is for forward passes")
+        raise NotImplementedError("a Tap has no backward: it serves for forward passes only")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Seen:
-    """What a tap saw; `saved` holds what the taps inside its layer saw."""
+    """What passed through a tap.
+
+    Attributes:
+        path: The path of its layer in the network.
+        params: The parameters of the layer.
+        x: Its input.
+        y: Its output, without the shift.
+        saved: What the layer saved; it contains the `Seen` of every tap inside the layer.
+    """
 
     path: str = field(metadata={"static": True})
     params: Any
@@ -70,38 +94,44 @@ class Seen:
 def locate_layers(
     model: Layer, loss: Loss, params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."]
 ) -> tuple[list[Place], Array]:
-    """A `Place` for every layer in `model`, one made of layers before its parts, and the outputs y [B, ...].
+    """Finds every layer of a network, with its parameters, inputs and incoming cotangents.
 
-    Parts that cannot be watched, because what they save is not handed on or they run inside a `vmap` or a `scan`, have
-    no place of their own. One that is used more than once has a place for each use, with the sum of their cotangents.
+    A composite layer precedes its parts. A layer that is used several times has a place for each use, all with the
+    sum of their cotangents. A part has no place of its own if it cannot be observed: because the layer around it does
+    not save what the part saves, or runs it inside a `vmap` or a `scan`.
+
+    Args:
+        model: The network.
+        loss: The loss E.
+        params: Its parameters.
+        x: Inputs.
+        t: Targets.
+
+    Returns:
+        The places in order, and the outputs y [B, ...] of the network.
     """
     layers = {"": model}
     entered = frozenset[str]()
-    for path in _composites(model):
+    for path in _list_composites(model):
         inside = {join_path(path, name): part for name, part in parts(layers[path]).items()} if path in layers else {}
         try:
-            found, *_ = jax.eval_shape(partial(_trace, model, loss, entered | {path}), params, x, t)
-        except Exception:  # whatever it is that this layer does with its parts: they are not for us to watch
+            owned, *_ = jax.eval_shape(partial(_trace, model, loss, entered | {path}), params, x, t)
+        except Exception:  # a user's layer may do anything with its parts: these then cannot be observed
             continue
-        watched = {seen.path: inside[seen.path] for seen in found if seen.path in inside}
-        if watched:
-            layers, entered = layers | watched, entered | {path}
+        observed = {seen.path: inside[seen.path] for seen in owned if seen.path in inside}
+        if observed:
+            layers, entered = layers | observed, entered | {path}
     owned, seen, dy, y = _trace_once(model, loss, entered, params, x, t)
     return [Place(p.path, layers[p.path], p.params, s.x, dy[s.path]) for p, s in zip(owned, seen, strict=True)], y
 
 
-def join_path(path: str, name: str) -> str:
-    """`name` inside `path`: "2.W"; either may be empty."""
-    return f"{path}.{name}".strip(".")
-
-
-def _composites(layer: Layer, path: str = "") -> Iterator[str]:
-    """The paths of `layer` and of those in it that are made of layers, outer ones first."""
+def _list_composites(layer: Layer, path: str = "") -> Iterator[str]:
+    """Yields the paths of the layers that are made of layers, outer ones first."""
     inside = parts(layer)
     if inside:
         yield path
     for name, part in inside.items():
-        yield from _composites(part, join_path(path, name))
+        yield from _list_composites(part, join_path(path, name))
 
 
 def _trace(
@@ -112,13 +142,16 @@ def _trace(
     x: Shaped[Array, "B ..."],
     t: Shaped[Array, "B ..."],
 ) -> tuple[list[Seen], list[Seen], dict[str, Array], Array]:
-    """Of every tap its parameters, its input and output [B, ...], and ∂E/∂y by path; then the outputs."""
+    """Returns the parameters at every tap, its inputs and outputs [B, ...], ∂E/∂y by path, and the network's outputs.
+
+    `entered` has the paths of the layers whose parts have taps.
+    """
 
     def forward(x, shifts):
-        y, seen = _with_taps(model, "", entered, shifts).forward(params, x)
-        return y, list(_flat(seen))
+        y, seen = _add_taps(model, "", entered, shifts).forward(params, x)
+        return y, list(_flatten(seen))
 
-    def one(x, t):
+    def trace_example(x, t):
         y, seen = forward(x, {})
         shifts = {s.path: jnp.zeros_like(s.y) for s in seen}
         value, pull = vjp(lambda shifts: loss.value(forward(x, shifts)[0], t), shifts)
@@ -126,20 +159,21 @@ def _trace(
         owned = [Seen(s.path, s.params, None, None, None) for s in seen]
         return owned, [Seen(s.path, None, s.x, s.y, None) for s in seen], dy, y
 
-    return jax.vmap(one, out_axes=(None, 0, 0, 0))(x, t)
+    return jax.vmap(trace_example, out_axes=(None, 0, 0, 0))(x, t)
 
 
 _trace_once = jit_cheaply(_trace, static=3)
 
 
-def _with_taps(layer: Layer, path: str, entered: frozenset[str], shifts: dict[str, Array]) -> Tap:
+def _add_taps(layer: Layer, path: str, entered: frozenset[str], shifts: dict[str, Array]) -> Tap:
     if path in entered:
-        layer = map_parts(layer, lambda name, part: _with_taps(part, join_path(path, name), entered, shifts))
+        layer = map_parts(layer, lambda name, part: _add_taps(part, join_path(path, name), entered, shifts))
     return Tap(layer, path, shifts.get(path))
 
 
-def _flat(seen: Seen) -> Iterator[Seen]:
+def _flatten(seen: Seen) -> Iterator[Seen]:
+    """Yields what passed through a tap, then through those inside its layer."""
     yield seen
     for inner in jax.tree.leaves(seen.saved, is_leaf=lambda leaf: isinstance(leaf, Seen)):
         if isinstance(inner, Seen):
-            yield from _flat(inner)
+            yield from _flatten(inner)

@@ -23,7 +23,7 @@ def plot_report(report: Report, path: str | None = None) -> Figure:
     """
     if not report.rows:
         raise ValueError("the report has no rows to draw")
-    shown = [row for row in report.rows if not row.whole or row.verdict != RIGHT]
+    shown = [row for row in report.rows if not row.composite or row.verdict != RIGHT]
     comparable = [row for row in shown if row.handwritten.size] or shown
     worst = max(comparable, key=lambda row: (row.verdict != RIGHT, np.nan_to_num(row.float64)))
     layers = list(dict.fromkeys(_place(row)[0] for row in shown))
@@ -37,7 +37,7 @@ def plot_report(report: Report, path: str | None = None) -> Figure:
 def _place(row: Row) -> tuple[str, str]:
     """A layer's path and name, and the leaf's name in it."""
     path, _, leaf = row.path.rpartition(".")
-    return f"{path} {row.of}".strip().replace("$", r"\$"), leaf.replace("$", r"\$")
+    return f"{path} {row.owner}".strip().replace("$", r"\$"), leaf.replace("$", r"\$")
 
 
 def _errors(axes: Axes, rows: list[Row], layers: list[str]) -> None:
@@ -58,9 +58,9 @@ def _errors(axes: Axes, rows: list[Row], layers: list[str]) -> None:
 
 
 def _scatter(axes: Axes, row: Row) -> None:
-    axes.plot(row.automatic.ravel(), row.handwritten.ravel(), ".", markersize=3)
-    ends = [row.automatic.min(initial=0), row.automatic.max(initial=0)]
+    axes.plot(row.autodiff.ravel(), row.handwritten.ravel(), ".", markersize=3)
+    ends = [row.autodiff.min(initial=0), row.autodiff.max(initial=0)]
     axes.plot(ends, ends, color="grey", linewidth=0.8, zorder=0)
     axes.set_xlabel("autodiff")
     axes.set_ylabel("by hand")
-    axes.set_title(f"{row.path} of {row.of}"[:50].replace("$", r"\$") + f": {row.verdict}", size=10)
+    axes.set_title(f"{row.path} of {row.owner}"[:50].replace("$", r"\$") + f": {row.verdict}", size=10)

@@ -1,32 +1,53 @@
-"""What a gradient check found: a row for every gradient, to print, to store and to raise."""
+"""The report of a gradient check: a row for every gradient, to print, to store and to raise."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby, takewhile
 from typing import Any
 
 import numpy as np
 
+from jaxann.gradients.table import format_table
+
 RIGHT, WRONG, ON_PURPOSE, NOT_FINITE = "right", "wrong", "on purpose", "not finite"
-WIDTH = 32  # of a layer's name in the table
+OWNER_WIDTH = 32  # characters of a layer's name in the table
 
 
 @dataclass(frozen=True)
 class Row:
-    """One gradient: of a parameter, of a layer's input (dx), of a loss, or of a whole gradient function.
+    """What a check found out about one gradient.
 
-    float32, float64: max|a - b| / max|b| of the handwritten a and the automatic b, where it is worst for what is
-    allowed. differences: the like of a and central differences, of which `compared` count and `rough` do not, being
-    within reach of a kink. ratio: <a, b> / <b, b>. degrees: the angle between a and b. What was not measured is NaN.
-    `story` names the `diagnosis`; a `whole` row is of something made of layers; `by_hand` and `automatic` are a and b.
+    a is the handwritten gradient and b autodiff's. A number that was not measured is NaN.
+
+    Attributes:
+        path: Where the gradient is: "2.W" is that of W in layer 2, "2.dx" that of the input of layer 2, "loss" that of
+            the loss. "2.random.dx" is measured with a key; "chain.2.W" and "gradient.2.W" are the gradient of W in
+            layer 2 as the chain of backwards and the gradient function return it.
+        owner: The name of the layer, loss or gradient function that returns the gradient.
+        shape: The shape of the gradient; that of dx has the examples as its first axis.
+        verdict: "right", "wrong", "on purpose" or "not finite".
+        cause: The diagnosis in one word or two, for programs: a key of `jaxann.gradcheck.diagnoses.DIAGNOSES`; "none",
+            if no diagnosis explains the difference; "structure", "not summed" or "transposed" for a gradient of the
+            wrong shape; "raises", "not finite", "float32", "differences" or "custom derivative"; "autodiff" or "range"
+            for remarks on a right gradient; "" for a right gradient without a remark.
+        diagnosis: The diagnosis as a sentence.
+        float32: max|a - b| / max|b| in float32, at the point where it exceeds its tolerance most.
+        float64: The same in float64.
+        differences: The largest relative difference between a and central differences.
+        compared: How many central differences were compared with a.
+        nonsmooth: How many were left out, because a kink is within their step.
+        ratio: <a, b> / <b, b>; 1 for a right gradient.
+        degrees: The angle between a and b, in degrees.
+        composite: Whether the gradient comes from a layer made of layers or from the gradient function.
+        handwritten: a, in float64.
+        autodiff: b, in float64.
     """
 
     path: str
-    of: str
+    owner: str
     shape: tuple[int, ...]
     verdict: str
     cause: str = ""
@@ -38,23 +59,31 @@ class Row:
     nonsmooth: int = 0
     ratio: float = math.nan
     degrees: float = math.nan
-    whole: bool = False
+    composite: bool = False
     handwritten: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
-    automatic: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    autodiff: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Report:
-    """The rows, from the first layer to the loss and then the whole, on `examples` of `of` examples; and notes."""
+    """The result of a gradient check, which prints as a table.
+
+    Attributes:
+        rows: A row for each gradient, from the first layer to the loss, then those of composite layers and of the
+            gradient function.
+        examples: How many examples were used.
+        total: How many examples were given.
+        notes: Sentences on what could not be checked alone.
+    """
 
     rows: tuple[Row, ...]
     examples: int
-    of: int
+    total: int
     notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every gradient is right, or differs on purpose."""
+        """Whether every gradient is right or differs on purpose."""
         return bool(self.rows) and not self.wrong
 
     @property
@@ -63,90 +92,83 @@ class Report:
         return tuple(row.path for row in self.rows if row.verdict in (WRONG, NOT_FINITE))
 
     def __getitem__(self, path: str) -> Row:
-        """The row of the gradient at `path`. Raises KeyError, with the paths that there are, where there is none."""
+        """Returns the row of the gradient at `path`; raises KeyError, with all paths, if the report has no such row."""
         for row in self.rows:
             if row.path == path:
                 return row
-        raise KeyError(f"there is no gradient {path!r}, only {', '.join(row.path for row in self.rows)}")
+        raise KeyError(f"expected the path of a gradient ({', '.join(row.path for row in self.rows)}), got {path!r}")
 
     def raise_if_wrong(self) -> None:
-        """Raises AssertionError with this report for its message, unless all is right."""
+        """Raises an AssertionError, with the report as its message, unless every gradient is right or on purpose."""
         if not self.ok:
             raise AssertionError(f"\n{self}")
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the gradients themselves, as JSON takes it: numbers that are not finite are null."""
+        """Returns the report without the gradients themselves, ready for JSON.
+
+        The keys are `ok`, `wrong` and the names of the fields of `Report` and `Row`. Numbers that are not finite are
+        None.
+        """
         return {
             "ok": self.ok,
-            "culprits": list(self.wrong),
+            "wrong": list(self.wrong),
             "examples": self.examples,
-            "of": self.of,
+            "total": self.total,
             "notes": list(self.notes),
-            "rows": [{f.name: _plain(getattr(row, f.name)) for f in fields(row) if f.compare} for row in self.rows],
+            "rows": [{f.name: _to_plain(getattr(row, f.name)) for f in fields(row) if f.compare} for row in self.rows],
         }
 
     def to_json(self) -> str:
-        """`to_dict`, written out."""
+        """Returns `to_dict()` as JSON text."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def __str__(self) -> str:
-        header = ("gradient", "of", "shape", "float32", "float64", "differences", "")
-        shown = [cells for _, rows in groupby(self.rows, _kind) for cells in _shown(list(rows))]
+        header = ("gradient", "owner", "shape", "float32", "float64", "differences", "verdict")
+        lines = [cells for _, rows in groupby(self.rows, _group) for cells in _format_rows(list(rows))]
+        table = format_table([header, *lines], right=(3, 4, 5))
+        diagnoses = (f"{row.path}: {row.diagnosis}" for row in self.rows if row.diagnosis)
+        return "\n".join([table, *diagnoses, *self.notes, self._summarize()])
+
+    def _summarize(self) -> str:
         count, wrong = len(self.rows), len(self.wrong)
-        return "\n".join(
-            [
-                *_aligned([header, *shown]),
-                *(f"{row.path}: {row.diagnosis}" for row in self.rows if row.diagnosis),
-                *self.notes,
-                f"{f'{wrong} of {count} gradients are wrong' if wrong else f'all {count} gradients are right'}, "
-                f"on {self.examples} of {self.of} examples",
-            ]
-        )
+        gradients = f"all {count} gradients are right" if count > 1 else f"{count} of {count} gradients is right"
+        if wrong:
+            gradients = f"{wrong} of {count} gradients {'is' if wrong == 1 else 'are'} wrong"
+        return f"{gradients}, checked on {self.examples} of {self.total} examples"
 
 
-def _kind(row: Row) -> tuple[str, ...]:
-    """What rows have in common that are shown as one: what is made of layers, where it is right."""
-    return (row.of,) if row.whole and row.verdict == RIGHT and not row.diagnosis else (row.of, row.path)
+def _group(row: Row) -> tuple[str, ...]:
+    """Returns what the rows that share a line of the table have in common: right ones of one composite layer do."""
+    collapses = row.composite and row.verdict == RIGHT and not row.diagnosis
+    return (row.owner,) if collapses else (row.owner, row.path)
 
 
-def _shown(rows: list[Row]) -> list[tuple[str, ...]]:
-    """The cells of a row, or of several right ones as one."""
+def _format_rows(rows: list[Row]) -> list[tuple[str, ...]]:
+    """Returns the cells of one row, or of one line for several right rows."""
     if len(rows) == 1:
-        return [_cells(rows[0])]
+        return [_format_row(rows[0])]
     worst = {name: _largest([getattr(row, name) for row in rows]) for name in ("float32", "float64", "differences")}
-    sums = {name: sum(getattr(row, name) for row in rows) for name in ("compared", "rough")}
+    sums = {name: sum(getattr(row, name) for row in rows) for name in ("compared", "nonsmooth")}
     names = zip(*(row.path.split(".") for row in rows), strict=False)
     shared = [alike[0] for alike in takewhile(lambda alike: len(set(alike)) == 1, names)]
-    path, of, _, *cells = _cells(replace(rows[0], path=".".join([*shared, "*"]), **worst, **sums))
-    return [(path, of, f"{len(rows)} leaves", *cells)]
+    path, owner, _, *cells = _format_row(replace(rows[0], path=".".join([*shared, "*"]), **worst, **sums))
+    return [(path, owner, f"{len(rows)} leaves", *cells)]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _format_row(row: Row) -> tuple[str, ...]:
     tried = row.compared + row.nonsmooth
     return (
         row.path,
-        row.of if len(row.of) <= WIDTH else row.of[: WIDTH - 3] + "...",
+        row.owner if len(row.owner) <= OWNER_WIDTH else row.owner[: OWNER_WIDTH - 3] + "...",
         "x".join(map(str, row.shape)) or "()",
-        _number(row.float32),
-        _number(row.float64),
-        _number(row.differences) + (f" ({row.compared} of {tried})" if tried else ""),
+        _format_number(row.float32),
+        _format_number(row.float64),
+        _format_number(row.differences) + (f" ({row.compared} of {tried})" if tried else ""),
         row.verdict if row.verdict == RIGHT else row.verdict.upper(),
     )
 
 
-def _aligned(table: Sequence[tuple[str, ...]]) -> list[str]:
-    """The table's lines, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if 3 <= column < 6 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
-
-
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1e}"
 
 
@@ -154,5 +176,5 @@ def _largest(values: list[float]) -> float:
     return max((value for value in values if not math.isnan(value)), default=math.nan)
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value

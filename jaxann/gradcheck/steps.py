@@ -1,6 +1,6 @@
-"""The automatic route to a gradient: `jax.value_and_grad` of the same forward and the same loss.
+"""The primitive operations of a forward pass, and copies of it in which the derivative of one of them is changed.
 
-The only module that differentiates: the judge of the handwritten one.
+A diagnosis compares a wrong gradient with the gradients of such copies.
 """
 
 from __future__ import annotations
@@ -16,32 +16,48 @@ from jaxtyping import Array, PyTree
 
 from jaxann.gradients.autodiff import stop_gradient
 
-# What can be wrong with one step v ↦ f(v) of a forward pass, as f(v) rewritten so that only its derivative changes.
+# What a backward may do wrong with one operation v ↦ f(v): f(v) rewritten so that only its derivative changes.
 STEP_CHANGES: dict[str, Callable[[Callable, Any], Any]] = {
     "constant": lambda f, v: stop_gradient(f(v)),
     "constant operand": lambda f, v: f(stop_gradient(v)),
     "one": lambda f, v: stop_gradient(f(v) - v) + v,
-    "at the output": lambda f, v: _moved(f, v, f(v)),
+    "at the output": lambda f, v: _differentiate_at(f, v, f(v)),
 }
 
 
-def _moved(f: Callable, v: Array, w: Array) -> Array:
-    """f(v), with the derivative that f has at w."""
+def _differentiate_at(f: Callable, v: Array, w: Array) -> Array:
+    """Returns f(v), with the derivative that f has at w."""
     stop = stop_gradient
     return stop(f(v)) + f(stop(w) + v - stop(v)) - stop(f(w))
 
 
 def list_steps(function: Callable, *args: PyTree) -> list[tuple[str, int]]:
-    """The steps that `function` takes, the operations of its jaxpr in order: their names and numbers of operands."""
+    """Lists the operations of the jaxpr of `function` in order.
+
+    Args:
+        function: A function that JAX can trace.
+        args: Its arguments.
+
+    Returns:
+        The name and the number of operands of each operation.
+    """
     return [
         (eqn.params.get("name", eqn.primitive.name), len(eqn.invars)) for eqn in jax.make_jaxpr(function)(*args).eqns
     ]
 
 
 def change_step(function: Callable, place: int, operand: int, change: str) -> Callable:
-    """`function` with the same value, but its derivative by an operand of step `place` changed as `CHANGES` says.
+    """Changes the derivative of one operation of a function and keeps the value.
 
-    Raises TypeError for a step that cannot be changed so.
+    Args:
+        function: A function that JAX can trace.
+        place: The index of the operation, in the order of `list_steps`.
+        operand: The index of the operand with respect to which the derivative changes.
+        change: A key of `STEP_CHANGES`.
+
+    Returns:
+        The changed function. It raises a TypeError if the operation does not allow the change: an operand or a result
+        is not a float, or the change needs a result of the operand's shape.
     """
 
     def run(*args: PyTree) -> PyTree:
@@ -58,21 +74,21 @@ def change_step(function: Callable, place: int, operand: int, change: str) -> Ca
                 if not all(
                     jnp.issubdtype(atom.aval.dtype, jnp.floating) for atom in (eqn.invars[operand], *eqn.outvars)
                 ):
-                    raise TypeError(f"{eqn.primitive} has no derivative")
-                f = partial(_step, eqn, operands, operand)
+                    raise TypeError(f"expected an operation between floats, got {eqn.primitive}")
+                f = partial(_evaluate, eqn, operands, operand)
                 out = [STEP_CHANGES[change](lambda v, f=f: f(v)[0], operands[operand])]
                 if [value.shape for value in out] != [var.aval.shape for var in eqn.outvars]:
-                    raise TypeError(f"{eqn.primitive} does not keep the shape of what it takes")
+                    raise TypeError(f"expected an operation that keeps the shape of its operand, got {eqn.primitive}")
             else:
-                out = _step(eqn, operands)
+                out = _evaluate(eqn, operands)
             values.update(zip(eqn.outvars, out, strict=True))
         return jax.tree.unflatten(jax.tree.structure(shape), [read(atom) for atom in closed.jaxpr.outvars])
 
     return run
 
 
-def _step(eqn: Any, operands: list[Any], place: int = 0, *instead: Any) -> list[Any]:
-    """What one equation of a jaxpr gives, with another operand at `place` where there is one."""
-    operands = [*operands[:place], *instead, *operands[place + len(instead) :]]
+def _evaluate(eqn: Any, operands: list[Any], place: int = 0, *replacement: Any) -> list[Any]:
+    """Returns the results of one equation of a jaxpr, with another operand at `place` if `replacement` has one."""
+    operands = [*operands[:place], *replacement, *operands[place + len(replacement) :]]
     out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return out if eqn.primitive.multiple_results else [out]

@@ -98,7 +98,10 @@ def test_a_layer_of_the_users_own(script):
         (("--layer", "own:Sale"), "layer 'own:Sale' cannot be made: AttributeError: module 'own' has no attribute"),
         (("--layer", "own:Scale"), "layer 'own:Scale' cannot be made: TypeError: "),
         (("--layer", "own:nothing"), "layer 'own:nothing' cannot be made: TypeError: 'int' object is not callable"),
-        (("--layer", "own:cube", "--on-purpose", "W"), "on_purpose has 'W', but the gradients are dx"),
+        (
+            ("--layer", "own:cube", "--on-purpose", "W"),
+            "expected on_purpose to name gradients of the report (dx), got 'W'",
+        ),
         (("--layer", "own:cube", "--shape", -1), "shape is (-1,), but sizes of at least 1 are wanted"),
         (("--after", -1), "after is -1, but 0 or more epochs are wanted"),
         (("--held-out", 2), "held_out is 2.0, but a share between 0 and 1 is wanted"),
@@ -117,5 +120,5 @@ def test_as_a_process_it_checks_the_derivations_own_network():
     run = subprocess.run([sys.executable, SCRIPTS / "gradcheck.py", "--json"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     (report,) = json.loads(run.stdout).values()
-    assert (report["examples"], report["of"]) == (64, 120)
+    assert (report["examples"], report["total"]) == (64, 120)
     assert np.max([row["float64"] for row in report["rows"]]) < 1e-12

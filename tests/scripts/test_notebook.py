@@ -99,18 +99,18 @@ def test_the_culprits_are_the_places_in_the_network():
 
 
 @pytest.mark.parametrize(
-    ("formula", "story"),
+    ("formula", "cause"),
     [
         ("sigmoid", "sign"),
-        ("softmax", "taken elsewhere"),
+        ("softmax", "wrong argument"),
         ("cross_entropy", "another derivative"),
         ("bias", "sign"),
     ],
 )
-def test_the_check_tells_how_each_is_wrong(rows, formula, story):
+def test_the_check_tells_how_each_is_wrong(rows, formula, cause):
     for row in rows:
         if formula in row.wrong:
-            assert {row.report[path].cause for path in CULPRITS[formula]} == {story}
+            assert {row.report[path].cause for path in CULPRITS[formula]} == {cause}
 
 
 def test_the_output_has_table_diagnoses_and_conclusion(rows, script, monkeypatch):

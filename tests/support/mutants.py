@@ -69,11 +69,11 @@ PLAIN = ("gradient.0.W", "gradient.0.b", "gradient.2.W", "gradient.2.b")
 WEIGHTED = tuple(path.replace("gradient", "gradient.weighted") for path in PLAIN)
 
 NOTEBOOK = {  # the four mistakes that keep the notebook's network from learning; its forward has e⁺ˣ too
-    "sigmoid: its sign, the forward having e to the +x": mutate_activation(
+    "sigmoid: its sign, with e to the +x in forward": mutate_activation(
         Elementwise("sigmoid", lambda x: logistic(-x), sigmoid.derivative), lambda x, y: y * (1 - y), "sign"
     ),
     "softmax: the Jacobian taken at the logits": mutate_softmax(
-        lambda x, dy: x * (dy - x @ dy), "taken elsewhere", saves_input=True
+        lambda x, dy: x * (dy - x @ dy), "wrong argument", saves_input=True
     ),
     "cross-entropy: the binary derivative": mutate_loss(
         CrossEntropy(), lambda y, t: -t / y + (1 - t) / (1 - y), "another derivative"
@@ -122,11 +122,11 @@ MUTANTS = NOTEBOOK | {
         "2.b",
     ),
     "identity: zero": mutate_activation(identity, lambda x, y: 0 * y, "zero"),
-    "tanh: 1 - x²": mutate_activation(tanh, lambda x, y: 1 - x * x, "taken elsewhere"),
+    "tanh: 1 - x²": mutate_activation(tanh, lambda x, y: 1 - x * x, "wrong argument"),
     "tanh: 1 - y": mutate_activation(tanh, lambda x, y: 1 - y),
     "tanh: sigmoid's": mutate_activation(tanh, lambda x, y: logistic(x) * logistic(-x), "another derivative"),
     "sigmoid: of the output once more": mutate_activation(
-        sigmoid, lambda x, y: logistic(y) * logistic(-y), "taken elsewhere"
+        sigmoid, lambda x, y: logistic(y) * logistic(-y), "wrong argument"
     ),
     "sigmoid: left out": mutate_activation(sigmoid, lambda x, y: jnp.ones_like(y), "derivative missing"),
     "relu: the wrong side": mutate_activation(relu, lambda x, y: jnp.where(x < 0, 1, 0)),
@@ -145,7 +145,7 @@ MUTANTS = NOTEBOOK | {
     ),
     "gelu: without x φ(x)": mutate_activation(gelu, lambda x, y: erfc(-x / jnp.sqrt(2)) / 2, "step"),
     "silu: sigmoid's": mutate_activation(silu, lambda x, y: logistic(x) * (1 - logistic(x)), "another derivative"),
-    "softplus: of the output": mutate_activation(softplus, lambda x, y: logistic(y), "taken elsewhere"),
+    "softplus: of the output": mutate_activation(softplus, lambda x, y: logistic(y), "wrong argument"),
     "hard tanh: everywhere": mutate_activation(hard_tanh, lambda x, y: jnp.ones_like(y), "derivative missing"),
     "hard tanh: zero at its corners": mutate_activation(hard_tanh, lambda x, y: jnp.where(abs(x) < 1, 1, 0), "kink"),
     "softmax: the diagonal only": mutate_softmax(lambda y, dy: y * (1 - y) * dy, "diagonal"),
@@ -196,7 +196,7 @@ MUTANTS = NOTEBOOK | {
         "4.b",
         cause="zero",
     ),
-    "chain: gradients not turned round": mutate_chain(
+    "chain: gradients in reverse order": mutate_chain(
         ReversedGradients((Dense(4, 4), Dense(4, 4))),
         "chain.0.W",
         "chain.0.b",

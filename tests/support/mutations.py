@@ -43,14 +43,14 @@ class Mutant:
     on_purpose: tuple[str, ...] = ()
 
 
-def mutate_dense(spoil, *culprits, cause="none"):
+def mutate_dense(spoil, *paths, cause="none"):
     """Spoils the backward of a network's middle layer, which is square so that no shape gives the mistake away."""
 
     class WrongDense(Dense):
         def backward(self, params, saved, dy):
             return spoil(params, saved, dy, *super().backward(params, saved, dy))
 
-    return Mutant(Sequential((Dense(4, 5), tanh, WrongDense(5, 5), tanh, Dense(5, 3))), SquaredError(), culprits, cause)
+    return Mutant(Sequential((Dense(4, 5), tanh, WrongDense(5, 5), tanh, Dense(5, 3))), SquaredError(), paths, cause)
 
 
 def mutate_activation(right, derivative, cause="none"):
@@ -59,9 +59,9 @@ def mutate_activation(right, derivative, cause="none"):
     return Mutant(Sequential((Dense(4, 5), wrong, Dense(5, 3))), SquaredError(), ("1.dx",), cause)
 
 
-def insert_layer(layer, *culprits, cause="none", n=5):
+def insert_layer(layer, *paths, cause="none", n=5):
     """Puts a layer in the middle of a network."""
-    return Mutant(Sequential((Dense(4, n), layer, Dense(n, 3))), SquaredError(), culprits, cause)
+    return Mutant(Sequential((Dense(4, n), layer, Dense(n, 3))), SquaredError(), paths, cause)
 
 
 def mutate_softmax(backward, cause="none", saves_input=False):
@@ -86,18 +86,18 @@ def mutate_loss(right, gradient, cause="none"):
     return Mutant(mlp((4, 5, 3), hidden=tanh, output=end), wrong(**settings), ("loss",), cause)
 
 
-def mutate_chain(model, *culprits, cause="none"):
+def mutate_chain(model, *paths, cause="none"):
     """Takes a chain that is wrong itself."""
-    return Mutant(model, SquaredError(), culprits, cause)
+    return Mutant(model, SquaredError(), paths, cause)
 
 
-def mutate_gradient(spoil, *culprits, cause="none", on_purpose=()):
+def mutate_gradient(spoil, *paths, cause="none", on_purpose=()):
     """Spoils the gradient function backprop(model, loss)."""
 
     def gradient(model, loss):
         return spoil(backprop(model, loss))
 
-    return Mutant(mlp((4, 5, 3), hidden=tanh), SquaredError(), culprits, cause, gradient, on_purpose)
+    return Mutant(mlp((4, 5, 3), hidden=tanh), SquaredError(), paths, cause, gradient, on_purpose)
 
 
 def zero_entry(p, s, dy, g, dx):
