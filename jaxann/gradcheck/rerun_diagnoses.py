@@ -104,7 +104,7 @@ def changed_step(e: Evidence) -> str | None:
     """Diagnoses one operation of the forward pass that backward treats as a constant or differentiates wrongly."""
     if isinstance(e.subject, GradientSubject):
         return None
-    one = e.args.first_example()
+    one = jax.tree.map(jnp.asarray, e.args.first_example())
     steps = list_steps(lambda params, x: e.subject.forward(params, x, one.aux), one.params, one.x)
     if len(steps) > MAX_STEPS:
         return None
