@@ -44,20 +44,24 @@ A `Comparison` prints a row for each parameter: max|a - b| / max|b|, the ratio o
 if a factor was forgotten, and the cosine of the angle between them. Near a minimum the examples' gradients cancel and
 leave fewer digits to agree in, so compare two routes at parameters that have not been trained.
 
-| where | what it has |
-|---|---|
-| `per_example` | `mean`, `materialize`, `norms`, `leaf_norms`, `clipped_mean`, `second_moment`, `variance`, `noise_scale`, `inner_products`, `kronecker_factors`: for every layer, also if positions share its weights or it uses them twice |
-| | `clipped_gradient`: DP-SGD's gradient for `fit`, as `gradient=partial(clipped_gradient, max_norm=1.0, noise=1.1)`. Counting the privacy budget is left to dp-accounting or opacus.accountants |
-| `curvature` | products of the Hessian and the Gauss-Newton matrix with vectors, the diagonal and the Kronecker factors of the Gauss-Newton matrix, exact or sampled, and eigenvalues by Lanczos |
-| `Comparison` | what `jaxann.compare` returns |
-| `GradientFunction` | the type of a gradient function |
-| `Stateful` | a gradient function with a state of its own, such as a learning rule with its feedback |
-| `jaxann.training.kfac` | K-FAC, to be chained with optax's optimisers: `optax.chain(kfac(model, loss), optax.sgd(0.1))` |
+## What it contains
 
-`scripts/per_example.py` finds mislabelled digits. Of 1,797 labels 90 are wrong, and the network was trained on them.
-Of the 90 examples with the largest gradients 0.917 ± 0.021 have wrong labels (`--seeds 40`; chance is 0.05), and of the
-first 22 it is 0.987. The loss alone ranks them better here, with 0.939. `--figure` draws the worst 25.
-"""  # noqa: E501
+- `per_example`: `gradients`, `mean`, `materialize`, `count_examples`, `norms`, `leaf_norms`, `clipped_mean`,
+  `second_moment`, `variance`, `noise_scale`, `inner_products` and `kronecker_factors`. They hold for every layer, also
+  for one whose weights are shared over positions or used twice.
+- `per_example.clipped_gradient`: DP-SGD's gradient for `fit`, as
+  `gradient=partial(per_example.clipped_gradient, max_norm=1.0, noise=1.1)`. It leaves counting the privacy budget to
+  dp-accounting or opacus.accountants.
+- `curvature`: products of the Hessian and of the Gauss-Newton matrix with vectors, the diagonal and the Kronecker
+  factors of the Gauss-Newton matrix, exact or sampled, and eigenvalues by Lanczos.
+- `Comparison`, which `jaxann.compare` returns.
+- `GradientFunction`, the type of a gradient function, and `Stateful`, one with a state of its own such as the feedback
+  of a learning rule.
+
+`jaxann.training.kfac` is K-FAC, made of these factors and chained with optax's optimisers:
+`optax.chain(kfac(model, loss), optax.sgd(0.1))`. `scripts/per_example.py` finds mislabelled digits by the norms of
+their gradients.
+"""
 
 from jaxann.gradients import curvature, per_example
 from jaxann.gradients.comparison import Comparison
