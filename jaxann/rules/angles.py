@@ -50,9 +50,8 @@ class WithAngles:
         ) -> tuple[Float[Array, ""], PyTree, PyTree, dict[str, Array]]:
             value, grads, after, metrics = ruled.step(params, feedback, x, t, weights, key)
             _, true_grads = true(params, x, t, weights, key)
-            backward_params = self.rule.backward_params(params, feedback)
             gradient_angles = _matrix_angles("gradient angle", grads, true_grads)
-            feedback_angles = _matrix_angles("feedback angle", params, backward_params)
+            feedback_angles = _matrix_angles("feedback angle", params, self.rule.backward_params(params, feedback))
             return value, grads, after, metrics | gradient_angles | feedback_angles
 
         return replace(ruled, step=step)
