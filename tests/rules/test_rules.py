@@ -80,7 +80,7 @@ def compile_gradient(rule, model=MODEL, loss=LOSS, state=None, key=KEY):
 
 
 def by_numpy(params, x, labels, back=None, change=lambda delta: delta):
-    """Returns MODEL's gradients by the textbook, with dx = back(place, δ, δ_N) for Wᵀ δ, and deltas changed by `change`."""
+    """Returns MODEL's gradients by the textbook, with dx = back(place, δ, δ_N) for Wᵀ δ and `change(δ)` for δ."""
     weights, biases = zip(*((np.array(params[i]["W"]), np.array(params[i]["b"])) for i in MATRICES), strict=True)
     h = [np.array(x)]
     for W, b in zip(weights, biases, strict=True):
