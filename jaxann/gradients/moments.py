@@ -164,9 +164,8 @@ def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) 
             left, right = flatten_places(leaf)
             return Kronecker(moments(left), moments(right) / left.shape[1])
         if (size := leaf[0].size) > MAX_ENTRIES:
-            raise ValueError(
-                f"expected {path_name(path)} as an Outer or with at most {MAX_ENTRIES} entries, got {size}"
-            )
+            name = path_name(path)
+            raise ValueError(f"expected {name} to be an Outer or to have at most {MAX_ENTRIES} entries, got {size}")
         return Kronecker(
             moments(leaf.reshape(len(leaf), 1, size).astype(accumulation_dtype(leaf))),
             jnp.ones((1, 1), accumulation_dtype(leaf)),

@@ -36,7 +36,8 @@ def differentiable(model: Layer, rule: Rule | None = None, *, batched: bool = Fa
 
     Returns:
         (params, x, key=None, feedback=None) -> y. The feedback is what the rule uses in its backward, as
-        `rule.init(model, key)` returns it. By default it is what key 0 draws. It gets no gradient.
+        `rule.init(model, key)` returns it, and it gets no gradient. By default it is drawn with key 0: if the
+        parameters are drawn with key 0 too, feedback weights are equal to them, and the rule is backprop.
     """
     rule = Rule() if rule is None else rule
     layer = RuledLayer(model, rule)
