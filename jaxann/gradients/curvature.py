@@ -113,8 +113,8 @@ def gauss_newton_vectors(model: Layer, loss: Loss, samples: int | None = None) -
     Returns:
         (params, x, t, key=None) -> grads with a leading axis of B · C or B · samples, as `per_example.gradients`
         returns them. The vectors of an example lie in a row, so its weight has to be repeated that many times. The
-        function raises NotImplementedError if the loss has no `hessian_factor`, and ValueError if there are samples
-        but no key to draw them with.
+        function raises NotImplementedError if the loss has no `hessian_factor`, and ValueError without a key to draw
+        samples with.
 
     Raises:
         SettingError: If `samples` is not a whole number of at least 1. It is a ValueError.

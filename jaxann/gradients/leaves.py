@@ -31,7 +31,7 @@ def count_examples(grads: PyTree) -> int:
         The length of the leading axis of every leaf.
 
     Raises:
-        ValueError: If there are no leaves, because the model has no parameters.
+        ValueError: If `grads` has no leaves, because the model has no parameters.
     """
     return len(_list_leaves(grads)[0])
 
@@ -46,7 +46,7 @@ def add_leaves(grads: PyTree) -> Array:
         An array of the shape that each leaf has.
 
     Raises:
-        ValueError: If there are no leaves, because the model has no parameters.
+        ValueError: If `grads` has no leaves, because the model has no parameters.
     """
     return reduce(jnp.add, _list_leaves(grads))
 

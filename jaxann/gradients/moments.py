@@ -86,7 +86,7 @@ def variance(grads: PyTree, weights: Float[Array, " B"] | None = None) -> PyTree
         The variance, in the structure and shapes of the parameters.
 
     Raises:
-        ValueError: If there are fewer than 2 examples, if the weights are not one for each example, or if the model
+        ValueError: If the gradients are of fewer than 2 examples, if the weights are not one for each example, or if the model
             has no parameters.
     """
     correction = _bessel_correction(grads, weights)
@@ -109,7 +109,7 @@ def noise_scale(grads: PyTree, weights: Float[Array, " B"] | None = None) -> Flo
         The noise scale [], in examples; infinite where the batch does not show that G differs from 0.
 
     Raises:
-        ValueError: If there are fewer than 2 examples, if the weights are not one for each example, or if the model
+        ValueError: If the gradients are of fewer than 2 examples, if the weights are not one for each example, or if the model
             has no parameters.
 
     Source: McCandlish et al. 2018, appendix A.1.

@@ -108,7 +108,7 @@ def clipped_gradient(model: Layer, loss: Loss, max_norm: Number, noise: Number =
 
     Raises:
         SettingError: If `max_norm` or `noise` is out of range. It is a ValueError.
-        ValueError: In a call, if there is noise but no key to draw it with.
+        ValueError: In a call without a key, if `noise` is above 0.
 
     Source: Abadi et al. 2016, algorithm 1.
     """

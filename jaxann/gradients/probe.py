@@ -165,7 +165,7 @@ def is_finite(tree: PyTree) -> bool:
         tree: A pytree of arrays.
 
     Returns:
-        True if all entries are finite, also if there are no leaves.
+        True if all entries are finite, also for a tree without leaves.
     """
     return bool(_all_finite(tree))
 
