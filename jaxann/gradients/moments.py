@@ -86,8 +86,8 @@ def variance(grads: PyTree, weights: Float[Array, " B"] | None = None) -> PyTree
         The variance, in the structure and shapes of the parameters.
 
     Raises:
-        ValueError: If the gradients are of fewer than 2 examples, if the weights are not one for each example, or if the model
-            has no parameters.
+        ValueError: If the gradients are of fewer than 2 examples, if the weights are not one for each example, or if
+            the model has no parameters.
     """
     correction = _bessel_correction(grads, weights)
     spread = jax.tree.map(lambda square, g: square - g * g, second_moment(grads, weights), mean(grads, weights))
@@ -109,8 +109,8 @@ def noise_scale(grads: PyTree, weights: Float[Array, " B"] | None = None) -> Flo
         The noise scale [], in examples; infinite where the batch does not show that G differs from 0.
 
     Raises:
-        ValueError: If the gradients are of fewer than 2 examples, if the weights are not one for each example, or if the model
-            has no parameters.
+        ValueError: If the gradients are of fewer than 2 examples, if the weights are not one for each example, or if
+            the model has no parameters.
 
     Source: McCandlish et al. 2018, appendix A.1.
     """
