@@ -1,6 +1,6 @@
 """The automatic route to a gradient: `jax.value_and_grad` of the same forward and the same loss.
 
-The only module that differentiates: the judge of the handwritten one.
+No other module differentiates: this one is the reference for the handwritten derivatives.
 """
 
 from __future__ import annotations
@@ -11,21 +11,39 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
+from jaxann.gradients.stateful import GradientFunction
 from jaxann.nn.base import Layer, Wrapper
-from jaxann.nn.batch import split_per_example
+from jaxann.nn.batch import forward_batch
 from jaxann.nn.loss import Loss, mean_weights
 
 
-def autodiff(model: Layer, loss: Loss) -> Callable[..., tuple[Float[Array, ""], PyTree]]:
-    """The gradient function (params, x, t, weights=None, key=None) -> (loss, grads), by `jax.value_and_grad`.
+def autodiff(model: Layer, loss: Loss) -> GradientFunction:
+    """Returns the gradient function of a model and a loss that differentiates their forward pass automatically.
 
-    The same value, arguments and shapes as `backprop`.
+    It has the arguments, value and shapes of `backprop(model, loss)`, and uses `jax.value_and_grad`.
+
+    Args:
+        model: The network, a layer.
+        loss: The loss of one example.
+
+    Returns:
+        (params, x, t, weights=None, key=None) -> (loss, grads), as `GradientFunction` describes it.
     """
     return jax.value_and_grad(mean_loss(model, loss))
 
 
 def mean_loss(model: Layer, loss: Loss) -> Callable[..., Float[Array, ""]]:
-    """(params, x, t, weights=None, key=None) -> E, as `backprop` and `autodiff` have it."""
+    """Returns the weighted mean loss of a batch as a function of the parameters.
+
+    E = Σ_i w_i E(y_i, t_i) / Σ_i w_i
+
+    Args:
+        model: The network, a layer.
+        loss: The loss of one example.
+
+    Returns:
+        (params, x, t, weights=None, key=None) -> E, with the arguments of a `GradientFunction`.
+    """
 
     def value(
         params: PyTree,
@@ -34,30 +52,51 @@ def mean_loss(model: Layer, loss: Loss) -> Callable[..., Float[Array, ""]]:
         weights: Float[Array, " B"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
-        y, _ = jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, split_per_example(key, len(x)))
+        y, _ = forward_batch(model, params, x, key)
         return mean_weights(weights, len(x)) @ jax.vmap(loss.value)(y, t)
 
     return value
 
 
 def vjp(function: Callable, *primals: PyTree) -> tuple[PyTree, Callable[[PyTree], tuple[PyTree, ...]]]:
-    """y = function(*primals), and dy ↦ the gradient of <dy, function> with respect to each of them."""
+    """Evaluates a function, and returns its transposed derivative beside the value.
+
+    Args:
+        function: The function to differentiate.
+        *primals: Its arguments.
+
+    Returns:
+        y = function(*primals), and the function dy ↦ the gradient of ⟨dy, function⟩ with respect to each argument.
+    """
     return jax.vjp(function, *primals)
 
 
 def jvp(function: Callable, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]) -> tuple[PyTree, PyTree]:
-    """y = function(*primals), and its derivative along `tangents`."""
+    """Evaluates a function, and returns its derivative along a direction beside the value.
+
+    Args:
+        function: The function to differentiate.
+        primals: Its arguments.
+        tangents: The direction: a tangent for each argument, in its structure and shapes.
+
+    Returns:
+        y = function(*primals), and the derivative of y along `tangents`.
+    """
     return jax.jvp(function, primals, tangents)
 
 
 def stop_gradient(x: Array) -> Array:
-    """x, taken for a constant by whatever differentiates."""
+    """Returns x unchanged, as a constant for every derivative."""
     return jax.lax.stop_gradient(x)
 
 
 @dataclass(frozen=True)
 class AutodiffLayer(Wrapper):
-    """`layer` with its backward by `jax.vjp` of its forward."""
+    """A layer whose backward is `jax.vjp` of its forward.
+
+    Attributes:
+        layer: The layer that is differentiated.
+    """
 
     def forward(
         self, params: PyTree, x: Array, key: PRNGKeyArray | None = None
@@ -72,7 +111,11 @@ class AutodiffLayer(Wrapper):
 
 @dataclass(frozen=True)
 class AutodiffLoss(Loss):
-    """`loss` with its gradient by `jax.grad` of its value."""
+    """A loss whose gradient is `jax.grad` of its value.
+
+    Attributes:
+        loss: The loss that is differentiated.
+    """
 
     loss: Loss
 

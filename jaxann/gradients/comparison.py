@@ -1,4 +1,4 @@
-"""The ruler between two gradients: one row a leaf, read on the host in float64."""
+"""The comparison of two gradients, leaf by leaf, computed on the host in float64."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxann.gradients.table import format_table
+from jaxann.nn.base import path_name
 from jaxann.nn.outer import materialize
 
 
 class Leaf(NamedTuple):
-    """How far one leaf a is from its reference b.
+    """The difference of one leaf a from its reference b.
 
-    error = max|a - b| / max|b|; ratio = <a, b> / <b, b>, which a forgotten factor makes constant; cosine of the angle
-    between them. Two leaves of zeros have error 0, ratio and cosine 1.
+    Two leaves that are equal have error 0, ratio 1 and cosine 1, also where both are zero.
+
+    Attributes:
+        path: Where the leaf lies in the gradient, such as "2.W".
+        shape: The shape of both.
+        error: max|a - b| / max|b|.
+        ratio: ⟨a, b⟩ / ⟨b, b⟩. If a is a multiple of b, as after a forgotten factor, it is that factor.
+        cosine: The cosine of the angle between a and b.
     """
 
     path: str
@@ -28,13 +36,17 @@ class Leaf(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A `Leaf` for each pair of leaves; prints as a table."""
+    """The comparison of a gradient with its reference, which prints as a table.
+
+    Attributes:
+        leaves: A `Leaf` for each pair of leaves.
+    """
 
     leaves: tuple[Leaf, ...]
 
     @property
     def error(self) -> float:
-        """The largest error of a leaf; NaN if any is NaN."""
+        """The largest error of any leaf; NaN if one is NaN."""
         return float(np.max([leaf.error for leaf in self.leaves], initial=0))
 
     def __str__(self) -> str:
@@ -42,35 +54,39 @@ class Comparison:
         for leaf in self.leaves:
             shape = "x".join(map(str, leaf.shape)) or "()"
             rows.append((leaf.path, shape, f"{leaf.error:.1e}", f"{leaf.ratio:.6f}", f"{leaf.cosine:.6f}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        )
+        return format_table(rows, right=(2, 3, 4))
 
 
 def compare(grads: PyTree, reference: PyTree) -> Comparison:
-    """Leaf by leaf, how far `grads` are from `reference`; `Outer`s are compared as the matrices they stand for.
+    """Compares a gradient with a reference, leaf by leaf.
 
-    Raises ValueError where the two trees or the shapes of two leaves differ.
+    An `Outer` is compared as the matrix that it stands for.
+
+    Args:
+        grads: The gradient, a pytree of arrays and `Outer`s.
+        reference: The gradient that it is compared with, of the same structure.
+
+    Returns:
+        A `Comparison` with a row for each leaf.
+
+    Raises:
+        ValueError: If the two do not have the same leaves, or two leaves not the same shape.
     """
     a, b = (jax.tree_util.tree_leaves_with_path(materialize(tree)) for tree in (grads, reference))
-    names = [[jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves] for leaves in (a, b)]
-    if names[0] != names[1]:
-        raise ValueError(f"grads have the leaves {names[0]}, the reference {names[1]}")
-    return Comparison(tuple(_leaf(name, p, q) for name, (_, p), (_, q) in zip(names[0], a, b, strict=True)))
+    paths, expected = ([path_name(path) for path, _ in leaves] for leaves in (a, b))
+    if paths != expected:
+        raise ValueError(f"expected grads with the leaves {expected} of the reference, got {paths}")
+    return Comparison(tuple(_compare_leaf(path, p, q) for path, (_, p), (_, q) in zip(paths, a, b, strict=True)))
 
 
-def _leaf(path: str, a: object, b: object) -> Leaf:
-    p, q = (np.asarray(leaf, np.float64) for leaf in (a, b))
-    if p.shape != q.shape:
-        raise ValueError(f"leaf {path} of grads has shape {p.shape}, of the reference {q.shape}")
-    with np.errstate(divide="ignore", invalid="ignore"):  # against zeros: infinitely wrong, and no angle
-        size, apart = np.max(np.abs(q), initial=0), np.max(np.abs(p - q), initial=0)
-        if apart == 0:
-            return Leaf(path, q.shape, 0.0, 1.0, 1.0)
-        ratio = np.sum(p * q) / np.sum(q * q)
-        cosine = np.sum(p * q) / np.linalg.norm(p) / np.linalg.norm(q)
-        return Leaf(path, q.shape, float(apart / size), float(ratio), float(cosine))
+def _compare_leaf(path: str, a: object, b: object) -> Leaf:
+    a, b = (np.asarray(leaf, np.float64) for leaf in (a, b))
+    if a.shape != b.shape:
+        raise ValueError(f"expected leaf {path} of grads to have the reference's shape {b.shape}, got {a.shape}")
+    with np.errstate(divide="ignore", invalid="ignore"):  # a reference of zeros gives an infinite error and no angle
+        size, difference = np.max(np.abs(b), initial=0), np.max(np.abs(a - b), initial=0)
+        if difference == 0:
+            return Leaf(path, b.shape, 0.0, 1.0, 1.0)
+        ratio = np.sum(a * b) / np.sum(b * b)
+        cosine = np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
+        return Leaf(path, b.shape, float(difference / size), float(ratio), float(cosine))

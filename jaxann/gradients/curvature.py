@@ -1,8 +1,11 @@
-"""Second derivatives of the mean loss: products with them, their Gauss-Newton part from the handwritten backward.
+"""Second derivatives of the mean loss: products with them, and the Gauss-Newton matrix from the handwritten backward.
 
-H = ∂²E/∂params². G = Σ_i s_i J_iᵀ H_i J_i, with J_i = ∂y_i/∂params and H_i = ∂²E/∂y_i², is what is left of it where the
-network is taken to be linear in its parameters: positive semidefinite for the losses here, and the Fisher matrix for
-those that are log-likelihoods. Sources: Schraudolph 2002; Martens 2020, sections 8 and 9.
+H = ∂²E/∂params² is the Hessian. G = Σ_i s_i J_iᵀ H_i J_i, with J_i = ∂y_i/∂params and H_i = ∂²E/∂y_i², is the
+Gauss-Newton matrix: what remains of H if the network is taken to be linear in its parameters. It is positive
+semidefinite for the losses here, and for a loss that is a negative log-likelihood it is the Fisher matrix. Example i
+has the share s_i = w_i / Σ w of the mean.
+
+Use it as a module: `curvature.hessian_product(model, loss)`. Sources: Schraudolph 2002; Martens 2020, sections 8 and 9.
 """
 
 from __future__ import annotations
@@ -16,18 +19,38 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.gradients.autodiff import jvp
 from jaxann.gradients.backprop import backprop
-from jaxann.gradients.per_example import count_examples, kronecker_factors, second_moment
+from jaxann.gradients.leaves import count_examples
+from jaxann.gradients.moments import kronecker_factors, second_moment
 from jaxann.nn.base import Layer
-from jaxann.nn.batch import split_per_example
+from jaxann.nn.batch import backward_batch, forward_batch, split_per_example
+from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.loss import Loss, mean_weights
 from jaxann.nn.outer import sum_examples
+
+__all__ = [
+    "eigenvalues",
+    "gauss_newton_diagonal",
+    "gauss_newton_factors",
+    "gauss_newton_product",
+    "gauss_newton_vectors",
+    "hessian_product",
+]
 
 Batch = Shaped[Array, "B ..."]
 Weights = Float[Array, " B"] | None
 
 
 def hessian_product(model: Layer, loss: Loss) -> Callable[..., PyTree]:
-    """(params, v, x, t, weights=None, key=None) -> H v for v shaped like params: forward over the handwritten reverse.
+    """Returns the function that multiplies the Hessian with a vector.
+
+    H v = ∂/∂ε ∇E(params + ε v) at ε = 0: forward-mode differentiation of the handwritten gradient.
+
+    Args:
+        model: The network, a layer.
+        loss: The loss of one example.
+
+    Returns:
+        (params, v, x, t, weights=None, key=None) -> H v, for v in the structure and shapes of the parameters.
 
     Source: Pearlmutter 1994.
     """
@@ -42,106 +65,166 @@ def hessian_product(model: Layer, loss: Loss) -> Callable[..., PyTree]:
 
 
 def gauss_newton_product(model: Layer, loss: Loss) -> Callable[..., PyTree]:
-    """(params, v, x, t, weights=None, key=None) -> G v for v shaped like params: J v forward, then H_i and Jᵀ by hand.
+    """Returns the function that multiplies the Gauss-Newton matrix with a vector.
 
-    Raises NotImplementedError for a loss without `hessian_factor`. Source: Schraudolph 2002, section 3.
+    G v = Σ_i s_i J_iᵀ H_i J_i v: J_i v by forward-mode differentiation, H_i and J_iᵀ by hand.
+
+    Args:
+        model: The network, a layer.
+        loss: The loss of one example.
+
+    Returns:
+        (params, v, x, t, weights=None, key=None) -> G v, for v in the structure and shapes of the parameters. The
+        function raises NotImplementedError if the loss has no `hessian_factor`.
+
+    Source: Schraudolph 2002, section 3.
     """
 
     def product(
         params: PyTree, v: PyTree, x: Batch, t: Batch, weights: Weights = None, key: PRNGKeyArray | None = None
     ) -> PyTree:
-        share, keys = mean_weights(weights, len(x)), split_per_example(key, len(x))
+        (y, saved), (Jv, _) = jvp(lambda params: forward_batch(model, params, x, key), (params,), (v,))
 
-        def of_one(share, x, t, key):
-            (y, saved), (Jv, _) = jvp(lambda params: model.forward(params, x, key), (params,), (v,))
+        def output_gradient(s, y, t, Jv):
             S = loss.hessian_factor(y, t)
-            dy = share * jnp.tensordot(jnp.tensordot(S, Jv, Jv.ndim), S, 1)  # S (Sᵀ J v), Σ_c s_c s_cᵀ being H_i
-            return model.backward(params, saved, dy)[0]
+            return s * jnp.tensordot(jnp.tensordot(S, Jv, Jv.ndim), S, 1)  # s S (Sᵀ J v), for H_i = Σ_c s_c s_cᵀ
 
-        return sum_examples(jax.vmap(of_one)(share, x, t, keys))
+        dy = jax.vmap(output_gradient)(mean_weights(weights, len(x)), y, t, Jv)
+        return sum_examples(backward_batch(model, params, saved, dy)[0])  # y, saved = forward_batch(...)
 
     return product
 
 
 def gauss_newton_vectors(model: Layer, loss: Loss, samples: int | None = None) -> Callable[..., PyTree]:
-    """(params, x, t, key=None) -> grads as `per_example` has them, of vectors whose second moment is G.
+    """Returns the function that computes vectors whose second moment is the Gauss-Newton matrix.
 
-    G = Σ_i s_i Σ_c (J_iᵀ s_c)(J_iᵀ s_c)ᵀ, s_c being the rows of the loss's `hessian_factor` [C, m]. Without `samples`
-    there are C vectors for each example, √C J_iᵀ s_c, exactly; else so many, J_iᵀ Σ_c ±s_c with signs drawn with `key`,
-    which is right on average. The vectors of an example lie in a row, so that its weight is to be repeated.
+    G = Σ_i s_i Σ_c (J_iᵀ s_c)(J_iᵀ s_c)ᵀ, where s_c are the rows of the loss's `hessian_factor` [C, m]. Without
+    `samples` each example has the C vectors √C J_iᵀ s_c, which give G exactly. With `samples` it has that many vectors
+    J_iᵀ Σ_c ±s_c with random signs, which give G in expectation.
 
-    With them `second_moment` is G's diagonal, `kronecker_factors` are K-FAC's, and `inner_products` over their number
-    has those eigenvalues of G that are not 0. Raises NotImplementedError for a loss without `hessian_factor`, and
-    ValueError for samples below 1 or without a key. Sources: Dangel et al. 2020, section 2.3; Hutchinson 1989.
+    Of these vectors, `second_moment` is the diagonal of G, `kronecker_factors` are K-FAC's factors, and
+    `inner_products` divided by their number has the eigenvalues of G that differ from 0.
+
+    Args:
+        model: The network, a layer. Layers that draw evaluate.
+        loss: The loss of one example.
+        samples: How many vectors are sampled for each example; None computes all of them.
+
+    Returns:
+        (params, x, t, key=None) -> grads with a leading axis of B · C or B · samples, as `per_example.gradients`
+        returns them. The vectors of an example lie in a row, so its weight has to be repeated that many times. The
+        function raises NotImplementedError if the loss has no `hessian_factor`, and ValueError without a key to draw
+        samples with.
+
+    Raises:
+        SettingError: If `samples` is not a whole number of at least 1. It is a ValueError.
+
+    Source: Dangel et al. 2020, section 2.3; for the samples, Hutchinson 1989.
     """
-    if samples is not None and samples < 1:
-        raise ValueError(f"samples is {samples}, but at least 1 is wanted")
+    if samples is not None:
+        validate_number("samples", samples, least=1, integer=True)
 
     def vectors(params: PyTree, x: Batch, t: Batch, key: PRNGKeyArray | None = None) -> PyTree:
         if samples is not None and key is None:
-            raise ValueError(f"{samples} samples are to be drawn, but there is no key to draw them with")
-        keys = None if samples is None else split_per_example(key, len(x))
+            raise ValueError(f"expected a key to draw {samples} samples with, got None")
+        y, saved = forward_batch(model, params, x)
 
-        def of_one(x, t, key):
-            y, saved = model.forward(params, x)
+        def output_gradients(y, t, key):
             S = loss.hessian_factor(y, t)
             if samples is None:
-                dy = jnp.sqrt(len(S)).astype(S.dtype) * S
-            else:
-                dy = jnp.tensordot(jax.random.rademacher(key, (samples, len(S)), S.dtype), S, 1)
-            return jax.vmap(lambda dy: model.backward(params, saved, dy)[0])(dy)
+                return jnp.sqrt(len(S)).astype(S.dtype) * S
+            return jnp.tensordot(jax.random.rademacher(key, (samples, len(S)), S.dtype), S, 1)
 
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(of_one)(x, t, keys))
+        keys = None if samples is None else split_per_example(key, len(x))
+        dy = jax.vmap(output_gradients)(y, t, keys)  # [B, C, m], or as many rows as there are samples
+        grads = jax.vmap(lambda dy: backward_batch(model, params, saved, dy)[0], in_axes=1, out_axes=1)(dy)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), grads)
 
     return vectors
 
 
 def gauss_newton_diagonal(model: Layer, loss: Loss, samples: int | None = None) -> Callable[..., PyTree]:
-    """(params, x, t, weights=None, key=None) -> the diagonal of G, shaped like params; exact without `samples`.
+    """Returns the function that computes the diagonal of the Gauss-Newton matrix.
 
-    Raises as `gauss_newton_vectors` does.
+    Args:
+        model: The network, a layer.
+        loss: The loss of one example.
+        samples: How many vectors are sampled for each example; None computes the diagonal exactly.
+
+    Returns:
+        (params, x, t, weights=None, key=None) -> the diagonal of G, in the structure and shapes of the parameters. It
+        raises what the function of `gauss_newton_vectors` raises.
+
+    Raises:
+        SettingError: If `samples` is not a whole number of at least 1. It is a ValueError.
+
+    Source: Dangel et al. 2020, section 2.3.
     """
-    return _of_vectors(second_moment, model, loss, samples)
+    return _reduce_vectors(second_moment, model, loss, samples)
 
 
 def gauss_newton_factors(model: Layer, loss: Loss, samples: int | None = None) -> Callable[..., PyTree]:
-    """(params, x, t, weights=None, key=None) -> G's blocks as a `Kronecker` in place of each leaf.
+    """Returns the function that approximates the Gauss-Newton matrix's block for each leaf by a Kronecker product.
 
-    Exact for the biases of a chain and, without `samples`, what is known as KFLR for matrices. Raises as
-    `gauss_newton_vectors` and `kronecker_factors` do. Sources: Martens and Grosse 2015, section 3; Botev et al. 2017.
+    The blocks of a chain's biases are exact. Those of matrices are, without `samples`, what is known as KFLR.
+
+    Args:
+        model: The network, a layer.
+        loss: The loss of one example.
+        samples: How many vectors are sampled for each example; None uses all of them.
+
+    Returns:
+        (params, x, t, weights=None, key=None) -> a `Kronecker` in place of each leaf. It raises what the function of
+        `gauss_newton_vectors` and `kronecker_factors` raise.
+
+    Raises:
+        SettingError: If `samples` is not a whole number of at least 1. It is a ValueError.
+
+    Source: Martens and Grosse 2015, section 3; without samples, Botev et al. 2017.
     """
-    return _of_vectors(kronecker_factors, model, loss, samples)
+    return _reduce_vectors(kronecker_factors, model, loss, samples)
 
 
-def _of_vectors(reduce: Callable, model: Layer, loss: Loss, samples: int | None) -> Callable[..., PyTree]:
-    vectors = gauss_newton_vectors(model, loss, samples)
+def _reduce_vectors(reduce: Callable, model: Layer, loss: Loss, samples: int | None) -> Callable[..., PyTree]:
+    compute_vectors = gauss_newton_vectors(model, loss, samples)
 
-    def reduced(params: PyTree, x: Batch, t: Batch, weights: Weights = None, key: PRNGKeyArray | None = None) -> PyTree:
-        found = vectors(params, x, t, key)
-        each = count_examples(found) // len(x)
-        return reduce(found, None if weights is None else jnp.repeat(weights, each))
+    def compute(params: PyTree, x: Batch, t: Batch, weights: Weights = None, key: PRNGKeyArray | None = None) -> PyTree:
+        vectors = compute_vectors(params, x, t, key)
+        repeats = count_examples(vectors) // len(x)
+        return reduce(vectors, None if weights is None else jnp.repeat(weights, repeats))
 
-    return reduced
+    return compute
 
 
 def eigenvalues(product: Callable[[PyTree], PyTree], like: PyTree, k: int = 1) -> tuple[np.ndarray, list[PyTree]]:
-    """The k eigenvalues of largest magnitude of a symmetric v ↦ A v, largest first, and their vectors, shaped `like` v.
+    """Computes the eigenvalues of largest magnitude of a symmetric matrix A from the product v ↦ A v alone.
 
-    By SciPy's `eigsh` (Lanczos, ARPACK), from the product alone, as partial(hessian_product(model, loss), params) has
-    it with x and t bound. Runs on the host; `product` is compiled here. Raises ValueError for a k that is not from 1 to
-    below the number of entries, and scipy's ArpackNoConvergence.
+    It runs SciPy's `eigsh` (Lanczos, ARPACK) on the host, with the product compiled. For the Hessian of a network the
+    product is `lambda v: hessian_product(model, loss)(params, v, x, t)`.
+
+    Args:
+        product: v ↦ A v, for v in the structure and shapes of `like`.
+        like: A pytree such as the parameters.
+        k: How many eigenvalues, from 1 to one less than the number of entries of `like`.
+
+    Returns:
+        The eigenvalues [k], the one of largest magnitude first, and for each its vector in the structure of `like`.
+
+    Raises:
+        SettingError: If `k` is out of range. It is a ValueError.
+        scipy.sparse.linalg.ArpackNoConvergence: If the iteration does not converge.
+
     Source: Lehoucq et al. 1998.
     """
     from jax.flatten_util import ravel_pytree
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     flat, unravel = ravel_pytree(like)
-    if not 1 <= k < flat.size:
-        raise ValueError(f"k is {k}, but 1 to {flat.size - 1} is wanted of a matrix of {flat.size} rows")
+    validate_number("k", k, least=1, most=flat.size - 1, integer=True, note="one less than the number of entries")
     multiply = jax.jit(lambda v: ravel_pytree(product(unravel(v)))[0])
     shape, matvec = (flat.size, flat.size), lambda v: np.asarray(multiply(v.astype(flat.dtype).ravel()))
-    operator = LinearOperator(shape, matvec, dtype=flat.dtype)  # pyright: ignore[reportCallIssue]: it takes a class apart
-    start = np.random.default_rng(0).standard_normal(flat.size).astype(flat.dtype)  # else each call differs a little
+    operator = LinearOperator(shape, matvec, dtype=flat.dtype)  # pyright: ignore[reportCallIssue]: SciPy's own __new__
+    start = np.random.default_rng(0).standard_normal(flat.size).astype(flat.dtype)  # so that calls agree to the bit
     values, vectors = eigsh(operator, k, v0=start)
     order = np.argsort(-abs(values))
     return values[order], [unravel(jnp.asarray(vectors[:, i])) for i in order]

@@ -1,6 +1,6 @@
-"""A network with a probe around every leaf layer, so that what passes through each can be read.
+"""Probes around the layers of a network, which record what passes through each of them.
 
-Forward and backward stay the network's own: a probe is a layer, and what it saw lies in `saved` and `grads`.
+Forward and backward stay the network's own: a probe is a layer, and its records lie in `saved` and `grads`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import Layer, Wrapper
-from jaxann.nn.batch import split_per_example
+from jaxann.nn.batch import backward_batch, forward_batch
 from jaxann.nn.loss import Loss
 from jaxann.nn.sequential import map_layers
 
 
 @dataclass(frozen=True)
 class Probe(Wrapper):
-    """`layer`, found at `path` in its network, with a `Forward` for its saved and a `Backward` for its grads."""
+    """A layer whose `saved` is a `ForwardRecord` and whose grads are a `BackwardRecord`.
+
+    Attributes:
+        layer: The layer that is observed.
+        path: Where it lies in its network, such as "0.2".
+    """
 
     path: str
 
@@ -40,7 +45,14 @@ class Probe(Wrapper):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ForwardRecord:
-    """What passed a layer: y, saved = forward(params, x)."""
+    """What passed through a layer in the forward pass: y, saved = forward(params, x).
+
+    Attributes:
+        probe: The probe that recorded it.
+        x: The input of the layer.
+        y: Its output.
+        saved: What the layer saved for its backward.
+    """
 
     probe: Probe = field(metadata={"static": True})
     x: Any
@@ -51,7 +63,14 @@ class ForwardRecord:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class BackwardRecord:
-    """What passed a layer on the way back: grads, dx = backward(params, saved, dy)."""
+    """What passed through a layer in the backward pass: grads, dx = backward(params, saved, dy).
+
+    Attributes:
+        probe: The probe that recorded it.
+        dy: ∂E/∂y, the gradient that came in from above.
+        grads: ∂E/∂params.
+        dx: ∂E/∂x, the gradient that was passed on below.
+    """
 
     probe: Probe = field(metadata={"static": True})
     dy: Any
@@ -60,9 +79,16 @@ class BackwardRecord:
 
 
 def with_probes(model: Layer) -> Layer:
-    """`model` with a `Probe` around each layer of its chain, at any depth; same parameters.
+    """Returns a model with a `Probe` around each layer of its chain, at any depth.
 
-    Only a `Sequential` is entered: it hands its layers' grads on unread, which another layer made of layers may not.
+    Only a `Sequential` is entered. It passes the grads of its layers on as they are, which another layer that is made
+    of layers may not do.
+
+    Args:
+        model: The network; a layer that is not a `Sequential` gets one probe.
+
+    Returns:
+        A model with the same parameters and outputs.
     """
     return map_layers(model, lambda path, layer: Probe(layer, path))
 
@@ -76,14 +102,24 @@ def observe(
     t: Shaped[Array, "B ..."],
     key: PRNGKeyArray | None = None,
 ) -> tuple[list[ForwardRecord], Array, Array, list[BackwardRecord]]:
-    """What passes through `model` for a batch, each example's own and none weighted.
+    """Records what passes through each layer of a model for the examples of a batch, without weights.
 
-    The `Forward`s from first to last, the losses [B], their gradients, and the `Backward`s from last to first.
+    Args:
+        model: The network.
+        loss: The loss of one example.
+        params: The parameters of the network.
+        x: [B, ...], the inputs.
+        t: [B, ...], the targets.
+        key: Each example gets a key of its own from it, for layers that draw. Without it, those layers evaluate.
+
+    Returns:
+        The `ForwardRecord`s from the first layer to the last, the losses [B], their gradients ∂E/∂y [B, ...], and the
+        `BackwardRecord`s from the last layer to the first. Every array in a record has a leading axis of B examples.
     """
-    watched = with_probes(model)
-    y, saved = jax.vmap(watched.forward, in_axes=(None, 0, 0))(params, x, split_per_example(key, len(x)))
+    observed = with_probes(model)
+    y, saved = forward_batch(observed, params, x, key)
     losses, dy = jax.vmap(loss.value)(y, t), jax.vmap(loss.gradient)(y, t)
-    grads, _ = jax.vmap(watched.backward, in_axes=(None, 0, 0))(params, saved, dy)
+    grads, _ = backward_batch(observed, params, saved, dy)  # y, saved = forward_batch(observed, params, x, key)
     forwards = jax.tree.leaves(saved, is_leaf=lambda leaf: isinstance(leaf, ForwardRecord))
     backwards = jax.tree.leaves(grads, is_leaf=lambda leaf: isinstance(leaf, BackwardRecord))
     return forwards, losses, dy, backwards[::-1]
@@ -97,22 +133,43 @@ def find_nonfinite(
     t: Shaped[Array, "B ..."],
     key: PRNGKeyArray | None = None,
 ) -> str | None:
-    """In words, the first thing in a forward and backward pass that is not finite; None where all is."""
+    """Names the first value in a forward and backward pass that is not finite.
+
+    Args:
+        model: The network.
+        loss: The loss of one example.
+        params: The parameters of the network.
+        x: [B, ...], the inputs.
+        t: [B, ...], the targets.
+        key: As in `observe`.
+
+    Returns:
+        A name such as "the output of layer 1, tanh", or None if all values are finite.
+    """
     forwards, losses, dy, backwards = observe(model, loss, params, x, t, key)
-    in_order = [
+    named = [
         *((f"the output of {record.probe}", record.y) for record in forwards),
         (f"the value of {loss}", losses),
         (f"the gradient of {loss}", dy),
         *((f"the gradient of {record.probe}", (record.grads, record.dx)) for record in backwards),
     ]
-    return next((name for name, values in in_order if not is_finite(values)), None)
+    return next((name for name, values in named if not is_finite(values)), None)
 
 
 def is_finite(tree: PyTree) -> bool:
-    """Whether every entry of every leaf is finite, wherever it lies: all processes learn the same."""
-    return bool(_finite(tree))
+    """Returns whether every entry of every leaf is finite.
+
+    Leaves may be spread over the devices of several processes, and all processes get the same answer.
+
+    Args:
+        tree: A pytree of arrays.
+
+    Returns:
+        True if all entries are finite, also for a tree without leaves.
+    """
+    return bool(_all_finite(tree))
 
 
 @jax.jit
-def _finite(tree: PyTree) -> Bool[Array, ""]:
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)] or [jnp.array(True)]).all()

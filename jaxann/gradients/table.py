@@ -9,8 +9,8 @@ def format_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> 
     """Aligns the cells of a table in columns.
 
     Args:
-        rows: A sequence of cells for each line, all of one length; the first one is usually the header.
-        right: The numbers of the columns that are aligned to the right.
+        rows: The cells of each line, all lines of one length; the first line is usually the header.
+        right: The indices of the columns that are aligned to the right.
 
     Returns:
         A line for each row, columns two spaces apart, without trailing spaces.

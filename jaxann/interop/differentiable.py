@@ -1,6 +1,6 @@
-"""The handwritten backward in other people's code: a plain function that `jax.grad` differentiates by it.
+"""The handwritten backward in other code: a plain function that `jax.grad` differentiates by the handwritten backward.
 
-The one module besides `autodiff` that has to do with JAX's differentiation: it tells JAX what to do instead.
+Besides `autodiff`, this is the only module that touches JAX's differentiation: it registers a derivative.
 """
 
 from __future__ import annotations
@@ -14,29 +14,38 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
-from jaxann.nn.batch import split_per_example
+from jaxann.nn.batch import backward_batch, forward_batch
 from jaxann.nn.outer import materialize, sum_examples
 from jaxann.rules.base import Rule, RuledLayer
 
 
 def differentiable(model: Layer, rule: Rule | None = None, *, batched: bool = False) -> Callable[..., Array]:
-    """(params, x, key=None, feedback=None) -> y, with `model`'s backward, or `rule`'s, for its derivative.
+    """Returns a model as a plain function whose derivative is the model's backward, or a learning rule's.
 
-    x and y are one example's; `vmap` makes batches, whose weight gradients XLA then adds up example by example. With
-    `batched` they are a batch's, [B, ...], and each weight gradient is one matrix product. `feedback` is what the rule
-    goes by, `rule.init(model, key)`, without it the one that key 0 draws; it gets no gradient.
+    It is registered by `jax.custom_vjp`, so it works under `jax.grad`, `jit` and `vmap`, and in whatever trains by
+    them. Forward mode, as in `jax.jvp` and `jax.jacfwd`, raises JAX's TypeError: it would differentiate the forward
+    pass rather than use the backward. Over the reverse mode it differentiates the backward.
 
-    By `jax.custom_vjp`: `jax.grad`, `jit`, `vmap` and whatever trains by them may be around it. A rule sees dy
-    as the caller's loss scales it. Forward mode, as in `jax.jvp` and `jax.jacfwd`, raises JAX's TypeError: it would go
-    by the forward pass, not by the backward that is asked for here; over the reverse it is what that backward gives.
+    Args:
+        model: The network, a layer.
+        rule: The learning rule that replaces the model's backward; backprop by default. A rule gets dy as the caller's
+            loss scales it, with the 1/B of a mean in it.
+        batched: Whether the function takes a batch, x [B, ...] and y [B, ...], and computes each weight gradient as one
+            matrix product. By default it takes one example; `vmap` makes batches of it, and XLA then sums the
+            examples' weight gradients one by one.
+
+    Returns:
+        (params, x, key=None, feedback=None) -> y. The feedback is what the rule uses in its backward, as
+        `rule.init(model, key)` returns it, and it gets no gradient. By default it is drawn with key 0: if the
+        parameters are drawn with key 0 too, feedback weights are equal to them, and the rule is backprop.
     """
     rule = Rule() if rule is None else rule
     layer = RuledLayer(model, rule)
 
     def forward(params: PyTree, x: Array, key: PRNGKeyArray | None, feedback: PyTree) -> tuple[Array, Any]:
-        if not batched:
-            return layer.forward((params, feedback), x, key)
-        return jax.vmap(layer.forward, in_axes=(None, 0, 0))((params, feedback), x, split_per_example(key, len(x)))
+        if batched:
+            return forward_batch(layer, (params, feedback), x, key)
+        return layer.forward((params, feedback), x, key)
 
     @jax.custom_vjp
     def apply(params: PyTree, x: Array, key: PRNGKeyArray | None, feedback: PyTree) -> Array:
@@ -46,12 +55,15 @@ def differentiable(model: Layer, rule: Rule | None = None, *, batched: bool = Fa
         y, saved = forward(params, x, key, feedback)
         return y, (params, x, key, feedback, saved)
 
-    def apply_backward(kept: Any, dy: Array) -> tuple[PyTree, ...]:
-        params, x, key, feedback, saved = kept
-        backward = jax.vmap(layer.backward, in_axes=(None, 0, 0)) if batched else layer.backward
-        grads, dx = backward((params, feedback), saved, dy)  # y, saved = forward(params, x, key, feedback)
-        grads = sum_examples(grads) if batched else materialize(grads)
-        return _like(grads, params), _like(dx, x), _nothing(key), _nothing(feedback)
+    def apply_backward(residuals: Any, dy: Array) -> tuple[PyTree, ...]:
+        params, x, key, feedback, saved = residuals  # y, saved = forward(params, x, key, feedback)
+        if batched:
+            grads, dx = backward_batch(layer, (params, feedback), saved, dy)
+            grads = sum_examples(grads)
+        else:
+            grads, dx = layer.backward((params, feedback), saved, dy)
+            grads = materialize(grads)
+        return _cast_like(grads, params), _cast_like(dx, x), _zeros_like(key), _zeros_like(feedback)
 
     apply.defvjp(apply_forward, apply_backward)
 
@@ -61,15 +73,15 @@ def differentiable(model: Layer, rule: Rule | None = None, *, batched: bool = Fa
     return function
 
 
-def _like(grads: PyTree, primal: PyTree) -> PyTree:
-    """`grads` in the precision of what they are gradients of, which `jax.grad` insists on."""
-    return jax.tree.map(lambda p, g: g.astype(p.dtype) if _real(p) else _nothing(p), primal, grads)
+def _cast_like(grads: PyTree, primal: PyTree) -> PyTree:
+    """Returns gradients in the precision of what they are the gradients of, which `jax.grad` insists on."""
+    return jax.tree.map(lambda p, g: g.astype(p.dtype) if _is_float(p) else _zeros_like(p), primal, grads)
 
 
-def _nothing(primal: PyTree) -> PyTree:
-    """No gradient: zeros, of JAX's float0 for what is no real number."""
-    return jax.tree.map(lambda p: jnp.zeros_like(p) if _real(p) else np.zeros(p.shape, jax.dtypes.float0), primal)
+def _zeros_like(primal: PyTree) -> PyTree:
+    """Returns gradients of zero, which for integers and keys have JAX's type float0."""
+    return jax.tree.map(lambda p: jnp.zeros_like(p) if _is_float(p) else np.zeros(p.shape, jax.dtypes.float0), primal)
 
 
-def _real(leaf: Array) -> bool:
+def _is_float(leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -1,6 +1,7 @@
-"""What a learning rule is: a backward pass that differs on purpose, with feedback that is no parameter.
+"""The base class of learning rules, and the layer that a model and a rule make together.
 
-`Ruled` makes a layer of a model and a rule, so that whatever takes a layer takes both; `Angles` watches a rule learn.
+A rule is a backward pass that differs from backprop on purpose. Its feedback is a state of the gradient function, apart
+from the parameters. `RuledLayer` makes a layer of a model and a rule, for code that takes layers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.gradients import per_example
-from jaxann.gradients.per_example import mean
+from jaxann.gradients.moments import mean
 from jaxann.gradients.stateful import Stateful
 from jaxann.nn.base import Layer
 from jaxann.nn.loss import Loss, mean_weights
@@ -21,9 +22,9 @@ from jaxann.nn.sequential import Sequential, leaf_layers
 
 @dataclass(frozen=True)
 class Rule:
-    """Backprop itself; a rule is a subclass that overrides what it does otherwise.
+    """Backprop, as a learning rule; other rules are subclasses that override the methods in which they differ.
 
-    Called as rule(model, loss) it is a gradient function with the feedback for its state, which `fit` takes.
+    Called as `rule(model, loss)`, a rule returns a gradient function, so `fit(..., gradient=rule)` trains with it.
     """
 
     @property
@@ -32,37 +33,95 @@ class Rule:
         return False
 
     def alter(self, model: Layer) -> Layer:
-        """`model` with other backward passes: the same parameters and outputs. Raises ValueError for what has none."""
+        """Returns the model with backward passes of its own.
+
+        Args:
+            model: The network.
+
+        Returns:
+            A layer with the same parameters and outputs as `model`.
+
+        Raises:
+            ValueError: If the rule does not apply to this model.
+        """
         return model
 
     def init(self, model: Layer, key: PRNGKeyArray) -> PyTree:
-        """The feedback before the first step."""
+        """Returns the feedback before the first step.
+
+        Args:
+            model: The network.
+            key: The key that the feedback is drawn with.
+
+        Returns:
+            The feedback, a pytree of arrays.
+        """
         return ()
 
     def backward_params(self, params: PyTree, feedback: PyTree) -> PyTree:
-        """The parameters that the backward pass sees in place of `params`."""
+        """Returns the parameters that the backward pass uses in place of the model's.
+
+        Args:
+            params: The parameters of the model.
+            feedback: The feedback of this step.
+
+        Returns:
+            Parameters in the structure and shapes of `params`.
+        """
         return params
 
     def backward(self, altered: Layer, params: PyTree, feedback: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
-        """grads, dx of one example, from dy = ∂E/∂y of the whole model."""
+        """Computes the gradients of one example.
+
+        Args:
+            altered: The model as `alter` returns it.
+            params: The parameters of the model.
+            feedback: The feedback of this step.
+            saved: What the forward pass of `altered` saved.
+            dy: ∂E/∂y, the gradient at the model's output.
+
+        Returns:
+            The gradients of the parameters, with an `Outer` for a matrix, and dx.
+        """
         return altered.backward(self.backward_params(params, feedback), saved, dy)
 
     def update(self, model: Layer, params: PyTree, feedback: PyTree, grads: PyTree, key: PRNGKeyArray | None) -> PyTree:
-        """The feedback after a step that had these `grads` at these `params`."""
+        """Returns the feedback after a step.
+
+        Args:
+            model: The network.
+            params: The parameters before the step.
+            feedback: The feedback of this step.
+            grads: The mean gradient of the step by this rule, in the structure and shapes of `params`.
+            key: The key to draw with, or None if the step was called without one.
+
+        Returns:
+            The feedback of the next step, in the structure and shapes of `feedback`.
+        """
         return feedback
 
     def __call__(self, model: Layer, loss: Loss) -> Stateful:
-        """The gradient function of `model` and `loss` by this rule."""
+        """Returns the gradient function of a model and a loss by this rule.
+
+        Args:
+            model: The network.
+            loss: The loss of one example.
+
+        Returns:
+            A gradient function whose state is the feedback.
+
+        Raises:
+            ValueError: If the rule does not apply to this model.
+        """
         ruled = RuledLayer(model, self)
-        of_each = per_example.gradients(
-            ruled, loss
-        )  # whose deltas are not yet shares of a mean, which a rule may depend on
+        # The mean's 1/B enters after the backward pass, for a rule may depend on the size of an example's own deltas.
+        compute_gradients = per_example.gradients(ruled, loss)
 
         def step(
             params: PyTree, feedback: PyTree, x: Array, t: Array, weights: Any = None, key: PRNGKeyArray | None = None
         ) -> tuple[Float[Array, ""], PyTree, PyTree, dict[str, Array]]:
-            losses, each = of_each((params, feedback), x, t, key)
-            grads = mean(each, weights)
+            losses, example_grads = compute_gradients((params, feedback), x, t, key)
+            grads = mean(example_grads, weights)
             after = self.update(model, params, feedback, grads, None if key is None else fold_in_private(key))
             return mean_weights(weights, len(x)) @ losses, grads, after, {}
 
@@ -71,14 +130,21 @@ class Rule:
 
 @dataclass(frozen=True)
 class RuledLayer(Layer):
-    """`model` with its backward by `rule`, for the pair (params, feedback); its grads are those of params alone."""
+    """A model whose backward follows a rule, as a layer with the pair (params, feedback) for its parameters.
+
+    Its backward returns the gradients of params alone.
+
+    Attributes:
+        model: The network.
+        rule: The rule that its backward follows.
+    """
 
     model: Layer
     rule: Rule
 
     @property
     def altered(self) -> Layer:
-        """The model that runs."""
+        """The model as the rule alters it, which is what runs."""
         return self.rule.alter(self.model)
 
     @property
@@ -101,19 +167,39 @@ class RuledLayer(Layer):
 
 
 def fold_in_private(key: PRNGKeyArray) -> PRNGKeyArray:
-    """A key that no layer or example has: those that `split` gives are `key` folded with 0, 1, ..."""
+    """Returns a key that differs from the keys of all layers and examples.
+
+    `jax.random.split` folds 0, 1, ... into a key, and this function folds in 2³² - 1.
+
+    Args:
+        key: The key that layers or examples get theirs from.
+
+    Returns:
+        A key for the rule alone.
+    """
     return jax.random.fold_in(key, 2**32 - 1)
 
 
 def layers_with_params(rule: Rule, model: Layer) -> dict[str, Layer]:
-    """The leaves with parameters. Raises ValueError for a model that is no chain or has none."""
+    """Returns the layers of a chain that have parameters.
+
+    Args:
+        rule: The rule that needs them, for the message of an error.
+        model: The network.
+
+    Returns:
+        The layers by their paths, from first to last.
+
+    Raises:
+        ValueError: If the model is not a `Sequential`, or none of its layers has parameters.
+    """
     if not isinstance(model, Sequential):
-        raise ValueError(f"{rule} needs a chain of layers, a Sequential, not {model}")
-    found = {
+        raise ValueError(f"expected a Sequential for {rule}, got {model}")
+    layers = {
         path: layer
         for path, layer in leaf_layers(model).items()
         if jax.tree.leaves(jax.eval_shape(layer.init, jax.random.key(0)))
     }
-    if not found:
-        raise ValueError(f"{rule} needs a layer with parameters, but {model} has none")
-    return found
+    if not layers:
+        raise ValueError(f"expected a model with parameters for {rule}, got {model}")
+    return layers

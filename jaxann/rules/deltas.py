@@ -1,7 +1,4 @@
-"""Learning rules by name, each a gradient function for the same model and the one thing that it does otherwise.
-
-Other weights on the way back, another way for the error, or other deltas.
-"""
+"""Learning rules that change the deltas on their way back, and the threshold that needs such a rule."""
 
 from __future__ import annotations
 
@@ -19,41 +16,52 @@ from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.sequential import leaf_layers, map_layers
 from jaxann.rules.base import Rule, layers_with_params
 
-# Other deltas.
-
-
 threshold = Elementwise(
     "threshold", lambda x: jnp.where(x > 0, 1, jnp.where(x <= 0, 0, x)), lambda x, y: jnp.zeros_like(x)
 )
-"""1 where x > 0, else 0; its derivative is 0, and nothing below it learns but by `StraightThrough`."""
+"""y = 1 where x > 0, else 0. Its derivative is 0, so the layers below it learn only by `StraightThrough`."""
 
 
 @dataclass(frozen=True)
 class StraightThrough(Rule):
-    """dx = dy at a `threshold`, as if it were y = x, where |x| <= `within`; 0 beyond.
+    """The straight-through estimator: at a `threshold`, the backward pass takes y = x.
 
-    Raises ValueError for a model without a threshold.
-    Sources: Bengio et al. 2013, section 4; with `within` = 1, Hubara et al. 2016, equation 4.
+    dx = dy where |x| <= `within`, and 0 beyond. A model without a threshold is refused with a ValueError.
+
+    Attributes:
+        within: The largest |x| at which the error passes, above 0; infinite by default.
+
+    Raises:
+        SettingError: If `within` is not above 0. It is a ValueError.
+
+    Source: Bengio et al. 2013, section 4; with `within` = 1, Hubara et al. 2016, equation 4.
     """
 
     within: float = inf
 
     def __post_init__(self) -> None:
-        if not self.within > 0:
-            raise ValueError(f"within is {self.within}, but a number above 0 is wanted")
+        if self.within != inf:
+            validate_number("within", self.within, above=0)
 
     def alter(self, model: Layer) -> Layer:
-        passing = replace(threshold, derivative=lambda x, y: jnp.where(jnp.abs(x) <= self.within, 1, 0))
         if threshold not in leaf_layers(model).values():
-            raise ValueError(f"{self} needs a threshold in the chain of {model}, but there is none")
+            raise ValueError(f"expected a model with a threshold for {self}, got {model}")
+        passing = replace(threshold, derivative=lambda x, y: jnp.where(jnp.abs(x) <= self.within, 1, 0))
         return map_layers(model, lambda path, layer: passing if layer == threshold else layer)
 
 
 @dataclass(frozen=True)
 class ClippedDeltas(Rule):
-    """δ ← min(1, C / ‖δ‖) δ for C = `max_norm`, at each layer with parameters and for each example, δ = ∂E/∂(W x + b).
+    """Backprop with each example's delta clipped to a norm, at each layer with parameters.
 
-    Raises ValueError for a `max_norm` that is no finite number above 0.
+    δ ← min(1, C / ‖δ‖) δ, where δ = ∂E/∂(W x + b) and C = max_norm. A model that is not a `Sequential` is refused with
+    a ValueError.
+
+    Attributes:
+        max_norm: C, a finite number above 0, in the units of δ's norm.
+
+    Raises:
+        SettingError: If `max_norm` is not a finite number above 0. It is a ValueError.
     """
 
     max_norm: float
@@ -68,7 +76,7 @@ class ClippedDeltas(Rule):
 
 @dataclass(frozen=True)
 class _ClippedDelta(Wrapper):
-    """dy is first scaled down to a norm of at most `max_norm`."""
+    """A layer whose backward first scales dy to a norm of at most `max_norm`."""
 
     max_norm: float
 
@@ -79,9 +87,17 @@ class _ClippedDelta(Wrapper):
 
 @dataclass(frozen=True)
 class NoisyDeltas(Rule):
-    """δ ← δ + s rms(δ) ξ for s = `noise` and ξ standard normal, at each layer with parameters and for each example.
+    """Backprop with normal noise on each example's delta, at each layer with parameters.
 
-    Without a key there is no noise. Raises ValueError for a `noise` that is no finite number from 0.
+    δ ← δ + s rms(δ) ξ, where δ = ∂E/∂(W x + b), s = noise and ξ is standard normal. Without a key no noise is drawn. A
+    model that is not a `Sequential` is refused with a ValueError.
+
+    Attributes:
+        noise: s, the standard deviation of the noise relative to the root mean square of δ; a finite number of at
+            least 0.
+
+    Raises:
+        SettingError: If `noise` is not a finite number of at least 0. It is a ValueError.
     """
 
     noise: float
@@ -96,7 +112,7 @@ class NoisyDeltas(Rule):
 
 @dataclass(frozen=True)
 class _NoisyDelta(Wrapper):
-    """dy gets normal noise of `noise` times its root mean square first, drawn with a key that forward keeps."""
+    """A layer whose backward first adds noise to dy, drawn with a key that its forward saves."""
 
     noise: float
 
@@ -105,12 +121,12 @@ class _NoisyDelta(Wrapper):
         return True
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
-        kept, key = (None, None) if key is None else jax.random.split(key)
+        noise_key, key = (None, None) if key is None else jax.random.split(key)
         y, saved = self.layer.forward(params, x, key)
-        return y, (saved, kept)
+        return y, (saved, noise_key)
 
     def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
         saved, key = saved
         if key is not None:
             dy = dy + self.noise * jnp.sqrt(jnp.mean(dy * dy)) * jax.random.normal(key, dy.shape, dy.dtype)
-        return self.layer.backward(params, saved, dy)
+        return self.layer.backward(params, saved, dy)  # y, saved = layer.forward(params, x, key)

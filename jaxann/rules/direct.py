@@ -1,7 +1,4 @@
-"""Learning rules by name, each a gradient function for the same model and the one thing that it does otherwise.
-
-Other weights on the way back, another way for the error, or other deltas.
-"""
+"""Learning rules that do not send the error back from layer to layer."""
 
 from __future__ import annotations
 
@@ -12,33 +9,36 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from jaxann.nn.base import Layer, Wrapper, parts
+from jaxann.nn.base import Layer, Wrapper, join_path, parts
 from jaxann.nn.dense import glorot_uniform
 from jaxann.nn.sequential import Sequential, map_layers
 from jaxann.rules.base import Rule, layers_with_params
 
-# Another way for the error.
-
 
 @dataclass(frozen=True)
 class DirectFeedbackAlignment(Rule):
-    """dx = B δ at every layer with parameters but the first, δ = ∂E/∂y of the whole network: no way back through W.
+    """Direct feedback alignment: each layer gets the error at the network's output through a random matrix.
 
-    B [n, m] is drawn as `Dense` draws W and kept. Raises ValueError for a model that is no chain, a `Sequential`, and
-    for layers with parameters whose sizes it cannot tell. Source: Nøkland 2016, equation 8.
+    dx = B δ at every layer with parameters but the first, where δ = ∂E/∂y is the gradient at the output of the
+    network. B [n, m] is drawn as `Dense` draws W, and never changes.
+
+    A model that is not a `Sequential`, or that has a layer with parameters whose sizes are unknown, is refused with a
+    ValueError.
+
+    Source: Nøkland 2016, equation 8.
     """
 
     def alter(self, model: Layer) -> Layer:
-        later = _later(self, model)
+        later = _later_layers(self, model)
         return map_layers(model, lambda path, layer: _DirectFeedback(layer) if path in later else layer)
 
     def init(self, model: Layer, key: PRNGKeyArray) -> dict[str, Array]:
-        later, (_, m) = _later(self, model), model.sizes
+        later, (_, m) = _later_layers(self, model), model.sizes
+        if later and m is None:
+            raise ValueError(f"expected a model with an output size for {self}, got {model}")
         for path, layer in later.items():
-            if m is None or layer.sizes[0] is None:
-                raise ValueError(
-                    f"{self} needs the sizes of layer {path}, {layer}, and of the network, but one has none"
-                )
+            if layer.sizes[0] is None:
+                raise ValueError(f"expected layer {path} to have an input size for {self}, got {layer}")
         keys = jax.random.split(key, len(later) + 1)[1:]
         return {
             path: glorot_uniform(key, (m, layer.sizes[0])).T
@@ -48,27 +48,25 @@ class DirectFeedbackAlignment(Rule):
     def backward(
         self, altered: Layer, params: PyTree, feedback: dict[str, Array], saved: Any, dy: Array
     ) -> tuple[PyTree, Array]:
-        def told(layer: Layer, params: PyTree, path: str = "") -> PyTree:
+        def add_dx(layer: Layer, params: PyTree, path: str = "") -> PyTree:
             if isinstance(layer, _DirectFeedback):
                 return params, feedback[path].astype(dy.dtype) @ dy
             if not isinstance(layer, Sequential):
                 return params
-            below = parts(layer).items()
-            return tuple(
-                told(part, p, f"{path}.{name}".lstrip(".")) for (name, part), p in zip(below, params, strict=True)
-            )
+            inner = zip(parts(layer).items(), params, strict=True)
+            return tuple(add_dx(part, p, join_path(path, name)) for (name, part), p in inner)
 
-        return altered.backward(told(altered, params), saved, dy)
+        return altered.backward(add_dx(altered, params), saved, dy)
 
 
-def _later(rule: Rule, model: Layer) -> dict[str, Layer]:
-    """The leaves with parameters but the first."""
+def _later_layers(rule: Rule, model: Layer) -> dict[str, Layer]:
+    """Returns the layers with parameters except the first, by their paths."""
     return dict(list(layers_with_params(rule, model).items())[1:])
 
 
 @dataclass(frozen=True)
 class _DirectFeedback(Wrapper):
-    """Goes backward with the pair (params, dx), and gives that dx."""
+    """A layer whose backward takes the pair (params, dx) for its parameters, and returns that dx."""
 
     def backward(self, params: tuple[PyTree, Array], saved: Any, dy: Array) -> tuple[PyTree, Array]:
         params, dx = params
@@ -77,9 +75,9 @@ class _DirectFeedback(Wrapper):
 
 @dataclass(frozen=True)
 class OutputLayerOnly(Rule):
-    """dx = 0 at the last layer with parameters, so that it alone learns: the control for rules that claim to do more.
+    """Training of the last layer with parameters alone: the control for rules that claim to train more.
 
-    Raises ValueError for a model that is no chain, a `Sequential`.
+    dx = 0 at that layer. A model that is not a `Sequential` is refused with a ValueError.
     """
 
     def alter(self, model: Layer) -> Layer:
@@ -89,7 +87,7 @@ class OutputLayerOnly(Rule):
 
 @dataclass(frozen=True)
 class _OutputLayer(Wrapper):
-    """Tells nothing to what is below: dx = 0."""
+    """A layer that passes no error on to the layers below it."""
 
     def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
         grads, dx = self.layer.backward(params, saved, dy)

@@ -1,7 +1,4 @@
-"""Learning rules by name, each a gradient function for the same model and the one thing that it does otherwise.
-
-Other weights on the way back, another way for the error, or other deltas.
-"""
+"""Learning rules that send the error back through other weights than the forward pass used."""
 
 from __future__ import annotations
 
@@ -14,14 +11,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
+from jaxann.nn.hyperparameters import SettingError
 from jaxann.rules.base import Rule
-
-# Other weights on the way back.
 
 
 @dataclass(frozen=True)
 class FeedbackAlignment(Rule):
-    """dx = Bᵀ dy where y = W x + b, with B drawn as W is and kept. Source: Lillicrap et al. 2016, equation 2."""
+    """Feedback alignment: the error goes back through fixed random weights.
+
+    dx = Bᵀ dy where y = W x + b. B is drawn as W is, and never changes.
+
+    Source: Lillicrap et al. 2016, equation 2.
+    """
 
     def init(self, model: Layer, key: PRNGKeyArray) -> PyTree:
         return model.init(key)
@@ -32,17 +33,25 @@ class FeedbackAlignment(Rule):
 
 @dataclass(frozen=True)
 class SignSymmetric(Rule):
-    """dx = (M ∘ sign W)ᵀ dy where y = W x + b: the signs of W, and magnitudes M that know nothing of it.
+    """Sign-symmetric feedback: the weights of the way back have the signs of W, and magnitudes that ignore W.
 
-    M is |B| for a B drawn as W is and kept ("fixed") or drawn anew after every batch ("batchwise"), or everywhere the
-    mean of that |B| ("uniform"). Source: Liao et al. 2016, section 2.3: frSF, brSF and uSF.
+    dx = (M ∘ sign W)ᵀ dy where y = W x + b.
+
+    Attributes:
+        magnitudes: How M is made. "fixed" is |B| for a B that is drawn as W is and never changes. "batchwise" draws B
+            again after every batch. "uniform" sets all entries to the mean of a fixed |B|.
+
+    Raises:
+        SettingError: If `magnitudes` is none of these. It is a ValueError.
+
+    Source: Liao et al. 2016, section 2.3, where the three are called frSF, brSF and uSF.
     """
 
     magnitudes: Literal["fixed", "batchwise", "uniform"] = "fixed"
 
     def __post_init__(self) -> None:
-        if self.magnitudes not in (known := ("fixed", "batchwise", "uniform")):
-            raise ValueError(f"magnitudes are {self.magnitudes!r}, but one of {', '.join(known)} is wanted")
+        if self.magnitudes not in ("fixed", "batchwise", "uniform"):
+            raise SettingError("magnitudes", "to be fixed, batchwise or uniform", self.magnitudes)
 
     @property
     def random(self) -> bool:
@@ -59,8 +68,13 @@ class SignSymmetric(Rule):
         return self.init(model, key) if self.random and key is not None else feedback
 
 
-class Learned(NamedTuple):
-    """Feedback that learns: the weights, and where their optimiser stands."""
+class LearnedFeedback(NamedTuple):
+    """Feedback that an optimiser changes.
+
+    Attributes:
+        weights: The weights B, in the structure and shapes of the parameters.
+        opt_state: The state of their optimiser.
+    """
 
     weights: PyTree
     opt_state: PyTree
@@ -68,28 +82,33 @@ class Learned(NamedTuple):
 
 @dataclass(frozen=True)
 class KolenPollack(Rule):
-    """dx = Bᵀ dy where y = W x + b, and B takes the same steps as W, B ← B - l (∂E/∂W + λ B).
+    """Kolen-Pollack feedback: the weights of the way back take the same steps as W, and so become W.
 
-    `optimizer` makes B's steps: give it the one that trains W. What W and B began with then decays by the weight decay
-    and what they learn is common, so B becomes W; without weight decay it does not.
+    dx = Bᵀ dy where y = W x + b, and B ← B - l (∂E/∂W + λ B). With weight decay λ, the difference between the initial
+    B and W decays, and all later steps are the same for both. Without weight decay the difference stays.
+
+    Attributes:
+        optimizer: The optax optimiser that makes B's steps. Give it the one that trains W.
+
     Source: Akrout et al. 2019, equations 16 and 17, after Kolen and Pollack 1994.
     """
 
-    optimizer: Any  # optax's
+    optimizer: Any  # optax's GradientTransformation: only the room that trains imports optax
 
-    def init(self, model: Layer, key: PRNGKeyArray) -> Learned:
+    def init(self, model: Layer, key: PRNGKeyArray) -> LearnedFeedback:
         weights = model.init(key)
-        return Learned(weights, self.optimizer.init(weights))
+        return LearnedFeedback(weights, self.optimizer.init(weights))
 
-    def backward_params(self, params: PyTree, feedback: Learned) -> PyTree:
+    def backward_params(self, params: PyTree, feedback: LearnedFeedback) -> PyTree:
         return _map_matrices(lambda W, B: B, params, feedback.weights)
 
     def update(
-        self, model: Layer, params: PyTree, feedback: Learned, grads: PyTree, key: PRNGKeyArray | None
-    ) -> Learned:
+        self, model: Layer, params: PyTree, feedback: LearnedFeedback, grads: PyTree, key: PRNGKeyArray | None
+    ) -> LearnedFeedback:
         steps, opt_state = self.optimizer.update(grads, feedback.opt_state, feedback.weights)
-        return Learned(jax.tree.map(jnp.add, feedback.weights, steps), opt_state)
+        return LearnedFeedback(jax.tree.map(jnp.add, feedback.weights, steps), opt_state)
 
 
-def _map_matrices(seen: Callable[[Array, Array], Array], params: PyTree, feedback: PyTree) -> PyTree:
-    return jax.tree.map(lambda W, B: seen(W, B).astype(W.dtype) if W.ndim > 1 else W, params, feedback)
+def _map_matrices(change: Callable[[Array, Array], Array], params: PyTree, feedback: PyTree) -> PyTree:
+    """Returns `params` with `change(W, B)` for each matrix W, in W's precision."""
+    return jax.tree.map(lambda W, B: change(W, B).astype(W.dtype) if W.ndim > 1 else W, params, feedback)

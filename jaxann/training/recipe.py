@@ -94,7 +94,7 @@ def _step(recipe: Recipe, data: Lanes) -> Callable:
         value, grads, after, metrics = gradient.step(params, state, *args, **draws)
 
         def value_fn(params, batch=args):  # optax's line search hands it what else the optimiser is given
-            return gradient.at(state)(params, *batch, **draws)[0]
+            return gradient.bind(state)(params, *batch, **draws)[0]
 
         more = {"value": value, "grad": grads, "value_fn": value_fn, "batch": args}  # a few optimisers ask for more
         updates, opt_state = update(grads, opt_state, params, **more)

@@ -20,14 +20,14 @@ from jaxann.gradients.curvature import (
     gauss_newton_vectors,
     hessian_product,
 )
-from jaxann.gradients.per_example import inner_products
-from jaxann.nn import Dense, Dropout, Sequential, SoftmaxCrossEntropy, SquaredError, materialize, mlp, softmax, tanh
+from jaxann.gradients.per_example import inner_products, materialize
+from jaxann.nn import Dense, Dropout, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, softmax, tanh
 
 KEY = jax.random.key(0)
 WEIGHTS = jnp.array([0.3, 0.0, 1.7, 1.0])
 
 
-MODELS = {  # the model, the shape of x, and the key that each call gets
+MODELS = {  # each model with the shape of x and the key of its calls
     "mlp": (mlp((3, 4, 2), hidden=tanh), (3,), None),
     "matrix used twice": (Sequential((Tied(3, 2), Dense(3, 2))), (3,), None),
     "shared over positions": (SHARING, (5, 2), None),
@@ -35,8 +35,8 @@ MODELS = {  # the model, the shape of x, and the key that each call gets
 }
 
 
-def drawn(model, shape, loss="SoftmaxCrossEntropy, smoothed labels"):
-    """A loss, parameters none of which is 0, and a batch of four."""
+def draw(model, shape, loss="SoftmaxCrossEntropy, smoothed labels"):
+    """Returns a loss, parameters that all differ from 0, and a batch of four."""
     loss, _, target = LOSSES[loss]
     keys = jax.random.split(KEY, 4)
     params = jax.tree.map(lambda leaf: leaf + 0.5 * jax.random.normal(keys[0], leaf.shape), model.init(keys[1]))
@@ -44,8 +44,8 @@ def drawn(model, shape, loss="SoftmaxCrossEntropy, smoothed labels"):
     return loss, params, jax.random.normal(keys[2], (4, *shape)), t
 
 
-def of_each(model, params, x, key):
-    """θ, the parameters in one row, and the forward passes (θ, x_i, key_i) -> y_i with their x and keys."""
+def forward_passes(model, params, x, key):
+    """Returns the parameters as a vector θ, the forward pass (θ, x_i, key_i) -> y_i, and a key for each example."""
     flat, unravel = ravel_pytree(params)
     keys = None if key is None else jax.random.split(key, len(x))
     return flat, lambda flat, x, key: model.forward(unravel(flat), x, key)[0], keys
@@ -53,19 +53,19 @@ def of_each(model, params, x, key):
 
 @partial(jax.jit, static_argnames=("model", "loss"))
 def dense_hessian(model, loss, params, x, t, weights=None, key=None):
-    flat, forward, keys = of_each(model, params, x, key)
+    flat, forward, keys = forward_passes(model, params, x, key)
     weights = jnp.ones(len(x)) if weights is None else weights
 
     def mean(flat):
-        each = jax.vmap(lambda x, t, key: loss.value(forward(flat, x, key), t))(x, t, keys)
-        return each @ weights / weights.sum()
+        losses = jax.vmap(lambda x, t, key: loss.value(forward(flat, x, key), t))(x, t, keys)
+        return losses @ weights / weights.sum()
 
     return jax.hessian(mean)(flat)
 
 
 @partial(jax.jit, static_argnames=("model", "loss"))
 def dense_gauss_newton(model, loss, params, x, t, weights=None, key=None):
-    flat, forward, keys = of_each(model, params, x, key)
+    flat, forward, keys = forward_passes(model, params, x, key)
     weights = jnp.ones(len(x)) if weights is None else weights
 
     def block(x, t, key):
@@ -76,7 +76,7 @@ def dense_gauss_newton(model, loss, params, x, t, weights=None, key=None):
 
 
 def matrix(product, params):
-    """The matrix that v ↦ `product`(v) stands for."""
+    """Returns the matrix A of a product v ↦ A v."""
     flat, unravel = ravel_pytree(params)
     return jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0], out_axes=1)(jnp.eye(flat.size))
 
@@ -94,65 +94,65 @@ def judge_products(model, loss, params, x, t, key=None, weights=None):
 @pytest.mark.parametrize("name", MODELS)
 def test_products_are_those_with_the_dense_matrices_for_every_kind_of_model(name):
     model, shape, key = MODELS[name]
-    judge_products(model, *drawn(model, shape), key, WEIGHTS)
+    judge_products(model, *draw(model, shape), key, WEIGHTS)
 
 
 @pytest.mark.parametrize("loss", ["CrossEntropy", "Huber", "Poisson", "SigmoidCrossEntropy", "SquaredError"])
 def test_products_are_those_with_the_dense_matrices_for_every_loss(loss):
     model = mlp((3, 2, 2), hidden=tanh, output=softmax if loss == "CrossEntropy" else tanh)
-    judge_products(model, *drawn(model, (3,), loss))
+    judge_products(model, *draw(model, (3,), loss))
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"Dropout"}))
 def test_vectors_diagonal_and_kernel_are_those_of_the_dense_matrix(name):
     model, shape, _ = MODELS[name]
-    loss, params, x, t = drawn(model, shape)
+    loss, params, x, t = draw(model, shape)
 
     @jax.jit
-    def found(weights):
+    def compute(weights):
         vectors = gauss_newton_vectors(model, loss)(params, x, t)
         rows = jax.vmap(lambda tree: ravel_pytree(tree)[0])(materialize(vectors))
         share = jnp.repeat(weights / weights.sum(), 2) / 2
         diagonal = ravel_pytree(gauss_newton_diagonal(model, loss)(params, x, t, weights))[0]
         return rows.T @ (share[:, None] * rows), diagonal, inner_products(vectors)
 
-    second, diagonal, _ = found(WEIGHTS)
-    wanted = dense_gauss_newton(model, loss, params, x, t, WEIGHTS)
-    judge((second, diagonal), (wanted, jnp.diag(wanted)), x.dtype)
-    second, diagonal, kernel = found(jnp.ones(4))
-    wanted = dense_gauss_newton(model, loss, params, x, t)
+    second, diagonal, _ = compute(WEIGHTS)
+    expected = dense_gauss_newton(model, loss, params, x, t, WEIGHTS)
+    judge((second, diagonal), (expected, jnp.diag(expected)), x.dtype)
+    second, diagonal, kernel = compute(jnp.ones(4))
+    expected = dense_gauss_newton(model, loss, params, x, t)
     unweighted = ravel_pytree(gauss_newton_diagonal(model, loss)(params, x, t))[0]
-    judge((second, diagonal, unweighted), (wanted, jnp.diag(wanted), jnp.diag(wanted)), x.dtype)
-    ours, theirs = np.linalg.eigvalsh(kernel / len(kernel)), np.linalg.eigvalsh(wanted)
+    judge((second, diagonal, unweighted), (expected, jnp.diag(expected), jnp.diag(expected)), x.dtype)
+    ours, theirs = np.linalg.eigvalsh(kernel / len(kernel)), np.linalg.eigvalsh(expected)
     np.testing.assert_allclose(ours, theirs[-len(kernel) :], atol=1e-12 * theirs[-1])
     np.testing.assert_allclose(theirs[: -len(kernel)], 0, atol=1e-12 * theirs[-1])
 
 
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.slow
-def test_what_is_sampled_is_right_on_average(samples):
+def test_sampled_vectors_and_diagonal_are_right_on_average(samples):
     model = mlp((2, 2))
-    loss, params, x, t = drawn(model, (2,), "SoftmaxCrossEntropy, targets of any sum")
+    loss, params, x, t = draw(model, (2,), "SoftmaxCrossEntropy, targets of any sum")
     vectors, diagonal = (of(model, loss, samples) for of in (gauss_newton_vectors, gauss_newton_diagonal))
 
     @jax.jit
     @jax.vmap
-    def draw(key):
+    def sample(key):
         rows = jax.vmap(lambda tree: ravel_pytree(tree)[0])(materialize(vectors(params, x, t, key)))
         return rows.T @ rows / len(rows), ravel_pytree(diagonal(params, x, t, WEIGHTS, key))[0]
 
-    drawn_second, drawn_diagonal = draw(jax.random.split(KEY, 4000))
-    wanted = dense_gauss_newton(model, loss, params, x, t)
+    second_moments, diagonals = sample(jax.random.split(KEY, 4000))
+    expected = dense_gauss_newton(model, loss, params, x, t)
     weighted = jnp.diag(dense_gauss_newton(model, loss, params, x, t, WEIGHTS))
-    for draws, right in [(drawn_second, wanted), (drawn_diagonal, weighted)]:
+    for draws, right in [(second_moments, expected), (diagonals, weighted)]:
         error = draws.std(axis=0) / np.sqrt(len(draws))
-        assert error.max() < 0.02 * right.max()  # so that the next line would see a factor
+        assert error.max() < 0.02 * right.max()  # small enough for the next line to detect a wrong factor
         assert (jnp.abs(draws.mean(axis=0) - right) <= 5 * error + 1e-12).all()
 
 
-def test_the_same_key_samples_the_same_vectors_so_many_for_each_example():
+def test_the_same_key_samples_the_same_vectors_as_many_as_asked_for_each_example():
     model, shape, _ = MODELS["mlp"]
-    loss, params, x, t = drawn(model, shape)
+    loss, params, x, t = draw(model, shape)
     sampled = jax.jit(gauss_newton_vectors(model, loss, samples=3))
     one, same, other = (ravel_pytree(materialize(sampled(params, x, t, jax.random.key(k))))[0] for k in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
@@ -162,8 +162,8 @@ def test_the_same_key_samples_the_same_vectors_so_many_for_each_example():
 
 def test_factors_are_their_definition_in_loops():
     model = mlp((3, 4, 2), hidden=tanh)
-    loss, params, x, t = drawn(model, (3,))
-    found = jax.jit(gauss_newton_factors(model, loss))(params, x, t, WEIGHTS)
+    loss, params, x, t = draw(model, (3,))
+    actual = jax.jit(gauss_newton_factors(model, loss))(params, x, t, WEIGHTS)
     first, _, last, _ = params
     left, right, outer, inner = np.zeros((4, 4)), np.zeros((3, 3)), np.zeros((2, 2)), np.zeros((4, 4))
     for share, example, target in zip(WEIGHTS / 3, x, t, strict=True):
@@ -175,35 +175,35 @@ def test_factors_are_their_definition_in_loops():
         outer += share * H
         inner += share * np.outer(h, h)
     one = np.ones((1, 1))
-    wanted = ({"W": (left, right), "b": (left, one)}, (), {"W": (outer, inner), "b": (outer, one)}, ())
-    judge(jax.tree.leaves(found), jax.tree.leaves(wanted), x.dtype)
+    expected = ({"W": (left, right), "b": (left, one)}, (), {"W": (outer, inner), "b": (outer, one)}, ())
+    judge(jax.tree.leaves(actual), jax.tree.leaves(expected), x.dtype)
 
 
 def test_factors_of_a_matrix_shared_over_positions_are_their_definition_in_loops():
     model, loss = Sequential((Positions(2, 3), tanh, Average())), SquaredError()
-    _, params, x, _ = drawn(model, (5, 2))
-    found = jax.jit(gauss_newton_factors(model, loss))(params, x, jnp.zeros((4, 3)))[0]["W"]
+    _, params, x, _ = draw(model, (5, 2))
+    actual = jax.jit(gauss_newton_factors(model, loss))(params, x, jnp.zeros((4, 3)))[0]["W"]
     left, right = np.zeros((3, 3)), np.zeros((2, 2))
     for example in x:
         for position in example:
             slope = (1 - np.tanh(params[0]["W"] @ position + params[0]["b"]) ** 2) / 5
             left += np.diag(slope * slope) / 4  # the Hessian of ½ d² is I
             right += np.outer(position, position) / 5 / 4
-    judge(list(found), [left, right], x.dtype)
+    judge(list(actual), [left, right], x.dtype)
 
 
 def test_factors_are_exact_for_biases_and_for_a_linear_layer_with_squared_error():
     for model, loss in [(mlp((3, 4, 2), hidden=tanh), "Poisson"), (Dense(3, 2), "SquaredError")]:
-        loss, params, x, t = drawn(model, (3,), loss)
-        found = jax.jit(gauss_newton_factors(model, loss))(params, x, t, WEIGHTS)
+        loss, params, x, t = draw(model, (3,), loss)
+        actual = jax.jit(gauss_newton_factors(model, loss))(params, x, t, WEIGHTS)
         G = dense_gauss_newton(model, loss, params, x, t, WEIGHTS)
         _, unravel = ravel_pytree(params)
-        place = unravel(jnp.arange(len(G)))  # of each parameter in G
+        place = unravel(jnp.arange(len(G)))  # the row of G that each parameter has
         if isinstance(model, Dense):
             rows = place["W"].ravel().astype(int)
-            judge(jnp.kron(*found["W"]), G[rows][:, rows], x.dtype)
-            found, place = [found], [place]
-        for layer, rows in zip(found, place, strict=True):
+            judge(jnp.kron(*actual["W"]), G[rows][:, rows], x.dtype)
+            actual, place = [actual], [place]
+        for layer, rows in zip(actual, place, strict=True):
             if layer:
                 rows = rows["b"].astype(int)
                 judge(layer["b"].left, G[rows][:, rows], x.dtype)
@@ -212,25 +212,25 @@ def test_factors_are_exact_for_biases_and_for_a_linear_layer_with_squared_error(
 
 def test_sampled_factors_are_those_of_the_sampled_vectors():
     model, shape, _ = MODELS["mlp"]
-    loss, params, x, t = drawn(model, shape)
+    loss, params, x, t = draw(model, shape)
     rows = materialize(gauss_newton_vectors(model, loss, samples=2)(params, x, t, KEY))[2]["b"]
-    found = gauss_newton_factors(model, loss, samples=2)(params, x, t, WEIGHTS, KEY)[2]
+    actual = gauss_newton_factors(model, loss, samples=2)(params, x, t, WEIGHTS, KEY)[2]
     left = rows.T @ (jnp.repeat(WEIGHTS, 2)[:, None] * rows) / 6
-    judge([found["b"].left, found["W"].left], [left, left], x.dtype)
+    judge([actual["b"].left, actual["W"].left], [left, left], x.dtype)
 
 
-def test_what_reads_the_curvature_evaluates_layers_that_draw():
+def test_the_diagonal_evaluates_layers_that_draw():
     dropping, shape, _ = MODELS["Dropout"]
     plain = mlp((3, 6, 2), hidden=tanh)
-    loss, params, x, t = drawn(dropping, shape)
-    (first, _, last, _), found = params, gauss_newton_diagonal(dropping, loss)(params, x, t)
-    wanted = gauss_newton_diagonal(plain, loss)((first, (), last, ()), x, t)
-    judge(jax.tree.leaves(found), jax.tree.leaves(wanted), x.dtype)
+    loss, params, x, t = draw(dropping, shape)
+    (first, _, last, _), actual = params, gauss_newton_diagonal(dropping, loss)(params, x, t)
+    expected = gauss_newton_diagonal(plain, loss)((first, (), last, ()), x, t)
+    judge(jax.tree.leaves(actual), jax.tree.leaves(expected), x.dtype)
     assert isinstance(dropping.layers[1].layers[1], Dropout)
 
 
 def symmetric(size):
-    """A symmetric matrix whose eigenvalues of largest magnitude have either sign, and v ↦ A v of trees."""
+    """Returns a symmetric matrix A with large eigenvalues of both signs, a pytree v, and the product v ↦ A v."""
     A = np.array(jax.random.normal(KEY, (size, size)))
     A = A + A.T
     like = {"a": jnp.zeros((3, 2)), "b": jnp.zeros(size - 6)}
@@ -243,15 +243,15 @@ def test_eigenvalues_of_either_sign_are_those_of_numpy(x64, tolerance):
     with jax.enable_x64(x64):
         A, like, product = symmetric(12)
         values, vectors = eigenvalues(product, like, 4)
-        wanted = np.linalg.eigvalsh(A)
-        wanted = wanted[np.argsort(-abs(wanted))][:4]
-        assert len(set(np.sign(wanted))) == 2
-        np.testing.assert_allclose(values, wanted, rtol=tolerance)
+        expected = np.linalg.eigvalsh(A)
+        expected = expected[np.argsort(-abs(expected))][:4]
+        assert len(set(np.sign(expected))) == 2
+        np.testing.assert_allclose(values, expected, rtol=tolerance)
         for value, vector in zip(values, vectors, strict=True):
             assert jax.tree.map(jnp.shape, vector) == {"a": (3, 2), "b": (6,)}
             v = np.array(ravel_pytree(vector)[0])
             assert v.dtype == (np.float64 if x64 else np.float32)
-            np.testing.assert_allclose(A @ v, value * v, atol=tolerance * abs(wanted[0]))
+            np.testing.assert_allclose(A @ v, value * v, atol=tolerance * abs(expected[0]))
             np.testing.assert_allclose(v @ v, 1, rtol=tolerance)
         again, _ = eigenvalues(product, like, 4)
         np.testing.assert_array_equal(values, again)
@@ -260,36 +260,38 @@ def test_eigenvalues_of_either_sign_are_those_of_numpy(x64, tolerance):
 @pytest.mark.slow
 def test_eigenvalues_of_a_network_are_those_of_its_dense_matrices():
     model, shape, _ = MODELS["shared over positions"]
-    loss, params, x, t = drawn(model, shape)
+    loss, params, x, t = draw(model, shape)
     for of, dense in [(hessian_product, dense_hessian), (gauss_newton_product, dense_gauss_newton)]:
         values, _ = eigenvalues(lambda v, of=of: of(model, loss)(params, v, x, t), params, 3)
-        wanted = np.linalg.eigvalsh(dense(model, loss, params, x, t))
-        np.testing.assert_allclose(values, wanted[np.argsort(-abs(wanted))][:3], rtol=1e-10)
+        expected = np.linalg.eigvalsh(dense(model, loss, params, x, t))
+        np.testing.assert_allclose(values, expected[np.argsort(-abs(expected))][:3], rtol=1e-10)
 
 
 @pytest.mark.parametrize("k", [-1, 0, 12, 13])
-def test_as_many_eigenvalues_as_there_are_not_are_refused(k):
+def test_a_number_of_eigenvalues_that_is_out_of_range_is_refused(k):
     _, like, product = symmetric(12)
-    with pytest.raises(ValueError, match=rf"k is {k}, but 1 to 11 is wanted of a matrix of 12 rows"):
+    with pytest.raises(
+        ValueError, match=rf"expected k between 1 and 11 \(one less than the number of entries\), got {k}$"
+    ):
         eigenvalues(product, like, k)
 
 
 @pytest.mark.parametrize("of", [gauss_newton_vectors, gauss_newton_diagonal, gauss_newton_factors])
 def test_bad_samples_are_refused(of):
     model, shape, _ = MODELS["mlp"]
-    loss, params, x, t = drawn(model, shape)
-    with pytest.raises(ValueError, match="samples is 0, but at least 1 is wanted"):
+    loss, params, x, t = draw(model, shape)
+    with pytest.raises(ValueError, match=r"expected samples of at least 1, got 0"):
         of(model, loss, samples=0)
-    with pytest.raises(ValueError, match="2 samples are to be drawn, but there is no key to draw them with"):
+    with pytest.raises(ValueError, match=r"expected a key to draw 2 samples with, got None"):
         of(model, loss, samples=2)(params, x, t)
 
 
 def test_a_loss_without_hessian_factor_has_a_hessian_but_no_gauss_newton_matrix():
     model, shape, _ = MODELS["mlp"]
-    _, params, x, _ = drawn(model, shape)
+    _, params, x, _ = draw(model, shape)
     t, loss = jnp.zeros((4, 2)), Concave()
-    found = jax.jit(lambda: matrix(lambda v: hessian_product(model, loss)(params, v, x, t), params))()
-    judge(found, dense_hessian(model, loss, params, x, t), x.dtype)
+    actual = jax.jit(lambda: matrix(lambda v: hessian_product(model, loss)(params, v, x, t), params))()
+    judge(actual, dense_hessian(model, loss, params, x, t), x.dtype)
     for call in (
         lambda: gauss_newton_product(model, loss)(params, params, x, t),
         lambda: gauss_newton_vectors(model, loss)(params, x, t),
@@ -302,7 +304,7 @@ def test_a_loss_without_hessian_factor_has_a_hessian_but_no_gauss_newton_matrix(
 
 def test_the_curvature_of_a_batch_of_one_without_weights_is_its_own():
     model, shape, _ = MODELS["mlp"]
-    _, params, x, _ = drawn(model, shape)
+    _, params, x, _ = draw(model, shape)
     loss, labels = SoftmaxCrossEntropy(), jnp.array([1])
-    found = ravel_pytree(gauss_newton_diagonal(model, loss)(params, x[:1], labels))[0]
-    judge(found, jnp.diag(dense_gauss_newton(model, loss, params, x[:1], labels)), x.dtype)
+    actual = ravel_pytree(gauss_newton_diagonal(model, loss)(params, x[:1], labels))[0]
+    judge(actual, jnp.diag(dense_gauss_newton(model, loss, params, x[:1], labels)), x.dtype)

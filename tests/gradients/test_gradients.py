@@ -14,9 +14,8 @@ MODEL, LOSS = mlp((4, 6, 5, 3), hidden=tanh, output=softmax), SquaredError()
 
 
 def batch(model, loss_name, size, seed, dtype=jnp.float64):
-    """Parameters, inputs and targets for a network that ends as the loss wants it."""
-    loss, output, target = LOSSES[loss_name]
-    del output
+    """Returns a loss, and parameters, inputs and targets for a network whose output suits the loss."""
+    loss, _, target = LOSSES[loss_name]
     n, m = model.sizes
     keys = jax.random.split(jax.random.key(seed), 3)
     params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(keys[0], leaf.shape), model.init(keys[0]))
@@ -24,7 +23,7 @@ def batch(model, loss_name, size, seed, dtype=jnp.float64):
     return loss, *cast((params, jax.random.normal(keys[1], (size, n)), t), dtype)
 
 
-NETWORKS = {  # any depth to five, widths and batches of one among them
+NETWORKS = {  # up to five layers; widths and batches may be 1
     "sizes": st.lists(st.integers(1, 6), min_size=2, max_size=6),
     "hidden": st.sampled_from(sorted(ACTIVATIONS)),
     "output": st.sampled_from(["identity", "tanh"]),
@@ -35,7 +34,7 @@ NETWORKS = {  # any depth to five, widths and batches of one among them
 }
 
 
-def judge_drawn(sizes, hidden, output, name, size, weighted, seed, dtype):
+def judge_case(sizes, hidden, output, name, size, weighted, seed, dtype):
     output = "softmax" if name.startswith("CrossEntropy") else output
     model = mlp(sizes, ACTIVATIONS[hidden], ACTIVATIONS[output])
     loss, params, x, t = batch(model, name, size, seed, dtype)
@@ -46,16 +45,16 @@ def judge_drawn(sizes, hidden, output, name, size, weighted, seed, dtype):
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(**NETWORKS)
-def test_by_hand_is_automatic_for_any_network(dtype, **drawn):
-    judge_drawn(**drawn, dtype=dtype)
+def test_by_hand_is_automatic_for_any_network(dtype, **case):
+    judge_case(**case, dtype=dtype)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
 @settings(max_examples=300, deadline=None)
 @given(**NETWORKS)
-def test_by_hand_is_automatic_for_very_many_networks(dtype, **drawn):
-    judge_drawn(**drawn, dtype=dtype)
+def test_by_hand_is_automatic_for_very_many_networks(dtype, **case):
+    judge_case(**case, dtype=dtype)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -85,8 +84,8 @@ def test_weights_drop_and_repeat_examples(route):
 def test_the_batch_is_the_mean_of_its_examples():
     loss, params, x, t = batch(MODEL, "SquaredError", 5, 0)
     gradient = backprop(MODEL, loss)
-    each = [gradient(params, x[i : i + 1], t[i : i + 1]) for i in range(5)]
-    judge(gradient(params, x, t), jax.tree.map(lambda *g: sum(g) / 5, *each), x.dtype)
+    gradients = [gradient(params, x[i : i + 1], t[i : i + 1]) for i in range(5)]
+    judge(gradient(params, x, t), jax.tree.map(lambda *g: sum(g) / 5, *gradients), x.dtype)
 
 
 def test_grads_have_the_structure_of_params():
@@ -95,13 +94,13 @@ def test_grads_have_the_structure_of_params():
     assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
 
 
-def test_dx_of_a_whole_network_is_right_too():
+def test_dx_of_a_network_is_right_too():
     params, x = LAYERS["mlp"][0].init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (4,))
     y, saved = LAYERS["mlp"][0].forward(params, x)
     _, dx = LAYERS["mlp"][0].backward(params, saved, y)
     step = 1e-6 * jax.random.normal(jax.random.key(2), (4,))
-    rise = [(LAYERS["mlp"][0].forward(params, x + s)[0] ** 2).sum() / 2 for s in (step, -step)]
-    np.testing.assert_allclose((rise[0] - rise[1]) / 2, dx @ step, rtol=1e-6)
+    values = [(LAYERS["mlp"][0].forward(params, x + s)[0] ** 2).sum() / 2 for s in (step, -step)]
+    np.testing.assert_allclose((values[0] - values[1]) / 2, dx @ step, rtol=1e-6)
 
 
 def test_comparison_reads_like_a_table():
@@ -111,25 +110,25 @@ def test_comparison_reads_like_a_table():
     grads[2]["W"] *= 2
     grads[4]["b"] *= 0
     comparison = compare(grads, reference)
-    found = {leaf.path: leaf for leaf in comparison.leaves}
-    assert list(found) == ["0.W", "0.b", "2.W", "2.b", "4.W", "4.b"]
-    assert found["0.W"][1:] == ((6, 4), 0.0, 1.0, 1.0)
-    np.testing.assert_allclose(found["2.W"][2:], (1, 2, 1), rtol=1e-12)
-    assert found["4.b"].error == 1
-    assert found["4.b"].ratio == 0
+    leaves = {leaf.path: leaf for leaf in comparison.leaves}
+    assert list(leaves) == ["0.W", "0.b", "2.W", "2.b", "4.W", "4.b"]
+    assert leaves["0.W"][1:] == ((6, 4), 0.0, 1.0, 1.0)
+    np.testing.assert_allclose(leaves["2.W"][2:], (1, 2, 1), rtol=1e-12)
+    assert leaves["4.b"].error == 1
+    assert leaves["4.b"].ratio == 0
     lines = str(comparison).splitlines()
     assert lines[0].split() == ["leaf", "shape", "max|a-b|/max|b|", "ratio", "cosine"]
     assert lines[3].split() == ["2.W", "5x6", "1.0e+00", "2.000000", "1.000000"]
     assert len({len(line) for line in lines}) == 1
 
 
-def test_ratio_and_cosine_tell_the_story():
+def test_ratio_and_cosine_tell_how_a_gradient_is_wrong():
     b = jnp.array([3.0, 4.0])
-    stories = {"flipped": -b, "half": b / 2, "turned": jnp.array([-4.0, 3.0])}
-    found = {leaf.path: leaf for leaf in compare(stories, dict.fromkeys(stories, b)).leaves}
-    np.testing.assert_allclose(found["flipped"][2:], (2, -1, -1), rtol=1e-15)
-    np.testing.assert_allclose(found["half"][2:], (0.5, 0.5, 1), rtol=1e-15)
-    np.testing.assert_allclose(found["turned"][2:], (7 / 4, 0, 0), atol=1e-15)
+    cases = {"flipped": -b, "half": b / 2, "turned": jnp.array([-4.0, 3.0])}
+    leaves = {leaf.path: leaf for leaf in compare(cases, dict.fromkeys(cases, b)).leaves}
+    np.testing.assert_allclose(leaves["flipped"][2:], (2, -1, -1), rtol=1e-15)
+    np.testing.assert_allclose(leaves["half"][2:], (0.5, 0.5, 1), rtol=1e-15)
+    np.testing.assert_allclose(leaves["turned"][2:], (7 / 4, 0, 0), atol=1e-15)
 
 
 def test_comparison_hides_nothing():
@@ -140,7 +139,7 @@ def test_comparison_hides_nothing():
     assert np.isnan(compare([nan, one], [one, one]).error)
     assert np.isnan(compare(nan, nan).error)
     assert np.isnan(compare(one * jnp.inf, one * jnp.inf).error)
-    with pytest.raises(ValueError, match=r"grads have the leaves \['a'\], the reference \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"expected grads with the leaves \['a', 'b'\] of the reference, got \['a'\]"):
         compare({"a": one}, {"a": one, "b": one})
-    with pytest.raises(ValueError, match=r"leaf a of grads has shape \(2,\), of the reference \(\)"):
+    with pytest.raises(ValueError, match=r"expected leaf a of grads to have the reference's shape \(\), got \(2,\)"):
         compare({"a": one}, {"a": jnp.ones(())})

@@ -1,6 +1,6 @@
-"""Per-example quantities and curvature against BackPACK, which has them of the same network in PyTorch, in float64.
+"""Per-example quantities and curvature against BackPACK's of the same network in PyTorch, in float64.
 
-BackPACK's are of the sum over examples where the loss is told to be one, as here, and so are ours times their number.
+The PyTorch losses here are sums over the examples, so BackPACK's quantities are B times ours.
 """
 
 import jax
@@ -9,8 +9,8 @@ import pytest
 
 from jaxann.gradients import per_example
 from jaxann.gradients.curvature import gauss_newton_diagonal, gauss_newton_factors
-from jaxann.gradients.per_example import Kronecker, leaf_norms, second_moment, variance
-from jaxann.nn import SoftmaxCrossEntropy, SquaredError, materialize, mlp, relu, sigmoid, tanh
+from jaxann.gradients.per_example import Kronecker, leaf_norms, materialize, second_moment, variance
+from jaxann.nn import SoftmaxCrossEntropy, SquaredError, mlp, relu, sigmoid, tanh
 
 torch = pytest.importorskip("torch")
 backpack = pytest.importorskip("backpack")
@@ -18,16 +18,16 @@ extensions = pytest.importorskip("backpack.extensions")
 
 B = 7
 ACTIVATIONS = {"relu": (relu, torch.nn.ReLU), "sigmoid": (sigmoid, torch.nn.Sigmoid), "tanh": (tanh, torch.nn.Tanh)}
-LOSSES = {  # ours, PyTorch's, and how many times ours that one is: it has no half
+LOSSES = {  # ours, PyTorch's, and PyTorch's as a multiple of ours: its squared error has no factor ½
     "cross entropy": (SoftmaxCrossEntropy(), torch.nn.CrossEntropyLoss, 1),
     "squared error": (SquaredError(), torch.nn.MSELoss, 2),
 }
 
 
-def drawn(activation, loss):
-    """The model, its loss, parameters, inputs and targets; and of PyTorch, for the same, its parameters after a pass.
+def draw(activation, loss):
+    """Returns a model with its loss, its parameters with a batch, and the same network's parameters in PyTorch.
 
-    They come in the order of ours, W and b of each dense layer, with what BackPACK leaves on them.
+    PyTorch's are (W, b) of each dense layer after a backward pass, so they carry the quantities that BackPACK computes.
     """
     (hidden, torch_hidden), (ours, torch_loss, _) = ACTIVATIONS[activation], LOSSES[loss]
     keys = jax.random.split(jax.random.key(0), 3)
@@ -47,15 +47,15 @@ def drawn(activation, loss):
     network = torch.nn.Sequential(layers[0], torch_hidden(), layers[1], torch_hidden(), layers[2])
     network, criterion = backpack.extend(network), backpack.extend(torch_loss(reduction="sum"))
     wanted = "BatchGrad", "BatchL2Grad", "SumGradSquared", "Variance", "DiagGGNExact", "KFLR"
-    inputs = tensor(x).requires_grad_()  # else PyTorch warns of BackPACK's hooks
+    inputs = tensor(x).requires_grad_()  # without this PyTorch warns about BackPACK's hooks
     with backpack.backpack(*(getattr(extensions, name)() for name in wanted)):
         criterion(network(inputs), tensor(t)).backward()
     return (model, ours), (params, x, t), [(layer.weight, layer.bias) for layer in layers]
 
 
-def close(found, layers, wanted):
-    """W and b of each dense layer against `wanted` of PyTorch's, to 1e-10 of the largest entry."""
-    for ours, (W, b) in zip(found[::2], layers, strict=True):
+def close(actual, layers, wanted):
+    """Compares W and b of each dense layer with `wanted` of PyTorch's parameter, to 1e-10 of the largest entry."""
+    for ours, (W, b) in zip(actual[::2], layers, strict=True):
         for leaf, parameter in ((ours["W"], W), (ours["b"], b)):
             oracle = wanted(parameter).numpy(force=True)
             np.testing.assert_allclose(leaf, oracle, rtol=0, atol=1e-10 * abs(oracle).max())
@@ -67,28 +67,28 @@ CASES = pytest.mark.parametrize(
 
 
 @CASES
-def test_what_is_made_of_gradients_is_what_backpack_makes(activation, loss):
-    (model, ours), args, layers = drawn(activation, loss)
+def test_per_example_quantities_are_those_of_backpack(activation, loss):
+    (model, ours), args, layers = draw(activation, loss)
     times = LOSSES[loss][2]
 
     @jax.jit
-    def found(*args):
+    def compute(*args):
         _, grads = per_example.gradients(model, ours)(*args)
         return [reduce(grads) for reduce in (materialize, leaf_norms, second_moment, variance)]
 
-    gradients, sizes, moments, variances = found(*args)
+    gradients, sizes, moments, variances = compute(*args)
     close(gradients, layers, lambda p: p.grad_batch / times)
-    close(sizes, layers, lambda p: p.batch_l2.sqrt() / times)  # its are squared
+    close(sizes, layers, lambda p: p.batch_l2.sqrt() / times)  # BackPACK's norms are squared
     close(moments, layers, lambda p: p.sum_grad_squared / (B * times**2))
-    close(variances, layers, lambda p: p.variance / times**2 * B / (B - 1))  # its divide by B
+    close(variances, layers, lambda p: p.variance / times**2 * B / (B - 1))  # BackPACK divides by B
 
 
 # Curvature.
 
 
 @CASES
-def test_gauss_newton_is_what_backpack_makes(activation, loss):
-    (model, ours), args, layers = drawn(activation, loss)
+def test_gauss_newton_diagonal_and_factors_are_those_of_backpack(activation, loss):
+    (model, ours), args, layers = draw(activation, loss)
     params, times = args[0], LOSSES[loss][2]
     diagonal, factors = jax.jit(
         lambda *args: [of(model, ours)(*args) for of in (gauss_newton_diagonal, gauss_newton_factors)]
@@ -96,5 +96,5 @@ def test_gauss_newton_is_what_backpack_makes(activation, loss):
     close(diagonal, layers, lambda p: p.diag_ggn_exact / (B * times))
     left, right = jax.tree.transpose(*map(jax.tree.structure, (params, Kronecker(0, 0))), factors)
     close(left, layers, lambda p: p.kflr[0] / (B * times))
-    # Those of the inputs are means there too; a bias has one factor only, where ours has a 1 beside it.
+    # BackPACK's factors of the inputs are means as well. A bias has only one factor there; ours has [[1]] beside it.
     close(right, layers, lambda p: p.kflr[1] if len(p.kflr) > 1 else torch.ones(1, 1))

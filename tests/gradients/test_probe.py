@@ -61,14 +61,14 @@ STEEP = Elementwise("steep", lambda x: x, lambda x, y: 1 / (x - x))
 
 @dataclass(frozen=True)
 class Cliff(Huber):
-    """Finite, with a gradient that is not."""
+    """A loss whose value is finite and whose gradient is not."""
 
     def gradient(self, y, t):
         return 1 / (y - y)
 
 
 @pytest.mark.parametrize(
-    ("model", "loss", "found"),
+    ("model", "loss", "expected"),
     [
         (mlp((4, 5, 2)), SquaredError(), None),
         (mlp((4, 5, 2), hidden=POLE), SquaredError(), "the output of layer 1, pole"),
@@ -79,5 +79,5 @@ class Cliff(Huber):
         (Sequential((Twice(Dense(4, 4)), STEEP, Dense(4, 2))), SquaredError(), "the gradient of layer 1, steep"),
     ],
 )
-def test_the_first_thing_that_is_not_finite_is_named(model, loss, found):
-    assert find_nonfinite(model, loss, model.init(jax.random.key(3)), X, jnp.abs(T)) == found
+def test_the_first_thing_that_is_not_finite_is_named(model, loss, expected):
+    assert find_nonfinite(model, loss, model.init(jax.random.key(3)), X, jnp.abs(T)) == expected

@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 MODEL, LOSS = mlp((3, 4, 2), hidden=tanh), SquaredError()
 PARAMS = jax.tree.map(lambda leaf: leaf + 0.1, MODEL.init(KEY))
 X = jax.random.normal(jax.random.key(1), (5, 3))
-C = jax.random.normal(jax.random.key(2), (5, 2))  # the cotangents of Σ C y
+C = jax.random.normal(jax.random.key(2), (5, 2))  # Σ C y has the cotangents C
 
 MODELS = {
     "mlp": (MODEL, None),
@@ -34,7 +34,7 @@ def keys_of(key):
 
 
 def plain(model):
-    """(params, x, key) -> y of a batch, for JAX to differentiate on its own."""
+    """Returns the model as a function (params, x, key) -> y of a batch, which JAX differentiates automatically."""
 
     def forward(params, x, key=None):
         return jax.vmap(lambda x, key: model.forward(params, x, key)[0])(x, keys_of(key))
@@ -43,13 +43,13 @@ def plain(model):
 
 
 def by_vmap(model, *rule):
-    """The same of `differentiable`, example by example."""
+    """Returns the same function made by `differentiable`, with the batch made by `vmap`."""
     function = differentiable(model, *rule)
     return lambda params, x, key=None: jax.vmap(lambda x, key: function(params, x, key))(x, keys_of(key))
 
 
 def gradients(function, *args):
-    """The value of Σ C f(params, x, ...) and its gradients by both, in one program."""
+    """Returns the value of Σ C f(params, x, ...) and its gradients with respect to params and x, in one program."""
     objective = jax.value_and_grad(lambda params, x, *rest: jnp.sum(C * function(params, x, *rest)), (0, 1))
     return jax.jit(objective)(*args)
 
@@ -58,28 +58,28 @@ def gradients(function, *args):
 def test_its_gradient_is_that_of_the_plain_forward_by_vmap_and_batched(name):
     model, key = MODELS[name]
     params = model.init(KEY)
-    wanted = gradients(plain(model), params, X, key)
-    judge(gradients(by_vmap(model), params, X, key), wanted, X.dtype)
-    judge(gradients(differentiable(model, batched=True), params, X, key), wanted, X.dtype)
+    expected = gradients(plain(model), params, X, key)
+    judge(gradients(by_vmap(model), params, X, key), expected, X.dtype)
+    judge(gradients(differentiable(model, batched=True), params, X, key), expected, X.dtype)
 
 
 def test_its_value_without_differentiating_is_the_forward_pass():
     model, key = MODELS["Dropout"]
     params = model.init(KEY)
-    found = differentiable(model, batched=True)(params, X, key)
-    np.testing.assert_array_equal(found, plain(model)(params, X, key))
-    assert (found != differentiable(model, batched=True)(params, X)).any()
+    actual = differentiable(model, batched=True)(params, X, key)
+    np.testing.assert_array_equal(actual, plain(model)(params, X, key))
+    assert (actual != differentiable(model, batched=True)(params, X)).any()
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_what_runs_is_the_backward_written_by_hand(batched):
+def test_the_handwritten_backward_is_what_runs(batched):
     mutant = MUTANTS["b: twice"]
     params, x = mutant.model.init(KEY), jax.random.normal(KEY, (5, 4))
     function = differentiable(mutant.model, batched=True) if batched else by_vmap(mutant.model)
-    found, right = (
+    actual, right = (
         jax.grad(lambda params, f=f: jnp.sum(f(params, x) ** 2))(params) for f in (function, plain(mutant.model))
     )
-    errors = {leaf.path: (leaf.error, leaf.ratio) for leaf in compare(found, right).leaves}
+    errors = {leaf.path: (leaf.error, leaf.ratio) for leaf in compare(actual, right).leaves}
     np.testing.assert_allclose(errors.pop("2.b"), (1, 2), rtol=1e-12)
     assert max(error for error, _ in errors.values()) < 1e-12
 
@@ -98,7 +98,7 @@ def test_it_goes_under_vmap_over_params_and_inside_scan():
 
         many = jax.vmap(jax.grad(objective), (0, None, None))(jax.vmap(MODEL.init)(jax.random.split(KEY, 3)), X, C)
 
-        def through(params):  # a scan inside that is itself differentiated
+        def through(params):  # differentiated with the scan in it
             y, _ = jax.lax.scan(lambda x, _: (jnp.tile(f(params, x), (1, 2))[:, :3], None), X, None, length=3)
             return jnp.sum(y**2)
 
@@ -145,16 +145,14 @@ def test_with_a_rule_its_gradient_is_the_rules(rule, model):
             return jnp.mean(jax.vmap(loss.value)(y, labels))
 
         by_batch = jax.value_and_grad(lambda params: mean(batched(params, X, feedback=feedback)))(params)
-        each = jax.value_and_grad(lambda params: mean(jax.vmap(lambda x: single(params, x, feedback=feedback))(X)))(
-            params
-        )
-        return by_batch, each, rule(model, loss).at(explicit)(params, X, labels)
+        by_vmap = jax.value_and_grad(lambda params: mean(jax.vmap(lambda x: single(params, x, feedback=feedback))(X)))
+        return by_batch, by_vmap(params), rule(model, loss).bind(explicit)(params, X, labels)
 
-    told = [three(feedback) for feedback in (None, rule.init(model, jax.random.key(8)))]
-    for by_batch, each, wanted in told:
-        judge(by_batch, wanted, X.dtype)
-        judge(each, wanted, X.dtype)
-    assert compare(told[0][0][1], told[1][0][1]).error > 1e-2 or rule == SignSymmetric("uniform")
+    results = [three(feedback) for feedback in (None, rule.init(model, jax.random.key(8)))]
+    for by_batch, by_vmap, expected in results:
+        judge(by_batch, expected, X.dtype)
+        judge(by_vmap, expected, X.dtype)
+    assert compare(results[0][0][1], results[1][0][1]).error > 1e-2 or rule == SignSymmetric("uniform")
 
 
 def test_noise_is_drawn_with_the_key_of_each_call():
@@ -194,13 +192,14 @@ def test_gradients_have_the_precision_of_what_they_are_gradients_of(dtype, model
         grads, dx = pull(jnp.ones_like(y))
         assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
         assert dx.dtype == features.dtype
-        wanted = jax.grad(lambda params: jnp.sum(plain(MODEL)(params, jnp.atleast_2d(x))))(PARAMS)
-        assert compare(jax.tree.map(lambda leaf: leaf.astype(float), grads), wanted).error < 0.03  # bfloat16's digits
+        expected = jax.grad(lambda params: jnp.sum(plain(MODEL)(params, jnp.atleast_2d(x))))(PARAMS)
+        grads = jax.tree.map(lambda leaf: leaf.astype(float), grads)
+        assert compare(grads, expected).error < 0.03  # bfloat16 has 8 bits
 
 
 @dataclass(frozen=True)
 class Embedding(Layer):
-    """y = W_x for an integer x, a row of W [k, m]; `uses` is a parameter that is no real number."""
+    """y = W_x for an integer x, a row of W [k, m]; the parameter `uses` holds integers."""
 
     k: int
     m: int
@@ -215,21 +214,21 @@ class Embedding(Layer):
         return {"W": Outer(jax.nn.one_hot(saved, self.k), dy), "uses": jnp.zeros(self.k)}, jnp.zeros(())
 
 
-def test_integers_get_the_gradient_that_jax_wants_of_them():
+def test_integers_get_a_gradient_of_type_float0():
     model, tokens = Sequential((Embedding(4, 3), tanh, Dense(3, 2))), jnp.array([0, 3, 3, 1, 0])
     params = model.init(KEY)
 
     def objective(f):
         return lambda params, x: jnp.sum(C * f(params, x))
 
-    wanted = jax.jit(jax.grad(objective(plain(model)), (0, 1), allow_int=True))(params, tokens)
+    expected = jax.jit(jax.grad(objective(plain(model)), (0, 1), allow_int=True))(params, tokens)
     for function in (by_vmap(model), differentiable(model, batched=True)):
-        found, dx = jax.jit(jax.grad(objective(function), (0, 1), allow_int=True))(params, tokens)
-        assert found[0].pop("uses").dtype == dx.dtype == jax.dtypes.float0
-        judge(found, ({"W": wanted[0][0]["W"]}, *wanted[0][1:]), X.dtype)
+        actual, dx = jax.jit(jax.grad(objective(function), (0, 1), allow_int=True))(params, tokens)
+        assert actual[0].pop("uses").dtype == dx.dtype == jax.dtypes.float0
+        judge(actual, ({"W": expected[0][0]["W"]}, *expected[0][1:]), X.dtype)
 
 
-def test_parameters_may_have_none_for_what_is_not_there():
+def test_parameters_may_be_none():
     class Unbiased(Dense):
         def init(self, key):
             return super().init(key) | {"b": None}
@@ -269,7 +268,7 @@ def test_the_backward_can_itself_be_differentiated():
     judge(*second(X[0]), X.dtype)
 
 
-# In other libraries: the same network of their layers and by hand, with the same parameters, trained a few steps.
+# Other libraries: a network of their layers and a handwritten one start from the same parameters and train alike.
 
 STEPS, T = 5, jnp.sin(C)
 OPTIMIZER = optax.adam(0.05)
@@ -292,7 +291,7 @@ def test_an_equinox_module_trains_by_it_as_by_its_own_layers():
         def __call__(self, x):
             return jax.vmap(self.net)(x)
 
-    def trained(module):
+    def train(module):
         state = OPTIMIZER.init(eqx.filter(module, eqx.is_inexact_array))
 
         @eqx.filter_jit
@@ -310,11 +309,11 @@ def test_an_equinox_module_trains_by_it_as_by_its_own_layers():
         return first, (), last, ()
 
     net = eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, key=KEY)
-    wanted = params(trained(Own(net)).net)
-    assert compare(wanted, params(net)).error > 1e-2
+    expected = params(train(Own(net)).net)
+    assert compare(expected, params(net)).error > 1e-2
     for batched in (False, True):
-        module = trained(ByHand(params(net), differentiable(MODEL, batched=batched), batched))
-        assert compare(module.params, wanted).error < 1e-10
+        module = train(ByHand(params(net), differentiable(MODEL, batched=batched), batched))
+        assert compare(module.params, expected).error < 1e-10
 
 
 def flax_params(first, last):
@@ -330,7 +329,7 @@ def test_a_linen_module_trains_by_it_as_by_its_own_layers():
         def __call__(self, x):
             return differentiable(MODEL, batched=True)(self.param("network", MODEL.init), x)
 
-    def trained(module, variables):
+    def train(module, variables):
         @jax.jit
         def step(variables, state):
             g = jax.grad(lambda variables: jnp.mean((module.apply(variables, X) - T) ** 2))(variables)
@@ -344,12 +343,12 @@ def test_a_linen_module_trains_by_it_as_by_its_own_layers():
 
     own = linen.Sequential([linen.Dense(4, param_dtype=float), linen.tanh, linen.Dense(2, param_dtype=float)])
     variables = own.init(KEY, X)
-    begun = flax_params(variables["params"]["layers_0"], variables["params"]["layers_2"])
-    after = trained(own, variables)
-    wanted = flax_params(after["layers_0"], after["layers_2"])
-    assert jax.tree.structure(ByHand().init(KEY, X)["params"]["network"]) == jax.tree.structure(begun)
-    assert compare(wanted, begun).error > 1e-2
-    assert compare(trained(ByHand(), {"params": {"network": begun}})["network"], wanted).error < 1e-10
+    initial = flax_params(variables["params"]["layers_0"], variables["params"]["layers_2"])
+    after = train(own, variables)
+    expected = flax_params(after["layers_0"], after["layers_2"])
+    assert jax.tree.structure(ByHand().init(KEY, X)["params"]["network"]) == jax.tree.structure(initial)
+    assert compare(expected, initial).error > 1e-2
+    assert compare(train(ByHand(), {"params": {"network": initial}})["network"], expected).error < 1e-10
 
 
 def test_an_nnx_module_trains_by_it_as_by_its_own_layers():
@@ -374,7 +373,7 @@ def test_an_nnx_module_trains_by_it_as_by_its_own_layers():
         def __call__(self, x):
             return differentiable(MODEL, batched=True)(self.values(), x)
 
-    def trained(module):
+    def train(module):
         optimizer = nnx.Optimizer(module, OPTIMIZER, wrt=nnx.Param)
 
         @nnx.jit
@@ -389,7 +388,7 @@ def test_an_nnx_module_trains_by_it_as_by_its_own_layers():
         return flax_params(*({"kernel": part.kernel[...], "bias": part.bias[...]} for part in (own.first, own.last)))
 
     own = Own()
-    begun = params(own)
-    wanted = params(trained(own))
-    assert compare(wanted, begun).error > 1e-2
-    assert compare(trained(ByHand(begun)).values(), wanted).error < 1e-10
+    initial = params(own)
+    expected = params(train(own))
+    assert compare(expected, initial).error > 1e-2
+    assert compare(train(ByHand(initial)).values(), expected).error < 1e-10

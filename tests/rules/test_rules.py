@@ -29,6 +29,7 @@ from jaxann.nn import (
     softmax,
     tanh,
 )
+from jaxann.nn.hyperparameters import SettingError
 from jaxann.rules import (
     RULES,
     ClippedDeltas,
@@ -61,26 +62,26 @@ SGD = optax.sgd(0.2)
 MATRICES = (0, 2, 4)  # the places of Dense in MODEL
 
 
-def fitted(gradient, model=MODEL, opt=SGD, loss=LOSS, t=LABELS, **settings):
+def run_fit(gradient, model=MODEL, opt=SGD, loss=LOSS, t=LABELS, **settings):
     return fit(model, loss, opt, X, t, gradient=gradient, **{"key": KEY, "epochs": 3, "batch_size": 5, **settings})
 
 
-def trained(gradient, epochs=3, opt=SGD, model=MODEL, **settings):
-    """Where a run began, where it ended, and its history."""
+def run_training(gradient, epochs=3, opt=SGD, model=MODEL, **settings):
+    """Returns the states before and after a run, and its history."""
     recipe = Recipe(model, LOSS, opt, 5, gradient, **settings)
     before = start(recipe, KEY)
     return before, *train(recipe, before, DATA, epochs)
 
 
-def at(rule, model=MODEL, loss=LOSS, state=None, key=KEY):
-    """The compiled gradient function of a rule while its state is `state`, and that state."""
+def compile_gradient(rule, model=MODEL, loss=LOSS, state=None, key=KEY):
+    """Returns the compiled gradient function of a rule at a state, by default drawn with `key`, and the state."""
     gradient = rule(model, loss)
     state = gradient.init(key) if state is None else state
-    return jax.jit(gradient.at(state)), state
+    return jax.jit(gradient.bind(state)), state
 
 
 def by_numpy(params, x, labels, back=None, change=lambda delta: delta):
-    """MODEL's gradients as a textbook writes them, dx = back(place, δ, δ_N) in place of Wᵀ δ and each δ changed."""
+    """Returns MODEL's gradients by the textbook, with dx = back(place, δ, δ_N) for Wᵀ δ and `change(δ)` for δ."""
     weights, biases = zip(*((np.array(params[i]["W"]), np.array(params[i]["b"])) for i in MATRICES), strict=True)
     h = [np.array(x)]
     for W, b in zip(weights, biases, strict=True):
@@ -99,7 +100,7 @@ def by_numpy(params, x, labels, back=None, change=lambda delta: delta):
 
 
 def by_hand(params, back, epochs, rate):
-    """A whole run of MODEL in NumPy, on batches of 5 in their order, the last of which has 3."""
+    """Trains MODEL in NumPy on batches of 5, 5 and 3 in their order, and returns the parameters."""
     params = jax.tree.map(np.array, params)
     for _ in range(epochs):
         for first in range(0, 13, 5):
@@ -108,7 +109,7 @@ def by_hand(params, back, epochs, rate):
     return params
 
 
-# Rule itself
+# The rule that is backprop
 
 
 CHAINS = {
@@ -126,8 +127,8 @@ def test_a_rule_that_changes_nothing_is_backprop(name):
     params = model.init(KEY)
 
     @jax.jit
-    def both(*args, **more):
-        return Rule()(model, LOSS)(params, *args, **more), backprop(model, LOSS)(params, *args, **more)
+    def both(*args, **options):
+        return Rule()(model, LOSS)(params, *args, **options), backprop(model, LOSS)(params, *args, **options)
 
     judge(*both(X, LABELS), X.dtype)
     judge(*both(X, LABELS, WEIGHTS.at[3].set(0), key=jax.random.key(7)), X.dtype)
@@ -136,16 +137,16 @@ def test_a_rule_that_changes_nothing_is_backprop(name):
 @pytest.mark.slow
 def test_a_rule_that_changes_nothing_trains_as_backprop_does():
     model = Sequential((Dense(4, 5), Sequential((Tied(5, 4), Dropout(0.3))), Dense(5, 3)))
-    (params, history), (wanted, reference) = (fitted(g, model, weights=WEIGHTS) for g in (Rule(), backprop))
+    (params, history), (expected, reference) = (run_fit(g, model, weights=WEIGHTS) for g in (Rule(), backprop))
     np.testing.assert_allclose(history.step_loss, reference.step_loss, rtol=1e-11)
-    assert compare(params, wanted).error < 1e-11  # nine steps' roundings
+    assert compare(params, expected).error < 1e-11  # nine steps' roundings
     assert history.metrics == {}
 
 
 @pytest.mark.slow
 def test_a_rule_is_without_jit_what_it_is_with_it():
-    compiled, state = at(FeedbackAlignment())
-    plain = FeedbackAlignment()(MODEL, LOSS).at(state)
+    compiled, state = compile_gradient(FeedbackAlignment())
+    plain = FeedbackAlignment()(MODEL, LOSS).bind(state)
     judge(compiled(PARAMS, X, LABELS, WEIGHTS), plain(PARAMS, X, LABELS, WEIGHTS), X.dtype)
 
 
@@ -164,25 +165,25 @@ def direct_feedback_alignment(feedback):
 
 @pytest.mark.parametrize("back", [feedback_alignment, direct_feedback_alignment], ids=lambda back: back.__name__)
 def test_feedback_alignment_is_the_loop_that_one_would_write(back):
-    before, after, _ = trained(RULES[back.__name__], shuffle=False)
-    wanted = by_hand(before.params, back(before.gradient_state), 3, 0.2)
-    assert compare(after.params, wanted).error < 1e-12
-    assert compare(after.params, by_hand(before.params, None, 3, 0.2)).error > 1e-2  # backprop goes elsewhere
+    before, after, _ = run_training(RULES[back.__name__], shuffle=False)
+    expected = by_hand(before.params, back(before.gradient_state), 3, 0.2)
+    assert compare(after.params, expected).error < 1e-12
+    assert compare(after.params, by_hand(before.params, None, 3, 0.2)).error > 1e-2  # backprop gives other parameters
     assert compare(after.gradient_state, before.gradient_state).error == 0
 
 
 def test_feedback_alignment_with_the_weights_for_feedback_is_backprop():
     model, key = Sequential((Dense(4, 5), Tied(5, 4), Dropout(0.3), Dense(5, 3))), jax.random.key(8)
     params = model.init(KEY)
-    gradient, _ = at(FeedbackAlignment(), model, state=params)
-    wanted = jax.jit(backprop(model, LOSS))(params, X, LABELS, WEIGHTS, key)
-    judge(gradient(params, X, LABELS, WEIGHTS, key), wanted, X.dtype)
+    gradient, _ = compile_gradient(FeedbackAlignment(), model, state=params)
+    expected = jax.jit(backprop(model, LOSS))(params, X, LABELS, WEIGHTS, key)
+    judge(gradient(params, X, LABELS, WEIGHTS, key), expected, X.dtype)
 
 
 def test_feedback_alignment_takes_a_tied_matrix_s_feedback_at_each_of_its_uses():
     layer = Tied(4, 3)
     params, t = layer.init(KEY), jax.random.normal(jax.random.key(9), (13, 4))
-    gradient, feedback = at(FeedbackAlignment(), layer, SquaredError(), key=jax.random.key(8))
+    gradient, feedback = compile_gradient(FeedbackAlignment(), layer, SquaredError(), key=jax.random.key(8))
     W, B, x, t = (np.array(a) for a in (params["W"], feedback["W"], X, t))
     h = np.tanh(x @ W.T)
     error = (h @ W - t) / 13
@@ -192,18 +193,18 @@ def test_feedback_alignment_takes_a_tied_matrix_s_feedback_at_each_of_its_uses()
 @pytest.mark.parametrize("magnitudes", ["batchwise", "fixed", "uniform"])
 def test_sign_symmetric_sees_the_signs_of_w_and_other_magnitudes(magnitudes):
     rule = SignSymmetric(magnitudes)
-    gradient, feedback = at(rule, key=jax.random.key(8))
-    seen, drawn_alike = rule.backward_params(PARAMS, feedback), at(FeedbackAlignment(), key=jax.random.key(8))[1]
+    gradient, feedback = compile_gradient(rule, key=jax.random.key(8))
+    backward_params = rule.backward_params(PARAMS, feedback)
+    _, weights = compile_gradient(FeedbackAlignment(), key=jax.random.key(8))  # drawn with the same key
     for place in MATRICES:
-        W, S = np.array(PARAMS[place]["W"]), np.array(seen[place]["W"])
+        W, S = np.array(PARAMS[place]["W"]), np.array(backward_params[place]["W"])
         np.testing.assert_array_equal(np.sign(S), np.sign(W))
-        np.testing.assert_array_equal(seen[place]["b"], PARAMS[place]["b"])
+        np.testing.assert_array_equal(backward_params[place]["b"], PARAMS[place]["b"])
         assert abs(np.corrcoef(abs(S.ravel()), abs(W.ravel()))[0, 1] if magnitudes != "uniform" else 0) < 0.9
         assert len(np.unique(abs(S))) == (1 if magnitudes == "uniform" else W.size)
-        drawn = np.array(drawn_alike[place]["W"])
-        np.testing.assert_allclose(abs(S).mean(), abs(drawn).mean(), rtol=1e-12)
-    wanted = by_numpy(PARAMS, X, LABELS, lambda place, delta, top: delta @ np.array(seen[place]["W"]))
-    judge(gradient(PARAMS, X, LABELS)[1], wanted, X.dtype)
+        np.testing.assert_allclose(abs(S).mean(), abs(np.array(weights[place]["W"])).mean(), rtol=1e-12)
+    expected = by_numpy(PARAMS, X, LABELS, lambda place, delta, top: delta @ np.array(backward_params[place]["W"]))
+    judge(gradient(PARAMS, X, LABELS)[1], expected, X.dtype)
     again = rule(MODEL, LOSS).step(PARAMS, feedback, X, LABELS, None, jax.random.key(9))[2]
     stays = [bool(jnp.all(a["W"] == b["W"])) for a, b in zip(again, feedback, strict=True) if a]
     assert stays == [magnitudes != "batchwise"] * 3
@@ -211,20 +212,20 @@ def test_sign_symmetric_sees_the_signs_of_w_and_other_magnitudes(magnitudes):
 
 @pytest.mark.slow
 def test_batchwise_magnitudes_change_at_every_step_of_a_run():
-    rule, seen = SignSymmetric("batchwise"), []
+    rule, magnitudes = SignSymmetric("batchwise"), []
 
     def spying(model, loss):
-        whole = rule(model, loss)
+        gradient = rule(model, loss)
 
-        def step(params, state, *args, **more):
-            jax.debug.callback(lambda M: seen.append(float(M)), state[2]["W"][0, 0], ordered=True)
-            return whole.step(params, state, *args, **more)
+        def step(params, state, *args, **options):
+            jax.debug.callback(lambda M: magnitudes.append(float(M)), state[2]["W"][0, 0], ordered=True)
+            return gradient.step(params, state, *args, **options)
 
-        return Stateful(step, whole.init, whole.random)
+        return Stateful(step, gradient.init, gradient.random)
 
-    trained(spying, epochs=2)
+    run_training(spying, epochs=2)
     jax.effects_barrier()
-    assert len(set(seen)) == len(seen) == 6
+    assert len(set(magnitudes)) == len(magnitudes) == 6
 
 
 OPTIMIZERS = {
@@ -240,7 +241,7 @@ OPTIMIZERS = {
 )
 def test_what_w_and_its_kolen_pollack_feedback_began_with_decays_at_the_rate_of_the_weight_decay(name, decay):
     opt = OPTIMIZERS[name](decay)
-    before, after, _ = trained(KolenPollack(opt), opt=opt)
+    before, after, _ = run_training(KolenPollack(opt), opt=opt)
     for place in MATRICES:
         first, last = (s.params[place]["W"] - s.gradient_state.weights[place]["W"] for s in (before, after))
         np.testing.assert_allclose(last, (1 - 0.1 * decay) ** 9 * first, atol=1e-14)  # nine steps' roundings
@@ -250,7 +251,7 @@ def test_what_w_and_its_kolen_pollack_feedback_began_with_decays_at_the_rate_of_
 
 def test_with_weight_decay_kolen_pollack_s_feedback_becomes_w():
     opt = OPTIMIZERS["sgd"](0.1)
-    _, history = fitted(WithAngles(KolenPollack(opt)), opt=opt, epochs=500)
+    _, history = run_fit(WithAngles(KolenPollack(opt)), opt=opt, epochs=500)
     for place in MATRICES:
         angles = history.metrics[f"feedback angle {place}.W"]
         assert angles[0] > 45
@@ -260,15 +261,15 @@ def test_with_weight_decay_kolen_pollack_s_feedback_becomes_w():
 
 @pytest.mark.parametrize("name", ["direct_feedback_alignment", "feedback_alignment"])
 def test_feedback_is_no_parameter_which_weight_decay_would_find(name):
-    before, after, _ = trained(RULES[name], opt=optimizer("adam", 0.1, weight_decay=0.5))
+    before, after, _ = run_training(RULES[name], opt=optimizer("adam", 0.1, weight_decay=0.5))
     assert compare(after.gradient_state, before.gradient_state).error == 0
     shapes = jax.tree.map(jnp.shape, PARAMS)
     _, grads = jax.eval_shape(RULES[name](MODEL, LOSS), PARAMS, X, LABELS)
-    for same in (grads, before.params, after.params, after.opt_state[0][0].mu):  # Adam's own
+    for same in (grads, before.params, after.params, after.opt_state[0][0].mu):  # Adam's first moments
         assert jax.tree.map(jnp.shape, same) == shapes
 
 
-# Another way for the error
+# Direct feedback
 
 
 @pytest.mark.parametrize("end", ["Dense", "softmax"])
@@ -276,10 +277,10 @@ def test_only_the_last_layer_with_parameters_learns(end):
     model = Sequential((Dense(4, 6), tanh, Sequential((Dense(6, 5), tanh)), Dense(5, 3), *[softmax] * (end != "Dense")))
     params, t = model.init(KEY), T
     loss = SquaredError()
-    gradient, _ = at(OutputLayerOnly(), model, loss)
+    gradient, _ = compile_gradient(OutputLayerOnly(), model, loss)
     value, grads = gradient(params, X, t, WEIGHTS)
-    wanted, full = jax.jit(backprop(model, loss))(params, X, t, WEIGHTS)
-    judge((value, grads[3]), (wanted, full[3]), X.dtype)
+    expected, full = jax.jit(backprop(model, loss))(params, X, t, WEIGHTS)
+    judge((value, grads[3]), (expected, full[3]), X.dtype)
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(grads[:3]))
     assert all(jnp.any(leaf) for leaf in jax.tree.leaves(full[:3]))
     assert jax.tree.structure(grads) == jax.tree.structure(params)
@@ -288,7 +289,7 @@ def test_only_the_last_layer_with_parameters_learns(end):
 def test_direct_feedback_reaches_into_chains_and_past_what_has_no_parameters():
     model = Sequential((tanh, Sequential((Dense(4, 6), Sequential((tanh, Dense(6, 5))), tanh)), Dense(5, 3), softmax))
     params = model.init(KEY)
-    gradient, feedback = at(DirectFeedbackAlignment(), model, SquaredError(), key=jax.random.key(8))
+    gradient, feedback = compile_gradient(DirectFeedbackAlignment(), model, SquaredError(), key=jax.random.key(8))
     assert {path: B.shape for path, B in feedback.items()} == {"1.1.1": (6, 3), "2": (5, 3)}
     grads = gradient(params, X, T)[1]
     y, saved = jax.jit(jax.vmap(model.forward, (None, 0)))(params, X)
@@ -306,15 +307,15 @@ def test_direct_feedback_reaches_into_chains_and_past_what_has_no_parameters():
 
 
 @pytest.mark.parametrize("within", [1.0, np.inf])
-def test_straight_through_a_threshold_goes_what_would_go_through_the_identity(within):
-    def surrogate(x):  # which has the threshold's values, and the window's derivative for autodiff
+def test_straight_through_passes_at_a_threshold_what_the_identity_passes(within):
+    def surrogate(x):  # it has the threshold's values, and for autodiff the window's derivative
         window = jnp.clip(x, -within, within)
         return window + jax.lax.stop_gradient(threshold.function(x) - window)
 
     model, other = (mlp((4, 6, 5, 3), hidden=h) for h in (threshold, Elementwise("surrogate", surrogate, jnp.multiply)))
-    gradient, _ = at(StraightThrough(within), model)
-    wanted = jax.jit(autodiff(other, LOSS))(PARAMS, X, LABELS, WEIGHTS)
-    judge(gradient(PARAMS, X, LABELS, WEIGHTS), wanted, X.dtype)
+    gradient, _ = compile_gradient(StraightThrough(within), model)
+    expected = jax.jit(autodiff(other, LOSS))(PARAMS, X, LABELS, WEIGHTS)
+    judge(gradient(PARAMS, X, LABELS, WEIGHTS), expected, X.dtype)
     both = jax.jit(lambda *args: [true(model, LOSS)(*args)[1] for true in (autodiff, backprop)])
     for grads in both(PARAMS, X, LABELS, WEIGHTS):
         assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(grads[:4]))
@@ -323,7 +324,9 @@ def test_straight_through_a_threshold_goes_what_would_go_through_the_identity(wi
 
 def test_the_two_windows_of_straight_through_differ():
     model = mlp((4, 6, 5, 3), hidden=threshold)
-    narrow, wide = (at(StraightThrough(within), model)[0](PARAMS, X, LABELS)[1] for within in (1.0, np.inf))
+    narrow, wide = (
+        compile_gradient(StraightThrough(within), model)[0](PARAMS, X, LABELS)[1] for within in (1.0, np.inf)
+    )
     assert compare(narrow, wide).error > 0.1
 
 
@@ -349,16 +352,16 @@ def test_a_network_of_thresholds_learns_xor_only_straight_through():
 
 @pytest.mark.parametrize("max_norm", [1e-3, 0.4, 1e3])
 def test_each_example_s_deltas_are_clipped_whatever_the_batch(max_norm):
-    gradient, _ = at(ClippedDeltas(max_norm))
+    gradient, _ = compile_gradient(ClippedDeltas(max_norm))
 
     def clip(delta):
         return delta * min(1, max_norm / np.linalg.norm(delta))
 
-    each = [by_numpy(PARAMS, X[i : i + 1], LABELS[i : i + 1], change=clip) for i in range(13)]
+    example_grads = [by_numpy(PARAMS, X[i : i + 1], LABELS[i : i + 1], change=clip) for i in range(13)]
     share = np.array(WEIGHTS / WEIGHTS.sum())
-    wanted = jax.tree.map(lambda *g: sum(s * g for s, g in zip(share, g, strict=True)), *each)
-    judge(gradient(PARAMS, X, LABELS, WEIGHTS)[1], wanted, X.dtype)
-    judge(gradient(PARAMS, X[:1], LABELS[:1])[1], each[0], X.dtype)
+    expected = jax.tree.map(lambda *g: sum(s * g for s, g in zip(share, g, strict=True)), *example_grads)
+    judge(gradient(PARAMS, X, LABELS, WEIGHTS)[1], expected, X.dtype)
+    judge(gradient(PARAMS, X[:1], LABELS[:1])[1], example_grads[0], X.dtype)
 
 
 @pytest.mark.slow
@@ -367,21 +370,21 @@ def test_noisy_deltas_are_right_in_the_mean():
     gradient = NoisyDeltas(s)(MODEL, LOSS)
     run = jax.jit(jax.vmap(lambda key: gradient(PARAMS, X, LABELS, WEIGHTS, key)[1]))
     drawn = run(jax.random.split(KEY, draws))
-    each = [by_numpy(PARAMS, X[i : i + 1], LABELS[i : i + 1]) for i in range(13)]
+    example_grads = [by_numpy(PARAMS, X[i : i + 1], LABELS[i : i + 1]) for i in range(13)]
     share = np.array(WEIGHTS / WEIGHTS.sum())
-    true = jax.tree.map(lambda *g: sum(s * g for s, g in zip(share, g, strict=True)), *each)
-    # Five standard errors: of 91 normal means one is outside with a probability of 91 x 6e-7.
+    true = jax.tree.map(lambda *g: sum(s * g for s, g in zip(share, g, strict=True)), *example_grads)
+    # Five standard errors: one of 91 normal means is further off with a probability of 91 x 6e-7.
     for g, w in zip(jax.tree.leaves(jax.tree.map(np.array, drawn)), jax.tree.leaves(true), strict=True):
         assert (abs(g.mean(axis=0) - w) < 5 * g.std(axis=0) / draws**0.5).all()
     # The last bias's gradient is Σ_i s_i δ_i with noise of s rms(δ_i) on each entry.
-    rms = np.array([np.sqrt(np.mean(g[4]["b"] ** 2)) for g in each])
+    rms = np.array([np.sqrt(np.mean(g[4]["b"] ** 2)) for g in example_grads])
     spread = s * np.linalg.norm(share * rms)
-    found = np.array(drawn[4]["b"]).std(axis=0)
-    np.testing.assert_allclose(found, spread, rtol=5 / (2 * draws) ** 0.5)  # five standard errors
+    actual = np.array(drawn[4]["b"]).std(axis=0)
+    np.testing.assert_allclose(actual, spread, rtol=5 / (2 * draws) ** 0.5)  # five standard errors
 
 
-def test_noise_wants_a_key_and_is_another_for_another():
-    gradient, _ = at(NoisyDeltas(0.5))
+def test_noise_needs_a_key_and_differs_between_keys():
+    gradient, _ = compile_gradient(NoisyDeltas(0.5))
     one, two = (gradient(PARAMS, X, LABELS, key=jax.random.key(seed))[1] for seed in (1, 2))
     assert compare(one, gradient(PARAMS, X, LABELS, key=jax.random.key(1))[1]).error == 0
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
@@ -391,8 +394,8 @@ def test_noise_wants_a_key_and_is_another_for_another():
 
 @pytest.mark.slow
 def test_training_draws_noise_anew_at_each_step():
-    metrics = fitted(WithAngles(NoisyDeltas(0.5)), opt=optax.sgd(0.0), epochs=4, batch_size=13)[1].metrics
-    angles = np.array(metrics["gradient angle 0.W"])  # whose parameters and batch are the same four times
+    metrics = run_fit(WithAngles(NoisyDeltas(0.5)), opt=optax.sgd(0.0), epochs=4, batch_size=13)[1].metrics
+    angles = np.array(metrics["gradient angle 0.W"])  # parameters and batch are the same in all four steps
     assert len(np.unique(angles.round(6))) == 4
     assert angles.min() > 1
 
@@ -405,10 +408,10 @@ def test_training_draws_noise_anew_at_each_step():
 def test_the_angle_between_two_arrays(radians, dtype):
     a = jnp.array([[2.5, 0.0], [0.0, 0.0]], dtype)
     b = 0.3 * jnp.array([[np.cos(radians), 0.0], [np.sin(radians), 0.0]], dtype)
-    found, back = jax.jit(lambda a, b: (angle(a, b), angle(b, a)))(a, b)
-    assert found.dtype == dtype
-    eps = float(jnp.finfo(dtype).eps)  # a rounding of a unit vector, which turns it by so many radians
-    np.testing.assert_allclose([found, back], np.degrees(radians), rtol=4 * eps, atol=np.degrees(eps))
+    actual, back = jax.jit(lambda a, b: (angle(a, b), angle(b, a)))(a, b)
+    assert actual.dtype == dtype
+    eps = float(jnp.finfo(dtype).eps)  # rounding a unit vector turns it by about this many radians
+    np.testing.assert_allclose([actual, back], np.degrees(radians), rtol=4 * eps, atol=np.degrees(eps))
 
 
 def test_the_angle_of_arrays_of_any_direction_and_of_zeros():
@@ -424,28 +427,29 @@ def test_the_angle_of_arrays_of_any_direction_and_of_zeros():
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 1e-25), ("float32", 1e25), ("float64", 1e-200)])
 def test_the_angle_of_arrays_of_any_size(dtype, size):
     a, b = (jax.random.normal(jax.random.key(seed), (3, 4), dtype) for seed in (1, 2))
-    found = jax.jit(angle)(jnp.asarray(size, dtype) * a, b)
-    np.testing.assert_allclose(found, by_cosine(a, b), rtol=1e-5 if dtype == "float32" else 1e-12)
+    actual = jax.jit(angle)(jnp.asarray(size, dtype) * a, b)
+    np.testing.assert_allclose(actual, by_cosine(a, b), rtol=1e-5 if dtype == "float32" else 1e-12)
 
 
 def test_angles_are_means_over_an_epoch_s_steps_named_by_their_matrices():
-    (params, history), (plain, _) = (fitted(rule) for rule in (WithAngles(FeedbackAlignment()), FeedbackAlignment()))
+    (params, history), (plain, _) = (run_fit(rule) for rule in (WithAngles(FeedbackAlignment()), FeedbackAlignment()))
     names = [f"{what} angle {place}.W" for what in ("gradient", "feedback") for place in MATRICES]
     assert sorted(history.metrics) == sorted(names)
     assert {metric.shape for metric in history.metrics.values()} == {(3,)}
-    assert compare(params, plain).error < 1e-12  # who looks on changes nothing
-    before, after, one = trained(WithAngles(FeedbackAlignment()), epochs=1, shuffle=False)
-    state, B, angles = before, feedback_alignment(before.gradient_state), []
+    assert compare(params, plain).error < 1e-12  # measuring angles changes no step
+    before, after, one = run_training(WithAngles(FeedbackAlignment()), epochs=1, shuffle=False)
+    B, angles = feedback_alignment(before.gradient_state), []
     params = before.params
     for first in range(0, 13, 5):
         batch = X[first : first + 5], LABELS[first : first + 5]
-        found, true = by_numpy(params, *batch, B), by_numpy(params, *batch)
-        angles.append([by_cosine(found[0]["W"], true[0]["W"]), by_cosine(params[2]["W"], state.gradient_state[2]["W"])])
-        params = jax.tree.map(lambda p, g: p - 0.2 * g, params, found)
-    wanted = np.mean(angles, axis=0)
-    np.testing.assert_allclose(one.metrics["gradient angle 0.W"], wanted[:1], rtol=1e-9)
-    np.testing.assert_allclose(one.metrics["feedback angle 2.W"], wanted[1:], rtol=1e-9)
-    np.testing.assert_allclose(one.metrics["gradient angle 4.W"], 0, atol=1e-9)  # no feedback is above it
+        actual, true = by_numpy(params, *batch, B), by_numpy(params, *batch)
+        feedback_angle = by_cosine(params[2]["W"], before.gradient_state[2]["W"])
+        angles.append([by_cosine(actual[0]["W"], true[0]["W"]), feedback_angle])
+        params = jax.tree.map(lambda p, g: p - 0.2 * g, params, actual)
+    expected = np.mean(angles, axis=0)
+    np.testing.assert_allclose(one.metrics["gradient angle 0.W"], expected[:1], rtol=1e-9)
+    np.testing.assert_allclose(one.metrics["feedback angle 2.W"], expected[1:], rtol=1e-9)
+    np.testing.assert_allclose(one.metrics["gradient angle 4.W"], 0, atol=1e-9)  # no feedback acts above the last layer
     assert compare(after.gradient_state, before.gradient_state).error == 0
 
 
@@ -456,7 +460,7 @@ def by_cosine(a, b):
 
 def test_only_rules_that_see_other_weights_have_feedback_angles():
     for rule in (Rule(), DirectFeedbackAlignment(), OutputLayerOnly()):
-        metrics = jax.eval_shape(lambda rule=rule: trained(WithAngles(rule), epochs=1)[2]).metrics
+        metrics = jax.eval_shape(lambda rule=rule: run_training(WithAngles(rule), epochs=1)[2]).metrics
         assert sorted(metrics) == [f"gradient angle {place}.W" for place in MATRICES]
 
 
@@ -480,7 +484,7 @@ def test_weights_come_to_align_with_their_random_feedback():
 
 
 def counting(model, loss):
-    """A gradient function that counts its steps, and tells its count and key."""
+    """Returns a gradient function that counts its steps, with its count and a number drawn with its key as metrics."""
 
     def step(params, count, x, t, weights=None, key=None):
         metrics = {"count": 1.0 * count, "draw": jax.random.uniform(key)}
@@ -490,7 +494,7 @@ def counting(model, loss):
 
 
 def test_a_stateful_gradient_s_state_goes_from_step_to_step_and_its_metrics_into_the_history():
-    before, after, history = trained(counting, shuffle=False)
+    before, after, history = run_training(counting, shuffle=False)
     assert (before.gradient_state, after.gradient_state) == (0, 9)
     np.testing.assert_array_equal(history.metrics["count"], [1, 4, 7])
     assert len(np.unique(history.metrics["draw"])) == 3
@@ -505,11 +509,11 @@ def test_an_optimiser_that_asks_for_the_loss_gets_it_at_the_state_of_the_step():
 
         return Stateful(step, lambda key: jnp.zeros(()))
 
-    def update(grads, worst, params, *, value, value_fn, **more):
-        return grads, jnp.maximum(worst, jnp.abs(value - value_fn(params)))
+    def update(grads, largest, params, *, value, value_fn, **options):
+        return grads, jnp.maximum(largest, jnp.abs(value - value_fn(params)))
 
     asking = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
-    _, after, history = trained(shifted, opt=optax.chain(asking, SGD))
+    _, after, history = run_training(shifted, opt=optax.chain(asking, SGD))
     assert after.opt_state[0] < 1e-12
     assert history.step_loss[-1, -1] > 7
 
@@ -527,7 +531,7 @@ def test_called_it_has_the_state_that_it_draws_with_key_0():
 
     @jax.jit
     def three(*args):
-        first, second = (gradient.at(gradient.init(jax.random.key(seed)))(*args) for seed in (0, 1))
+        first, second = (gradient.bind(gradient.init(jax.random.key(seed)))(*args) for seed in (0, 1))
         return gradient(*args[:3], weights=args[3]), first, second
 
     called, first, second = three(PARAMS, X, LABELS, WEIGHTS)
@@ -545,13 +549,13 @@ PIECES = {
 @pytest.mark.slow
 def test_a_run_in_pieces_is_the_run(name):
     recipe = Recipe(mlp((4, 6, 3), hidden=tanh, dropout=0.2), LOSS, OPTIMIZERS["adam"](0.1), 5, PIECES[name])
-    whole, history = train(recipe, start(recipe, KEY), DATA, 2)
-    state, found = start(recipe, KEY), []
+    final, history = train(recipe, start(recipe, KEY), DATA, 2)
+    state, histories = start(recipe, KEY), []
     for _ in range(2):
         state, piece = train(recipe, state, DATA, 1)
-        found.append(piece)
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-    for a, b in zip(jax.tree.leaves((state, joined)), jax.tree.leaves((whole, history)), strict=True):
+        histories.append(piece)
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
+    for a, b in zip(jax.tree.leaves((state, joined)), jax.tree.leaves((final, history)), strict=True):
         np.testing.assert_array_equal(*(jax.random.key_data(c) if c.dtype == state.key.dtype else c for c in (a, b)))
 
 
@@ -560,13 +564,13 @@ def test_runs_under_vmap_are_the_runs():
     gradient, keys = WithAngles(KolenPollack(OPTIMIZERS["momentum"](0.1))), jax.random.split(KEY, 3)
 
     def run(key):
-        return fitted(gradient, opt=OPTIMIZERS["momentum"](0.1), key=key)
+        return run_fit(gradient, opt=OPTIMIZERS["momentum"](0.1), key=key)
 
     together = jax.jit(jax.vmap(run))(keys)
     for i, key in enumerate(keys):
         params, history = run(key)
         one = jax.tree.map(lambda leaf, i=i: leaf[i], together)
-        assert compare(one[0], params).error < 1e-11  # batched products round otherwise
+        assert compare(one[0], params).error < 1e-11  # batched products round differently
         for name in history.metrics:
             np.testing.assert_allclose(one[1].metrics[name], history.metrics[name], rtol=1e-9, atol=1e-5)
 
@@ -588,11 +592,11 @@ def test_the_check_takes_a_rule_that_is_declared(name):
 def test_feedback_goes_through_lower_precision_and_dropout_too():
     inner = mlp((4, 6, 5, 3), hidden=tanh, dropout=0.3)
     key, params, state = jax.random.key(7), inner.init(jax.random.key(6)), inner.init(jax.random.key(8))
-    exact, _ = at(FeedbackAlignment(), inner, state=state)
-    rounded, _ = at(FeedbackAlignment(), MixedPrecision(inner), state=state)
-    found, wanted = (gradient(params, X, LABELS, WEIGHTS, key)[1] for gradient in (rounded, exact))
-    assert 1e-6 < compare(found, wanted).error < 0.05  # bfloat16 has 8 bits
-    params, history = fitted(FeedbackAlignment(), MixedPrecision(inner), epochs=40)
+    exact, _ = compile_gradient(FeedbackAlignment(), inner, state=state)
+    rounded, _ = compile_gradient(FeedbackAlignment(), MixedPrecision(inner), state=state)
+    actual, expected = (gradient(params, X, LABELS, WEIGHTS, key)[1] for gradient in (rounded, exact))
+    assert 1e-6 < compare(actual, expected).error < 0.05  # bfloat16 has 8 bits
+    params, history = run_fit(FeedbackAlignment(), MixedPrecision(inner), epochs=40)
     assert history.loss[-1] < 0.8 * history.loss[0]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float64")}
 
@@ -603,7 +607,7 @@ def test_a_new_rule_takes_ten_lines():
         def backward(self, altered, params, feedback, saved, dy):
             return altered.backward(params, saved, jnp.sign(dy))
 
-    _, grads = at(SignOfTheError())[0](PARAMS, X, LABELS)
+    _, grads = compile_gradient(SignOfTheError())[0](PARAMS, X, LABELS)
     top = []
 
     def sign_at_the_top(delta):
@@ -611,10 +615,10 @@ def test_a_new_rule_takes_ten_lines():
         return np.sign(delta) / 13 if len(top) == 1 else delta
 
     judge(grads, by_numpy(PARAMS, X, LABELS, change=sign_at_the_top), X.dtype)
-    assert fitted(SignOfTheError(), opt=optax.sgd(0.05), epochs=40)[1].loss[-1] < 0.3  # larger steps overshoot
+    assert run_fit(SignOfTheError(), opt=optax.sgd(0.05), epochs=40)[1].loss[-1] < 0.3  # larger steps overshoot
 
 
-# Feedback of its own
+# The keys of the feedback
 
 
 def test_feedback_is_drawn_independently_of_all_weights():
@@ -625,8 +629,8 @@ def test_feedback_is_drawn_independently_of_all_weights():
 
 def test_feedback_of_a_call_is_not_the_weights_that_key_0_draws():
     params = MODEL.init(jax.random.key(0))
-    found = jax.jit(FeedbackAlignment()(MODEL, LOSS))(params, X, LABELS)[1]
-    assert compare(found, by_numpy(params, X, LABELS)).error > 0.01
+    actual = jax.jit(FeedbackAlignment()(MODEL, LOSS))(params, X, LABELS)[1]
+    assert compare(actual, by_numpy(params, X, LABELS)).error > 0.01
 
 
 # Bad input
@@ -646,16 +650,21 @@ class Scale(Layer):
         return saved @ dy, params * dy
 
 
-def test_what_a_rule_cannot_alter_is_refused_in_a_sentence():
+def test_a_model_that_does_not_fit_a_rule_is_refused_in_a_sentence():
     for rule in (DirectFeedbackAlignment(), OutputLayerOnly(), ClippedDeltas(1.0), NoisyDeltas(1.0)):
         name = str(rule).replace("(", r"\(").replace(")", r"\)")
-        with pytest.raises(ValueError, match=rf"{name} needs a chain of layers, a Sequential, not Dense\(4, 3\)"):
+        with pytest.raises(ValueError, match=rf"^expected a Sequential for {name}, got Dense\(4, 3\)$"):
             rule(Dense(4, 3), LOSS)
-        with pytest.raises(ValueError, match=rf"{name} needs a layer with parameters, but Sequential.* has none"):
+        with pytest.raises(ValueError, match=rf"^expected a model with parameters for {name}, got Sequential\(.*tanh"):
             rule(Sequential((tanh, softmax)), LOSS)
-    with pytest.raises(ValueError, match=r"DirectFeedbackAlignment\(\) needs the sizes of layer 1, Scale\(\), and of"):
+    sentence = r"^expected layer 1 to have an input size for DirectFeedbackAlignment\(\), got Scale\(\)$"
+    with pytest.raises(ValueError, match=sentence):
         DirectFeedbackAlignment()(Sequential((Dense(4, 3), Scale())), LOSS).init(KEY)
-    with pytest.raises(ValueError, match=r"StraightThrough\(within=1.0\) needs a threshold in the chain of Sequential"):
+    sentence = r"^expected a model with an output size for DirectFeedbackAlignment\(\), got Sequential\("
+    with pytest.raises(ValueError, match=sentence):
+        DirectFeedbackAlignment()(Sequential((Scale(), Scale())), LOSS).init(KEY)
+    sentence = r"^expected a model with a threshold for StraightThrough\(within=1\.0\), got Sequential\("
+    with pytest.raises(ValueError, match=sentence):
         StraightThrough(1.0)(MODEL, LOSS)
 
 
@@ -670,22 +679,32 @@ def test_a_threshold_lets_a_nan_out():
 
 def test_a_run_by_a_rule_that_stops_being_finite_says_where():
     with pytest.raises(FloatingPointError, match=r"epoch \d+, step \d: the first value that is not finite is in"):
-        fitted(FeedbackAlignment(), opt=optax.sgd(1e9), loss=SquaredError(), t=T, epochs=20)
+        run_fit(FeedbackAlignment(), opt=optax.sgd(1e9), loss=SquaredError(), t=T, epochs=20)
 
 
-def test_a_window_of_nothing_is_refused_in_a_sentence():
-    for bad in (np.nan, -1.0):
-        with pytest.raises(ValueError, match=f"within is {bad}, but a number above 0 is wanted"):
+def test_a_window_that_is_not_above_0_is_refused_in_a_sentence():
+    for bad, expectation in ((np.nan, "to be a finite number"), (-1.0, "above 0"), (0.0, "above 0")):
+        with pytest.raises(ValueError, match=f"^expected within {expectation}, got {bad}$"):
             StraightThrough(bad)
 
 
+def test_unknown_magnitudes_are_refused_in_a_sentence():
+    rule = SignSymmetric()
+    object.__setattr__(rule, "magnitudes", "random")  # the type checker of the tests refuses SignSymmetric("random")
+    with pytest.raises(SettingError, match=r"^expected magnitudes to be fixed, batchwise or uniform, got 'random'$"):
+        rule.__post_init__()
+
+
 def test_numbers_out_of_range_are_refused_in_a_sentence():
-    for bad in (0.0, -1.0, np.nan, np.inf):
-        with pytest.raises(ValueError, match=f"max_norm is {bad}, but a finite number above 0 is wanted"):
-            ClippedDeltas(bad)
-    for bad in (-1.0, np.nan, np.inf):
-        with pytest.raises(ValueError, match=f"noise is {bad}, but a finite number of at least 0 is wanted"):
-            NoisyDeltas(bad)
+    for rule, name, expectation, values in (
+        (ClippedDeltas, "max_norm", "above 0", (0.0, -1.0)),
+        (ClippedDeltas, "max_norm", "to be a finite number", (np.nan, np.inf)),
+        (NoisyDeltas, "noise", "of at least 0", (-1.0,)),
+        (NoisyDeltas, "noise", "to be a finite number", (np.nan, np.inf)),
+    ):
+        for bad in values:
+            with pytest.raises(ValueError, match=f"^expected {name} {expectation}, got {bad}$"):
+                rule(bad)
 
 
 @pytest.mark.parametrize("name", sorted(RULES))

@@ -1,0 +1,112 @@
+"""The leaves of per-example gradients, and what the modules that reduce them share.
+
+A leaf is an array [B, ...] with an entry for each of B examples, or an `Outer` whose factors are [B, ..., m] and
+[B, ..., n]. The axes in between, T places in all, are the positions of a sequence or the uses of a shared matrix:
+example i's gradient is Σ_t left_it right_itᵀ.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxann.nn.outer import Outer, accumulation_dtype, map_leaves
+
+
+def is_outer(leaf: PyTree) -> bool:
+    """Returns whether a leaf is an `Outer`; for the `is_leaf` of `jax.tree.map`."""
+    return isinstance(leaf, Outer)
+
+
+def count_examples(grads: PyTree) -> int:
+    """Returns B, the number of examples that per-example gradients belong to.
+
+    Args:
+        grads: Per-example gradients as `per_example.gradients` returns them.
+
+    Returns:
+        The length of the leading axis of every leaf.
+
+    Raises:
+        ValueError: If `grads` has no leaves, because the model has no parameters.
+    """
+    return len(_list_leaves(grads)[0])
+
+
+def add_leaves(grads: PyTree) -> Array:
+    """Returns the sum of all leaves, which are arrays of one shape.
+
+    Args:
+        grads: A pytree of arrays.
+
+    Returns:
+        An array of the shape that each leaf has.
+
+    Raises:
+        ValueError: If `grads` has no leaves, because the model has no parameters.
+    """
+    return reduce(jnp.add, _list_leaves(grads))
+
+
+def _list_leaves(grads: PyTree) -> list[Array]:
+    if not (leaves := jax.tree.leaves(grads)):
+        raise ValueError("expected gradients of a model with parameters, got none")
+    return leaves
+
+
+def scale_examples(grads: PyTree, factors: Float[Array, " B"]) -> PyTree:
+    """Returns c_i g_i for every example i; of an `Outer` only the left factor changes.
+
+    Args:
+        grads: Per-example gradients g.
+        factors: [B], the numbers c.
+
+    Returns:
+        Per-example gradients in the structure of `grads`.
+    """
+
+    def scale(leaf: Array) -> Array:
+        return factors.astype(accumulation_dtype(leaf)).reshape(-1, *[1] * (leaf.ndim - 1)) * leaf
+
+    return map_leaves(lambda leaf: Outer(scale(leaf.left), leaf.right), scale, grads)
+
+
+def squared_norms(grads: PyTree) -> PyTree:
+    """Returns ‖g_i‖² for every example i and each leaf alone.
+
+    ‖Σ_t l_t r_tᵀ‖² = Σ_ts (l_t·l_s) (r_t·r_s), which takes T² (m + n) multiplications an example. Where forming the
+    matrix takes fewer, it is formed.
+
+    Args:
+        grads: Per-example gradients.
+
+    Returns:
+        Leaves [B] in the structure of `grads`.
+    """
+
+    def outer(leaf: Outer) -> Array:
+        left, right = flatten_places(leaf)
+        (_, T, m), n = left.shape, right.shape[2]
+        if T * (m + n) > m * n:
+            return jnp.sum(materialize_places(left, right) ** 2, axis=(1, 2))
+        return jnp.sum(jnp.einsum("itm,ism->its", left, left) * jnp.einsum("itn,isn->its", right, right), axis=(1, 2))
+
+    def array(leaf: Array) -> Array:
+        return jnp.sum(leaf.astype(accumulation_dtype(leaf)) ** 2, axis=range(1, leaf.ndim))
+
+    return map_leaves(outer, array, grads)
+
+
+def flatten_places(outer: Outer) -> tuple[Float[Array, "B T m"], Float[Array, "B T n"]]:
+    """Returns the factors of an `Outer` with all axes between the first and the last in one, in float32 or better."""
+    dtype = accumulation_dtype(outer.left, outer.right)
+    left, right = (f.reshape(len(f), -1, f.shape[-1]).astype(dtype) for f in (outer.left, outer.right))
+    return left, right
+
+
+def materialize_places(left: Float[Array, "B T m"], right: Float[Array, "B T n"]) -> Float[Array, "B m n"]:
+    """Returns every example's matrix Σ_t left_t right_tᵀ."""
+    return jnp.einsum("btm,btn->bmn", left, right)
