@@ -1,19 +1,20 @@
-"""Why does it not learn? Four formulas of a network on Iris are wrong at once, and the gradient check names each.
+"""Why does it not learn? Four formulas of a network on Iris are wrong at once, and the gradient check names each one.
 
 The network is 4-50-20-10-3 with sigmoids, softmax and cross-entropy, in batches of 2. All 16 ways to mend some of the
-four are trained from the same parameters on all 150 flowers, each standardised over its own four numbers. As with the
-first such network, a run ends at the first flower whose loss is above 3. All 16 are also checked, untrained.
+four formulas are trained from the same parameters on all 150 flowers, each standardised over its own four numbers. As
+with the first such network, a run ends at the first flower whose loss is above 3. All 16 networks are also checked
+before training.
 
-A network counts as learning if it gets at least 0.85 of the flowers that it was trained on right; a third is chance.
-With --no-stop no run is ended, and training tells even less: with two of the formulas wrong, it may learn all the same.
+A network counts as learning if it classifies at least 0.85 of its training flowers correctly; a third is chance. With
+--no-stop no run ends early, and training says even less: with one or two formulas wrong, a network may still learn.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,126 +23,56 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.lax import logistic
+from jax import Array
+from sklearn.datasets import load_iris
 from tqdm import tqdm
+from wrong_formulas import CULPRITS, VARIANTS, Repairs, make_network
 
-import jaxann
-from jaxann import check
+from jaxann import backprop, check
+from jaxann.data.extras import require_packages
+from jaxann.gradcheck import Report, style
+from jaxann.gradients.table import format_table
+from jaxann.nn.batch import forward_batch
+from jaxann.nn.hyperparameters import SettingError, validate_number
 
 if TYPE_CHECKING:
-    from jax import Array
-
-    from jaxann.gradcheck import Report
-
-    Switch = bool | Array  # an array where networks that differ in it train side by side
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LEARNS = 0.85
 
 
 @dataclass(frozen=True)
-class Config:
-    """How long to train, from which parameters, and whether to draw it."""
+class NotebookSettings:
+    """How long to train, from which parameters, and whether to draw the result."""
 
     epochs: int = 200
     seed: int = 47
-    """Of the order of the flowers and the parameters."""
+    """What the order of the flowers and the parameters are drawn from."""
     stop: bool = True
     """End a run at the first flower whose loss is above 3."""
     figure: Path | None = None
-    """Where to save the losses of all 16 as a picture."""
+    """Where to save a picture of accuracies and losses."""
+
+    def check(self) -> None:
+        """Refuses numbers out of range, and a picture without matplotlib."""
+        validate_number("epochs", self.epochs, least=1, integer=True)
+        validate_number("seed", self.seed, least=0, most=2**32 - 1, integer=True)
+        if self.figure is not None:
+            require_packages("a picture", "matplotlib.figure")
 
 
-# The four formulas: each layer, and the loss, is right where it is mended.
+class Result(NamedTuple):
+    """What one way to mend comes to.
 
+    Attributes:
+        repairs: The formulas that are mended.
+        accuracy: The share of the training flowers that are classified correctly.
+        losses: [epochs], the mean loss of each epoch; NaN from where the run ended.
+        report: The gradient check of the untrained network.
+    """
 
-@dataclass(frozen=True)
-class Sigmoid(jaxann.nn.Layer):
-    """y = 1 / (1 + e⁻ˣ), or 1 / (1 + e⁺ˣ), whose derivative has the other sign."""
-
-    mended: Switch
-
-    def forward(self, params, x, key=None):
-        y = logistic(jnp.where(self.mended, x, -x))
-        return y, y
-
-    def backward(self, params, saved, dy):
-        y = saved
-        return (), y * (1 - y) * dy  # y = 1 / (1 + e⁻ˣ)
-
-
-@dataclass(frozen=True)
-class Softmax(jaxann.nn.Layer):
-    """y_i = exp(x_i) / Σ_j exp(x_j), its Jacobian diag(z) - z zᵀ at z = y, or at z = x."""
-
-    mended: Switch
-
-    def forward(self, params, x, key=None):
-        e = jnp.exp(x - x.max())
-        y = e / e.sum()
-        return y, (x, y)
-
-    def backward(self, params, saved, dy):
-        x, y = saved
-        z = jnp.where(self.mended, y, x)
-        return (), z * (dy - z @ dy)  # y = e / Σe
-
-
-@dataclass(frozen=True)
-class CrossEntropy(jaxann.nn.Loss):
-    """E = -Σ_i t_i log y_i, its gradient -t / y, or that of a yes or no for each class."""
-
-    mended: Switch
-
-    def value(self, y, t):
-        return -jnp.sum(t * jnp.log(y))
-
-    def gradient(self, y, t):
-        return -t / y + jnp.where(self.mended, 0, (1 - t) / (1 - y))  # -t log y, and -(1 - t) log(1 - y)
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Dense(jaxann.nn.Dense):
-    """y = W x + b, its bias going downhill, or up."""
-
-    mended: Switch
-
-    def backward(self, params, saved, dy):
-        grads, dx = super().backward(params, saved, dy)
-        return grads | {"b": jnp.where(self.mended, dy, -dy)}, dx  # y = W x + b: ∂E/∂b = dy
-
-
-class Mended(NamedTuple):
-    """Which of the four are mended."""
-
-    sigmoid: Switch
-    softmax: Switch
-    cross_entropy: Switch
-    bias: Switch
-
-
-WAYS = [Mended(*way) for way in sorted(product((True, False), repeat=4), key=sum)]
-# What the check is to find wrong, by the formula that is.
-CULPRITS = {
-    "sigmoid": ("1.dx", "3.dx", "5.dx"),
-    "softmax": ("7.dx",),
-    "cross_entropy": ("loss",),
-    "bias": ("0.b", "2.b", "4.b", "6.b"),
-}
-
-
-def network(mended: Mended) -> tuple[jaxann.nn.Sequential, CrossEntropy]:
-    """The network and its loss."""
-    layers = []
-    for n, m in ((4, 50), (50, 20), (20, 10)):
-        layers += [Dense(n, m, mended=mended.bias), Sigmoid(mended.sigmoid)]
-    layers += [Dense(10, 3, mended=mended.bias), Softmax(mended.softmax)]
-    return jaxann.nn.Sequential(layers), CrossEntropy(mended.cross_entropy)
-
-
-class Row(NamedTuple):
-    """One way to mend: training accuracy; the mean loss of each epoch, NaN from where the run ended; the check."""
-
-    mended: Mended
+    repairs: Repairs
     accuracy: float
     losses: np.ndarray
     report: Report
@@ -149,7 +80,7 @@ class Row(NamedTuple):
     @property
     def wrong(self) -> list[str]:
         """The formulas that are not mended."""
-        return [name for name, right in self.mended._asdict().items() if not right]
+        return [name for name, mended in self.repairs._asdict().items() if not mended]
 
     @property
     def epochs(self) -> int:
@@ -158,7 +89,7 @@ class Row(NamedTuple):
 
     @property
     def learns(self) -> bool:
-        """Whether training accuracy is `LEARNS` or more."""
+        """Whether the accuracy is `LEARNS` or more."""
         return self.accuracy >= LEARNS
 
 
@@ -170,160 +101,180 @@ class Start(NamedTuple):
     params: tuple
 
 
-def beginning(seed: int) -> Start:
-    """The flowers in their order, and W normal with a standard deviation of 1 / n, b zero."""
-    from sklearn.datasets import load_iris
-
-    draw = np.random.RandomState(seed)
+def make_start(seed: int) -> Start:
+    """Shuffles the flowers, and draws W from a normal distribution with standard deviation 1 / n; b is zero."""
+    generator = np.random.RandomState(seed)
     order = np.arange(150)
-    draw.shuffle(order)
+    generator.shuffle(order)
     x, labels = (np.take(np.asarray(values), order, axis=0) for values in load_iris(return_X_y=True))
     x = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, ddof=1, keepdims=True)
     params = []
     for n, m in pairwise((4, 50, 20, 10, 3)):
-        params += [{"W": draw.normal(0, 1 / n, n * m).reshape(m, n), "b": np.zeros(m)}, ()]
+        params += [{"W": generator.normal(0, 1 / n, n * m).reshape(m, n), "b": np.zeros(m)}, ()]
     return Start(x, np.where(labels[:, None] == np.arange(3), 0.98, 0.01), tuple(params))
 
 
-def run(config: Config) -> list[Row]:
-    """A row for each of `WAYS`. Raises ValueError for settings that do not fit."""
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"seed is {config.seed}, but a whole number from 0 to below 2³² is wanted")
-    if config.figure and not find_spec("matplotlib"):
-        raise ValueError("a figure takes matplotlib: pip install 'jaxann[plots]'")
-    if config.epochs < 1:
-        raise ValueError(f"epochs is {config.epochs}, but at least 1 is wanted")
-    print(f"training {len(WAYS)} networks side by side", file=sys.stderr)
-    start = beginning(config.seed)
+def run_variants(settings: NotebookSettings) -> list[Result]:
+    """Trains and checks all `VARIANTS`; raises ValueError for settings that do not fit."""
+    settings.check()
+    print(f"training {len(VARIANTS)} networks side by side", file=sys.stderr)
+    start = make_start(settings.seed)
     with jax.enable_x64(True):
-        accuracies, losses = map(np.asarray, trained(config, start))
-    reports = [checked(mended, start) for mended in tqdm(WAYS, desc="checking each", unit="network")]
-    return [Row(*row) for row in zip(WAYS, accuracies.tolist(), losses, reports, strict=True)]
+        accuracies, losses = map(np.asarray, train_variants(settings, start))
+    reports = [check_variant(repairs, start) for repairs in tqdm(VARIANTS, desc="checking each", unit="network")]
+    return [Result(*values) for values in zip(VARIANTS, accuracies.tolist(), losses, reports, strict=True)]
 
 
-def trained(config: Config, start: Start) -> tuple[Array, Array]:
-    """Accuracies [16] and losses [16, epochs], of all `WAYS` in one program."""
+def train_variants(settings: NotebookSettings, start: Start) -> tuple[Array, Array]:
+    """Returns accuracies [16] and losses [16, epochs] of all `VARIANTS`, which train in one program."""
     batches = tuple(jnp.reshape(values, (75, 2, -1)) for values in start[:2])
-    limit = 3 if config.stop else jnp.inf
+    limit = 3 if settings.stop else jnp.inf
 
-    def one(mended):
-        model, loss = network(mended)
-        gradient = jaxann.backprop(model, loss)
-        outputs = jax.vmap(lambda params, x: model.forward(params, x)[0], (None, 0))
+    def train_variant(repairs):
+        model, loss = make_network(repairs)
+        gradient = backprop(model, loss)
 
         def step(carry, batch):
-            (params, going), (x, t) = carry, batch
-            losses = jax.vmap(loss.value)(outputs(params, x), t)
+            (params, running), (x, t) = carry, batch
+            losses = jax.vmap(loss.value)(forward_batch(model, params, x)[0], t)
             first, second = losses > limit
-            moves = going & ~first  # the second flower completes the batch, whatever its loss
+            updating = running & ~first  # the second flower completes the batch, whatever its loss
             _, grads = gradient(params, x, t)
-            params = jax.tree.map(lambda p, g: jnp.where(moves, p - 0.5 * g, p), params, grads)
-            going = moves & ~second
-            return (params, going), jnp.where(going, losses.mean(), jnp.nan)
+            params = jax.tree.map(lambda p, g: jnp.where(updating, p - 0.5 * g, p), params, grads)
+            running = updating & ~second
+            return (params, running), jnp.where(running, losses.mean(), jnp.nan)
 
         def epoch(carry, _):
             carry, losses = jax.lax.scan(step, carry, batches)
             return carry, losses.mean()
 
-        (params, _), losses = jax.lax.scan(epoch, (start.params, jnp.array(True)), length=config.epochs)
-        y = outputs(params, start.x)
+        (params, _), losses = jax.lax.scan(epoch, (start.params, jnp.array(True)), length=settings.epochs)
+        y, _ = forward_batch(model, params, jnp.asarray(start.x))
         return jnp.mean(y.argmax(axis=1) == start.t.argmax(axis=1)), losses
 
-    return jax.jit(jax.vmap(one))(Mended(*jnp.array(WAYS).T))
+    return jax.jit(jax.vmap(train_variant))(Repairs(*jnp.array(VARIANTS).T))
 
 
-def checked(mended: Mended, start: Start) -> Report:
-    """The gradient check of a network that has not been trained, which must find just what is not mended."""
-    model, loss = network(mended)
+def check_variant(repairs: Repairs, start: Start) -> Report:
+    """Returns the gradient check of an untrained network, which must find exactly what is not mended."""
+    model, loss = make_network(repairs)
     report = check(model, loss, start.params, start.x, start.t, examples=8)
-    wrong = {path for right, paths in zip(mended, CULPRITS.values(), strict=True) if not right for path in paths}
+    wrong = {path for mended, paths in zip(repairs, CULPRITS.values(), strict=True) if not mended for path in paths}
     assert set(report.wrong) == wrong, report
     return report
 
 
-def table(rows: list[Row]) -> str:
-    """What is mended, what came of it, and what the check found, a line for each row."""
-    lines = ["sigmoid  softmax  cross-entropy  bias    accuracy  last loss  epochs  found wrong by the check"]
-    for row in rows:
-        marks = "  ".join(
-            f"{'mended' if right else '-':<{w}}" for right, w in zip(row.mended, (7, 7, 13, 6), strict=True)
-        )
-        lines.append(f"{marks}  {outcome(row)}  {' '.join(row.report.wrong) or '-'}")
-    return "\n".join(lines)
+def format_results(results: Sequence[Result]) -> str:
+    """Returns a table of what is mended, what training came to and what the check found, a line for each network."""
+    header = [*map(spell, Repairs._fields), "accuracy", "last loss", "epochs", "found wrong by the check"]
+    rows = [
+        [
+            *("mended" if mended else "-" for mended in result.repairs),
+            f"{result.accuracy:.2f}",
+            f"{result.losses[result.epochs - 1]:.4f}" if result.epochs else "-",
+            str(result.epochs),
+            " ".join(result.report.wrong) or "-",
+        ]
+        for result in results
+    ]
+    return format_table([header, *rows], right=(4, 5, 6))
 
 
-def outcome(row: Row) -> str:
-    """Accuracy, the last epoch's mean loss, and the number of epochs that the run completed."""
-    loss = f"{row.losses[row.epochs - 1]:.4f}" if row.epochs else "-"
-    return f"{row.accuracy:8.2f}  {loss:>9}  {row.epochs:6}"
+def format_diagnoses(result: Result) -> str:
+    """Returns what the check says of each wrong formula, for the first gradient that shows it."""
+    rows = [result.report[CULPRITS[name][0]] for name in result.wrong]
+    return "\n".join(f"{row.path} of {row.owner}: {row.diagnosis}" for row in rows)
 
 
-def diagnoses(row: Row) -> str:
-    """What the check says of each formula that is wrong, in its first place."""
-    found = [row.report[CULPRITS[name][0]] for name in row.wrong]
-    return "\n".join(f"{gradient.path} of {gradient.owner}: {gradient.diagnosis}" for gradient in found)
+def conclude(results: Sequence[Result]) -> str:
+    """Returns a sentence on which formulas must be mended, and which may stay wrong unnoticed."""
+    learning = [result for result in results if result.learns]
+    count = f"{len(learning)} of {len(results)} learn (accuracy {LEARNS} or more)"
+    if [result.wrong for result in learning] == [[]]:
+        return f"{count}: the one in which all four are mended."
+    unnoticed = [spell(name) for name in Repairs._fields if any(name in result.wrong for result in learning)]
+    if unnoticed:
+        count += f"; with {' or '.join(unnoticed)} wrong a network may still learn, and only the check finds it"
+    return f"{count}."
 
 
-def conclusion(rows: list[Row]) -> str:
-    """What the table shows of which formulas must be mended, and which may stay wrong unseen."""
-    learned = [row for row in rows if row.learns]
-    told = f"{len(learned)} of {len(rows)} learn (accuracy {LEARNS} or more)"
-    if [row.wrong for row in learned] == [[]]:
-        return f"{told}: the one in which all four are mended."
-    unseen = [spoken(name) for name in Mended._fields if any(name in row.wrong for row in learned)]
-    if unseen:
-        told += f"; with {' or '.join(unseen)} wrong a network may learn all the same, and only the check tells"
-    return f"{told}."
-
-
-def spoken(name: str) -> str:
-    """A formula's name as it is said."""
+def spell(name: str) -> str:
+    """Returns a formula's name as text has it."""
     return name.replace("_", "-")
 
 
-def draw(rows: list[Row], path: Path) -> None:
-    """Saves the losses over the epochs. Raises ValueError or OSError where that cannot be done."""
-    from matplotlib.figure import Figure
+def plot_results(results: Sequence[Result]) -> Figure:
+    """Draws, for each network, what is mended and its accuracy on the left, and the losses of its run on the right."""
+    figure = style.make_figure(12.5, 5)
+    mended, accuracy, losses = figure.subplots(1, 3, width_ratios=(1, 1.5, 3))
+    learning = sum(result.learns for result in results)
+    rows = range(len(results))
+    for row, result in zip(rows, results, strict=True):
+        for column, switch in enumerate(result.repairs):
+            mended.plot(column, row, "o", color=style.BLUE, fillstyle="full" if switch else "none", markersize=7)
+        color = style.BLUE if result.learns else style.PALE
+        accuracy.barh(row, result.accuracy, color=color, height=0.7)
+        text = {"va": "center", "size": style.NOTE_SIZE, "color": style.INK}
+        accuracy.text(result.accuracy + 0.02, row, f"{result.accuracy:.2f}", **text)
+    for axes in (mended, accuracy):
+        axes.set(ylim=(len(results) - 0.4, -0.6), yticks=())
+    mended.set(xlim=(-0.5, 3.5))
+    mended.set_xticks(range(4), map(spell, Repairs._fields), rotation=45, ha="right")
+    accuracy.set(xlim=(0, 1.1), xticks=(0, 0.5, 1))
+    learn = "learns" if learning == 1 else "learn"
+    style.style_axes(mended, f"{learning} of {len(results)} networks {learn}", note="full: mended", grid=False)
+    style.style_axes(accuracy, "", "training accuracy", note=f"blue: learns (at least {LEARNS})")
+    _draw_losses(losses, results)
+    return figure
 
-    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    colors = {"sigmoid": "tab:brown", "softmax": "tab:pink", "cross_entropy": "tab:orange", "bias": "tab:green"}
-    for row in rows:
-        color = colors[row.wrong[0]] if len(row.wrong) == 1 else "0.55" if row.wrong else "tab:blue"
-        axes.plot(np.arange(len(row.losses)) + 1, row.losses, color=color, linewidth=0.8 if row.wrong else 2)
-        if row.epochs and len(row.wrong) in (0, 1, 4):
-            end, lift = (row.epochs, row.losses[row.epochs - 1]), 6 if row.wrong else -6
-            axes.annotate(title(row), end, (6, lift), textcoords="offset points", color=color, va="center")
-    axes.set(xlabel="epoch", ylabel="mean loss of the epoch", yscale="log", xlim=(1, len(rows[0].losses) + 1))
-    axes.set_title(f"Four wrong gradients, mended in {len(rows)} ways", loc="left")
-    axes.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
-    axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
 
-
-def title(row: Row) -> str:
-    """What is mended, where that is almost all or nothing, and the accuracy."""
-    name = {0: "all four mended", 1: f"all but {' '.join(map(spoken, row.wrong))}"}.get(len(row.wrong), "none mended")
-    return f"{name}: {row.accuracy:.2f}"
+def _draw_losses(axes: Axes, results: Sequence[Result]) -> None:
+    """Draws a line for each run that completed an epoch, with a name where all, none or all but one are mended."""
+    colors, lines = dict(zip(Repairs._fields, style.PALETTE[1:], strict=False)), {}
+    for result in results:
+        if not result.epochs:
+            continue
+        color, name = style.PALE, ""
+        if not result.wrong:
+            color, name = style.BLUE, "all four mended"
+        elif len(result.wrong) == 1:
+            color, name = colors[result.wrong[0]], f"all but {spell(result.wrong[0])} mended"
+        elif len(result.wrong) == len(result.repairs):
+            color, name = style.INK, "none mended"
+        values, order = result.losses[: result.epochs], 2.5 if name else 2
+        epochs = np.arange(1, len(values) + 1)
+        (line,) = axes.plot(epochs, values, color=color, linewidth=1.5, zorder=order)
+        if result.epochs < len(result.losses):
+            axes.plot(epochs[-1], values[-1], "x", color=color, zorder=order)
+        if name:
+            lines[line] = f"{name}: {result.accuracy:.2f}"
+    title = "No run completes an epoch"
+    if axes.lines:
+        style.scale_logarithmically(axes, "y")
+        last = results[0].losses[results[0].epochs - 1]
+        title = f"With nothing mended the loss ends at {last:.2f}" if results[0].epochs else "Losses of the runs"
+    note = "×: the run ended at a flower whose loss is above 3; runs that ended in the first epoch are not shown"
+    style.style_axes(axes, title, "epoch", "mean loss of the epoch", note=note)
+    style.label_lines(axes, lines)
 
 
 def main() -> int:
-    """0; 2, after one sentence, for bad input."""
-    config = tyro.cli(Config, description=__doc__)
+    """Runs the program and returns its exit code: 0, or 2 after a sentence on what was wrong with the input."""
+    settings = tyro.cli(NotebookSettings, description=__doc__)
     try:
-        rows = run(config)
-        print(table(rows), diagnoses(rows[0]), conclusion(rows), sep="\n\n")
-        if config.figure:
-            draw(rows, config.figure)
-    except (ValueError, OSError) as error:
-        print(f"notebook.py: {error}", file=sys.stderr)
+        results = run_variants(settings)
+        print(format_results(results), format_diagnoses(results[0]), conclude(results), sep="\n\n")
+        if settings.figure is not None:
+            plot_results(results).savefig(settings.figure, dpi=style.DPI)
+    except (ValueError, OSError, ImportError) as error:
+        message = error.spell(lambda name: f"--{name.replace('_', '-')}") if isinstance(error, SettingError) else error
+        print(f"notebook.py: {message}", file=sys.stderr)
         return 2
     return 0
 
 
 def main_with_cache() -> int:
-    """`main`, each program compiled once: the sixteen networks have most of theirs in common."""
+    """Calls `main` with a compilation cache, because the sixteen networks have most of their programs in common."""
     with TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -1,52 +1,75 @@
 """Finds mislabelled digits: those whose own gradient is large.
 
-Some labels of scikit-learn's digits are exchanged for wrong ones, a network is trained on all of them, and each example
-is ranked by the norm of its gradient, all of them from one backward pass. Precision at k is the share of wrong labels
-among the first k; chance is their share in all.
+Some labels of scikit-learn's digits are replaced by wrong ones, and a network is trained on all of them. Then each
+example is ranked by the norm of its gradient; one backward pass gives the norms of all examples. Precision at k is the
+share of wrong labels among the first k examples; by chance it is their share among all.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
+from sklearn.datasets import load_digits
+from sklearn.metrics import average_precision_score
+
+from jaxann import fit
+from jaxann.data.extras import require_packages
+from jaxann.gradcheck import style
+from jaxann.gradients import per_example
+from jaxann.gradients.table import format_table
+from jaxann.nn import SoftmaxCrossEntropy, mlp, relu
+from jaxann.nn.hyperparameters import SettingError, validate_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WORST = 25
+SHOWN = 25  # digits in the picture
 
 
 @dataclass(frozen=True)
-class Config:
+class SearchSettings:
     """How many labels are wrong, and how the network is trained on them."""
 
     flipped: float = 0.05
-    """Share of the labels that are exchanged for another one."""
+    """Share of the labels that are replaced by another one."""
     seeds: int = 5
     """Each draws its own wrong labels, parameters and order of the examples."""
     hidden: tuple[int, ...] = (64,)
+    """Sizes of the hidden layers."""
     learning_rate: float = 0.1
     epochs: int = 10
-    """Few: a network that is trained for long learns the wrong labels too."""
+    """Few, because a network that is trained for long learns the wrong labels, too."""
     batch_size: int = 32
     figure: Path | None = None
-    """Where to save the worst 25 digits of the first seed as a picture."""
+    """Where to save a picture of the 25 digits with the largest gradients, by the first seed."""
 
     def check(self) -> None:
-        """Raises ValueError for settings out of range."""
-        if not 0 < self.flipped < 1:
-            raise ValueError(f"flipped is {self.flipped}, but a share between 0 and 1 is wanted")
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}, but at least 1 is wanted")
+        """Refuses numbers out of range, and a picture without matplotlib."""
+        validate_number("flipped", self.flipped, above=0, below=1)
+        validate_number("seeds", self.seeds, least=1, integer=True)
+        validate_number("learning_rate", self.learning_rate, above=0)
+        if self.figure is not None:
+            require_packages("a picture", "matplotlib.figure")
 
 
 class Search(NamedTuple):
-    """The digits as one seed saw them, which labels are wrong, and how suspicious each is: a score by name."""
+    """The digits with the labels that one seed was trained on, and how suspicious each label is.
+
+    Attributes:
+        images: [N, 64], the pixels.
+        given: [N], the labels that the network was trained on.
+        true: [N], the right labels.
+        scores: [N] for each way to rank the examples, larger where a label is more suspicious.
+    """
 
     images: np.ndarray
     given: np.ndarray
@@ -55,98 +78,96 @@ class Search(NamedTuple):
 
     @property
     def wrong(self) -> np.ndarray:
-        """Whether each label is wrong."""
+        """[N], whether each label is wrong."""
         return self.given != self.true
 
 
-def search(config: Config, seed: int) -> Search:
-    """Trains on labels of which some are wrong, and scores each example. Raises ValueError for what does not fit."""
-    import jax
-    import optax
-    from sklearn.datasets import load_digits
+def search(settings: SearchSettings, seed: int) -> Search:
+    """Trains a network on labels of which some are wrong, and scores each example.
 
-    from jaxann import fit
-    from jaxann.gradients import per_example
-    from jaxann.gradients.per_example import norms
-    from jaxann.nn import SoftmaxCrossEntropy, mlp, relu
-    from jaxann.nn.hyperparameters import validate_number
+    Args:
+        settings: How many labels are wrong, and how the network is trained.
+        seed: What the wrong labels, the parameters and the order of the examples are drawn from.
 
-    validate_number("learning_rate", config.learning_rate, above=0)
+    Returns:
+        The labels, and the gradient norm and the loss of each example as scores.
+
+    Raises:
+        ValueError: If the settings do not fit.
+        FloatingPointError: If the training diverges.
+    """
     images, true = load_digits(return_X_y=True)
     x = (images - images.mean()) / images.std()
-    draw, count = np.random.default_rng(seed), max(1, round(config.flipped * len(true)))
-    rows = draw.choice(len(true), count, replace=False)
+    generator, count = np.random.default_rng(seed), max(1, round(settings.flipped * len(true)))
+    rows = generator.choice(len(true), count, replace=False)
     given = true.copy()
-    given[rows] = (true[rows] + draw.integers(1, 10, count)) % 10
-    model, loss = mlp((x.shape[1], *config.hidden, 10), relu), SoftmaxCrossEntropy()
+    given[rows] = (true[rows] + generator.integers(1, 10, count)) % 10
+    model, loss = mlp((x.shape[1], *settings.hidden, 10), relu), SoftmaxCrossEntropy()
     params, _ = fit(
         model,
         loss,
-        optax.sgd(config.learning_rate),
+        optax.sgd(settings.learning_rate),
         x,
         given,
         key=jax.random.key(seed),
-        epochs=config.epochs,
-        batch_size=config.batch_size,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
     )
-    losses, grads = jax.jit(per_example.gradients(model, loss))(
-        params, jax.numpy.asarray(x, float), jax.numpy.asarray(given)
-    )
-    return Search(images, given, true, {"gradient norm": np.asarray(norms(grads)), "loss": np.asarray(losses)})
+    gradients = jax.jit(per_example.gradients(model, loss))
+    losses, grads = gradients(params, jnp.asarray(x, float), jnp.asarray(given))
+    scores = {"gradient norm": np.asarray(per_example.norms(grads)), "loss": np.asarray(losses)}
+    return Search(images, given, true, scores)
 
 
-def table(found: list[Search]) -> str:
-    """Precision at some k and average precision of each score, mean ± sd over the seeds."""
-    from sklearn.metrics import average_precision_score
-
-    count = int(found[0].wrong.sum())
-    ranks = sorted({max(1, count // 4), max(1, count // 2), count, min(2 * count, len(found[0].true))})
-    rows: list[tuple[str, ...]] = [("ranked by", *(f"precision at {k}" for k in ranks), "average precision")]
-    for name in found[0].scores:
-        each = []
-        for one in found:
-            order = np.argsort(-one.scores[name])
-            each.append(
-                [one.wrong[order[:k]].mean() for k in ranks] + [average_precision_score(one.wrong, one.scores[name])]
-            )
-        means, sds = np.mean(each, axis=0), np.std(each, axis=0, ddof=1 if len(each) > 1 else 0)
-        rows.append((name, *(f"{m:.3f} ± {s:.3f}" for m, s in zip(means, sds, strict=True))))
-    chance = count / len(found[0].true)
-    rows.append(("chance", *(f"{chance:.3f}" for _ in rows[0][1:])))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+def format_precision(searches: Sequence[Search]) -> str:
+    """Returns a table of each score's precision, as mean ± one standard deviation over the seeds."""
+    examples, count = len(searches[0].true), int(searches[0].wrong.sum())
+    cutoffs = sorted({max(1, count // 4), max(1, count // 2), count, min(2 * count, examples)})
+    rows = [["ranked by", *(f"precision at {k}" for k in cutoffs), "average precision"]]
+    for score in searches[0].scores:
+        precisions = [_measure_precision(search, score, cutoffs) for search in searches]
+        means, deviations = np.mean(precisions, axis=0), np.std(precisions, axis=0, ddof=min(1, len(searches) - 1))
+        rows.append([score, *(f"{mean:.3f} ± {sd:.3f}" for mean, sd in zip(means, deviations, strict=True))])
+    rows.append(["chance", *[f"{count / examples:.3f}"] * (len(cutoffs) + 1)])
+    return format_table(rows)
 
 
-def picture(found: Search) -> Figure:
-    """The digits with the largest gradients, each with the label it was given; wrong ones in red, with the true one."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("pictures need matplotlib: pip install 'jaxann[plots]'") from None
-    figure = Figure(figsize=(7, 8), layout="constrained")
-    for axes, i in zip(figure.subplots(5, 5).flat, np.argsort(-found.scores["gradient norm"])[:WORST], strict=True):
-        axes.imshow(found.images[i].reshape(8, 8), cmap="gray_r")
-        wrong = found.wrong[i]
-        title = f"given {found.given[i]}, is {found.true[i]}" if wrong else f"given {found.given[i]}"
-        axes.set_title(title, size=9, color="firebrick" if wrong else "black")
+def _measure_precision(search: Search, score: str, cutoffs: Sequence[int]) -> list[float]:
+    """The precision at each cutoff, and the average precision."""
+    order = np.argsort(-search.scores[score])
+    precisions = [search.wrong[order[:k]].mean() for k in cutoffs]
+    return [*precisions, average_precision_score(search.wrong, search.scores[score])]
+
+
+def plot_largest(search: Search) -> Figure:
+    """Draws the digits with the largest gradients, each with its label and, where that is wrong, the true one."""
+    figure = style.make_figure(6, 6.8)
+    largest = np.argsort(-search.scores["gradient norm"])[:SHOWN]
+    wrong = int(search.wrong[largest].sum())
+    count = "All" if wrong == SHOWN else f"{wrong} of the"
+    title = f"{count} {SHOWN} digits with the largest gradients are mislabelled\n"
+    figure.suptitle(title, x=0.02, ha="left", size=style.TITLE_SIZE, weight="bold", color=style.INK)
+    for axes, i in zip(figure.subplots(5, 5).flat, largest, strict=True):
+        axes.imshow(search.images[i].reshape(8, 8), cmap="gray_r")
+        label = f"labelled {search.given[i]}" + (f", is {search.true[i]}" if search.wrong[i] else "")
+        axes.set_title(label, size=style.NOTE_SIZE, color=style.VERMILION if search.wrong[i] else style.INK)
         axes.set_axis_off()
     return figure
 
 
 def main() -> int:
-    """The exit code."""
-    config = tyro.cli(Config, description=__doc__)
+    """Runs the program and returns its exit code: 0, or 2 after a sentence on what was wrong with the input."""
+    settings = tyro.cli(SearchSettings, description=__doc__)
     try:
-        config.check()
-        found = [search(config, seed) for seed in range(config.seeds)]
-        print(f"{found[0].wrong.sum()} of {len(found[0].true)} labels are wrong; {config.seeds} seeds")
-        print(table(found))
-        if config.figure is not None:
-            picture(found[0]).savefig(config.figure, dpi=150)
+        settings.check()
+        searches = [search(settings, seed) for seed in range(settings.seeds)]
+        print(f"{searches[0].wrong.sum()} of {len(searches[0].true)} labels are wrong; {settings.seeds} seeds")
+        print(format_precision(searches))
+        if settings.figure is not None:
+            plot_largest(searches[0]).savefig(settings.figure, dpi=style.DPI)
     except (ValueError, FloatingPointError, ImportError, OSError) as error:
-        print(f"per_example.py: {error}", file=sys.stderr)
+        message = error.spell(lambda name: f"--{name.replace('_', '-')}") if isinstance(error, SettingError) else error
+        print(f"per_example.py: {message}", file=sys.stderr)
         return 2
     return 0
 

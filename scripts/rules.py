@@ -1,45 +1,57 @@
-"""Learning rules side by side on scikit-learn's digits: all seeds of a rule train in one program.
+"""Compares learning rules on scikit-learn's digits. All seeds of a rule train in one program.
 
-Each seed draws its own split of the data, parameters, feedback and order of the examples. A row a rule: accuracy on the
-held-out digits, mean and standard deviation over the seeds, and the last epoch's angles in degrees, a matrix each: of
-the rule's gradients to the true ones, and of weights to their feedback. The first matrix's feedback is never used.
-output_layer_only is the control: what a rule is worth is what it has above that.
+Each seed draws its own split of the data, parameters, feedback and order of the examples. The table has a line for each
+rule: the accuracy on held-out digits, as mean ± one standard deviation over the seeds, and two kinds of angles in the
+last epoch, in degrees and one for each matrix: between the rule's gradient and the true one, and between weights and
+their feedback. The feedback of the first matrix is not used. output_layer_only, which trains nothing but the last
+layer, is the control: a rule is worth what it has above that.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
-from math import inf
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
+from tqdm import tqdm
+
+from jaxann import fit, predict
+from jaxann.data import load
+from jaxann.data.extras import require_packages
+from jaxann.data.validation import validate_schedule
+from jaxann.gradcheck import style
+from jaxann.gradients.table import format_table
+from jaxann.nn import SoftmaxCrossEntropy, mlp, tanh
+from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.rules import RULES, KolenPollack, Rule, WithAngles
+from jaxann.training import optimizer
 
 if TYPE_CHECKING:
-    import optax
-
-    from jaxann.rules import Rule
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CONTROL = "output_layer_only"
-# jaxann's own names, written out because importing jax for them would make --help wait.
-NAMES = (
-    "backprop",
-    "feedback_alignment",
-    "direct_feedback_alignment",
-    "sign_symmetric",
-    "sign_symmetric_batchwise",
-    "sign_symmetric_uniform",
-    "kolen_pollack",
-    CONTROL,
-)
+NAMES = (*(name for name in RULES if name != CONTROL), "kolen_pollack", CONTROL)
+LABELS = {
+    "sign_symmetric": "sign-symmetric, fixed",
+    "sign_symmetric_batchwise": "sign-symmetric, batchwise",
+    "sign_symmetric_uniform": "sign-symmetric, uniform",
+    "kolen_pollack": "Kolen-Pollack",
+    CONTROL: "output layer only, the control",
+}
 
 
 @dataclass(frozen=True)
-class Config:
+class ComparisonSettings:
     """What to train, by which rules, and what to leave behind."""
 
     rules: tuple[str, ...] = NAMES
@@ -52,172 +64,199 @@ class Config:
     epochs: int = 80
     batch_size: int = 32
     held_out: float = 0.2
-    """Share of the digits kept apart for the test."""
+    """Share of the digits that are kept apart for the test."""
     figure: Path | None = None
-    """Where to save losses and angles over the epochs as a picture."""
+    """Where to save a picture of losses and angles over the epochs."""
     json: Path | None = None
     """Where to save the outcome of every seed."""
 
     def check(self) -> None:
-        """Raises ValueError for settings out of range."""
+        """Refuses rules that do not exist, fewer than one seed, and a picture without matplotlib."""
         for rule in self.rules:
             if rule not in NAMES:
-                raise ValueError(f"there is no rule {rule}, only {', '.join(NAMES)}")
+                raise SettingError("rules", f"to be among {', '.join(NAMES)}", rule)
         if not self.rules:
-            raise ValueError("rules are none, but at least one is wanted")
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}, but at least 1 is wanted")
-        if self.figure and not find_spec("matplotlib"):
-            raise ValueError("a figure takes matplotlib: pip install 'jaxann[plots]'")
+            raise SettingError("rules", "to name at least one rule", self.rules)
+        validate_number("seeds", self.seeds, least=1, integer=True)
+        if self.figure is not None:
+            require_packages("a picture", "matplotlib.figure")
 
 
 class Outcome(NamedTuple):
-    """What a rule came to: accuracy [seeds], NaN where a seed diverged, training loss and angles [seeds, epochs]."""
+    """What the seeds of a rule came to.
+
+    Attributes:
+        accuracy: [seeds], on the held-out digits; NaN where a seed diverged.
+        loss: [seeds, epochs], the training loss.
+        angles: [seeds, epochs] for each kind of angle and matrix, such as "gradient angle 0.W", in degrees.
+    """
 
     accuracy: np.ndarray
     loss: np.ndarray
     angles: dict[str, np.ndarray]
 
-    def last(self, kind: str) -> list[float]:
-        """The last epoch's angles of one kind, the means over the seeds that did not diverge."""
-        rows = [values[:, -1] for name, values in self.angles.items() if name.startswith(kind)]
-        return [mean(row[np.isfinite(self.accuracy)]) for row in rows]
+    @property
+    def converged(self) -> np.ndarray:
+        """[seeds], whether each one did not diverge."""
+        return np.isfinite(self.accuracy)
+
+    def last_angles(self, kind: str) -> list[float]:
+        """Returns the last epoch's angles of one kind, averaged over the seeds that did not diverge."""
+        last = [values[self.converged, -1] for name, values in self.angles.items() if name.startswith(kind)]
+        return [float(angles.mean()) if len(angles) else np.nan for angles in last]
+
+    def hidden_angles(self) -> np.ndarray:
+        """Returns the angle to the true gradient, averaged over the hidden layers [seeds, epochs].
+
+        The output layer is left out, because all rules have its true gradient.
+        """
+        angles = [values for name, values in self.angles.items() if name.startswith("gradient")]
+        return np.mean(angles[:-1] or angles, axis=0)
 
 
-def run(config: Config) -> dict[str, Outcome]:
-    """Each rule's outcome. Raises ValueError for settings that do not fit."""
-    config.check()
-    import jax
-    import jax.numpy as jnp
-    from tqdm import tqdm
+def compare_rules(settings: ComparisonSettings) -> dict[str, Outcome]:
+    """Trains all seeds of every rule.
 
-    from jaxann import fit, predict
-    from jaxann.data import load
-    from jaxann.data.validation import validate_schedule
-    from jaxann.nn import SoftmaxCrossEntropy, mlp, tanh
-    from jaxann.rules import WithAngles
-    from jaxann.training import optimizer
+    Args:
+        settings: What to train, by which rules.
 
-    loaded = [load("digits", held_out=config.held_out, seed=seed) for seed in range(config.seeds)]
-    parts = [
-        np.stack([getattr(getattr(data, part), of) for data in loaded]) for part in ("train", "test") for of in "xt"
-    ]
-    x, t, x_test, t_test = map(jnp.asarray, parts)
+    Returns:
+        The outcome of each rule.
+
+    Raises:
+        ValueError: If the settings do not fit.
+        ImportError: If a picture is to be drawn and matplotlib is missing.
+    """
+    settings.check()
+    loaded = [load("digits", held_out=settings.held_out, seed=seed) for seed in range(settings.seeds)]
+    train, test = ([getattr(data, part) for data in loaded] for part in ("train", "test"))
+    x, t, x_test, t_test = (
+        jnp.asarray(np.stack([getattr(part, name) for part in parts])) for parts in (train, test) for name in "xt"
+    )
     x, x_test = x.astype(float), x_test.astype(float)
-    model, loss = mlp((x.shape[-1], *config.hidden, len(loaded[0].classes)), tanh), SoftmaxCrossEntropy()
-    validate_schedule(x.shape[1], config.epochs, config.batch_size)
-    update = optimizer("sgd", config.learning_rate, weight_decay=config.weight_decay)
+    model, loss = mlp((x.shape[-1], *settings.hidden, len(loaded[0].classes)), tanh), SoftmaxCrossEntropy()
+    validate_schedule(x.shape[1], settings.epochs, settings.batch_size)
+    update = optimizer("sgd", settings.learning_rate, weight_decay=settings.weight_decay)
+    size: dict[str, Any] = {"epochs": settings.epochs, "batch_size": settings.batch_size}
 
-    def member(rule: Rule, key: Any, x: Any, t: Any, x_test: Any, t_test: Any) -> tuple[Any, ...]:
-        params, history = fit(
-            model,
-            loss,
-            update,
-            x,
-            t,
-            key=key,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            gradient=WithAngles(rule),
-        )
+    def train_seed(rule: Rule, key: Any, x: Any, t: Any, x_test: Any, t_test: Any) -> tuple[Any, ...]:
+        params, history = fit(model, loss, update, x, t, key=key, gradient=WithAngles(rule), **size)
         y = predict(model, params, x_test)
-        right = jnp.mean(y.argmax(axis=1) == t_test)
-        well = jnp.isfinite(history.loss).all() & jnp.isfinite(y).all()  # the losses are from before the last step
-        return jnp.where(well, right, jnp.nan), history.loss, history.metrics
+        accuracy = jnp.mean(y.argmax(axis=1) == t_test)
+        # Losses are from before each step, so that the outputs tell whether the last step was finite.
+        finite = jnp.isfinite(history.loss).all() & jnp.isfinite(y).all()
+        return jnp.where(finite, accuracy, jnp.nan), history.loss, history.metrics
 
-    keys, found = jax.vmap(jax.random.key)(jnp.arange(config.seeds)), {}
-    for name, rule in tqdm(rules(config, update).items(), disable=None, leave=False):
-        members = jax.jit(jax.vmap(lambda *args, rule=rule: member(rule, *args)))
-        accuracy, losses, angles = jax.tree.map(np.asarray, members(keys, x, t, x_test, t_test))
-        found[name] = Outcome(accuracy, losses, {metric: angles[metric] for metric in sorted(angles, key=place)})
-    return found
+    keys, outcomes = jax.vmap(jax.random.key)(jnp.arange(settings.seeds)), {}
+    for name, rule in tqdm(make_rules(settings, update).items(), disable=None, leave=False):
+        train_seeds = jax.jit(jax.vmap(lambda *args, rule=rule: train_seed(rule, *args)))
+        accuracy, losses, angles = jax.tree.map(np.asarray, train_seeds(keys, x, t, x_test, t_test))
+        in_order = {metric: angles[metric] for metric in sorted(angles, key=layer_number)}
+        outcomes[name] = Outcome(accuracy, losses, in_order)
+    return outcomes
 
 
-def place(metric: str) -> int:
-    """Of the matrix that an angle is told of, in the network: jax sorts by name, 10.W before 2.W."""
+def label(rule: str) -> str:
+    """Returns the name of a rule as a picture shows it."""
+    return LABELS.get(rule, style.spell(rule))
+
+
+def layer_number(metric: str) -> int:
+    """Returns the number of the layer that an angle belongs to; as text, 10.W would sort before 2.W."""
     return int(metric.split()[-1].removesuffix(".W"))
 
 
-def rules(config: Config, update: optax.GradientTransformation) -> dict[str, Rule]:
-    """The rules asked for, by name."""
-    from jaxann.rules import RULES, KolenPollack
-
+def make_rules(settings: ComparisonSettings, update: optax.GradientTransformation) -> dict[str, Rule]:
+    """Returns the rules that the settings name; Kolen-Pollack changes its feedback by the optimiser `update`."""
     known = RULES | {"kolen_pollack": KolenPollack(update)}
-    return {name: known[name] for name in config.rules}
+    return {name: known[name] for name in settings.rules}
 
 
-def table(found: dict[str, Outcome]) -> str:
-    """A row a rule."""
+def format_outcomes(outcomes: Mapping[str, Outcome]) -> str:
+    """Returns a table with a line for each rule."""
     rows: list[tuple[str, ...]] = [("rule", "accuracy", "gradient to the true one", "weights to feedback", "")]
-    for name, outcome in found.items():
-        good = outcome.accuracy[np.isfinite(outcome.accuracy)]
-        diverged = np.flatnonzero(~np.isfinite(outcome.accuracy)).tolist()
+    for name, outcome in outcomes.items():
+        accuracy = outcome.accuracy[outcome.converged]
+        diverged = np.flatnonzero(~outcome.converged).tolist()
         notes = [*(["the control"] if name == CONTROL else []), *([f"seeds {diverged} diverged"] if diverged else [])]
-        angles = (" ".join(f"{angle:.0f}" for angle in outcome.last(kind)) for kind in ("gradient", "feedback"))
-        spread = f" ± {good.std(ddof=1):.3f}" if len(good) > 1 else ""
-        rows.append((name, f"{mean(good):.3f}{spread}", *angles, ", ".join(notes)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+        angles = [" ".join(f"{angle:.0f}" for angle in outcome.last_angles(kind)) for kind in ("gradient", "feedback")]
+        mean = f"{accuracy.mean():.3f}" if len(accuracy) else "nan"
+        spread = f" ± {accuracy.std(ddof=1):.3f}" if len(accuracy) > 1 else ""
+        rows.append((name, mean + spread, *angles, ", ".join(notes)))
+    return format_table(rows)
 
 
-def mean(values: np.ndarray) -> float:
-    """The mean; NaN of none."""
-    return float(values.mean()) if len(values) else np.nan
-
-
-def draw(found: dict[str, Outcome], path: Path) -> None:
-    """Loss and angles to the true gradient over the epochs, the mean over seeds and a band of one sd."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4), layout="constrained")
+def plot_outcomes(outcomes: Mapping[str, Outcome]) -> Figure:
+    """Draws, over the epochs, the training loss and the angle to the true gradient, each with its spread."""
+    figure = style.make_figure(12.5, 4.4)
     loss, angle = figure.subplots(1, 2)
-    for name, outcome in found.items():
-        steepest = [values for metric, values in outcome.angles.items() if metric.startswith("gradient")]
-        hidden = np.mean(steepest[:-1] or steepest, axis=0)  # the output layer's is the true one by every rule
-        for axes, values in (loss, outcome.loss), (angle, hidden):
-            good = values[np.isfinite(outcome.accuracy)]
-            if not len(good):
-                continue
-            centre, spread, epochs = good.mean(axis=0), good.std(axis=0), np.arange(1, good.shape[1] + 1)
-            (line,) = axes.plot(epochs, centre, "--" if name == CONTROL else "-", label=name, linewidth=1)
-            axes.fill_between(epochs, centre - spread, centre + spread, color=line.get_color(), alpha=0.15, linewidth=0)
-    loss.set(xlabel="epoch", ylabel="training loss", yscale="log")
-    angle.set(xlabel="epoch", ylabel="degrees from the true gradient, hidden layers", ylim=(0, 95))
-    if loss.lines:  # there are none where every seed diverged
-        loss.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    converged = {name: outcome for name, outcome in outcomes.items() if outcome.converged.any()}
+    losses = {name: outcome.loss[outcome.converged] for name, outcome in converged.items()}
+    angles = {name: outcome.hidden_angles()[outcome.converged] for name, outcome in converged.items()}
+    _draw_bands(loss, losses, describe_best("ends with the lowest training loss", losses, ".2g"), "training loss")
+    angles_of_others = {name: values for name, values in angles.items() if name != "backprop"}
+    title = describe_best("ends nearest to the true gradient", angles_of_others, ".0f", "°")
+    _draw_bands(angle, angles, title, "degrees from the true gradient, hidden layers")
+    return figure
 
 
-def to_json(found: dict[str, Outcome]) -> dict[str, Any]:
-    """Every seed's outcome; None for what is no number."""
+def _draw_bands(axes: Axes, values: Mapping[str, np.ndarray], title: str, y: str) -> None:
+    """Draws a line and a band for the values [seeds, epochs] of each rule."""
+    others = [name for name in NAMES if name not in ("backprop", CONTROL)]
+    colors = dict(zip(others, style.PALETTE, strict=True)) | {"backprop": style.INK, CONTROL: style.GREY}
+    lines = {}
+    for name, rows in values.items():
+        deviations = rows.std(axis=0, ddof=1) if len(rows) > 1 else np.zeros(rows.shape[1])
+        look = {"color": colors[name], "linestyle": "--" if name == CONTROL else "-"}
+        line = style.draw_band(axes, np.arange(1, rows.shape[1] + 1), rows.mean(axis=0), deviations, **look)
+        lines[line] = label(name)
+    if "loss" in y and lines:
+        style.scale_logarithmically(axes, "y")
+    if "degrees" in y:
+        axes.set(ylim=(-3, 95), yticks=range(0, 91, 15))
+    note = style.describe_band([len(rows) for rows in values.values()])
+    style.style_axes(axes, title, "epoch", y, note=note)
+    style.label_lines(axes, lines)
 
-    def numbers(values: np.ndarray) -> list[Any]:
-        return [numbers(row) if row.ndim else (float(row) if abs(row) < inf else None) for row in values]
+
+def describe_best(finding: str, values: Mapping[str, np.ndarray], form: str, unit: str = "") -> str:
+    """Returns a title on the rule with the least value in the last epoch, averaged over its seeds."""
+    last = {name: rows[:, -1].mean() for name, rows in values.items()}
+    if not last:
+        return "No rule to compare"
+    best = min(last, key=lambda name: last[name])
+    return f"{label(best)[0].upper()}{label(best)[1:]} {finding} ({last[best]:{form}}{unit})"
+
+
+def to_json(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Returns every seed's outcome; a number that is not finite becomes None."""
+
+    def to_numbers(values: np.ndarray) -> list[Any]:
+        return [to_numbers(row) if row.ndim else (float(row) if isfinite(row) else None) for row in values]
 
     return {
         name: {
-            "accuracy": numbers(outcome.accuracy),
-            "loss": numbers(outcome.loss),
-            **{metric: numbers(values) for metric, values in outcome.angles.items()},
+            "accuracy": to_numbers(outcome.accuracy),
+            "loss": to_numbers(outcome.loss),
+            **{metric: to_numbers(values) for metric, values in outcome.angles.items()},
         }
-        for name, outcome in found.items()
+        for name, outcome in outcomes.items()
     }
 
 
 def main() -> int:
-    """The exit code."""
-    config = tyro.cli(Config, description=__doc__)
+    """Runs the program and returns its exit code: 0, or 2 after a sentence on what was wrong with the input."""
+    settings = tyro.cli(ComparisonSettings, description=__doc__)
     try:
-        found = run(config)
-        print(table(found))
-        if config.json is not None:
-            config.json.write_text(json.dumps(to_json(found)), encoding="utf-8")
-        if config.figure is not None:
-            draw(found, config.figure)
-    except (ValueError, OSError) as error:
-        print(f"rules.py: {error}", file=sys.stderr)
+        outcomes = compare_rules(settings)
+        print(format_outcomes(outcomes))
+        if settings.json is not None:
+            settings.json.write_text(json.dumps(to_json(outcomes)), encoding="utf-8")
+        if settings.figure is not None:
+            plot_outcomes(outcomes).savefig(settings.figure, dpi=style.DPI)
+    except (ValueError, OSError, ImportError) as error:
+        message = error.spell(lambda name: f"--{name.replace('_', '-')}") if isinstance(error, SettingError) else error
+        print(f"rules.py: {message}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,66 +1,135 @@
-"""Pictures. They need matplotlib, which the extra `plots` installs."""
+"""The picture of a gradient check."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxann.gradcheck.report import RIGHT, Report, Row
+from jaxann.gradcheck.report import ON_PURPOSE, RIGHT, Report, Row
+from jaxann.gradcheck.style import (
+    BLUE,
+    GREY,
+    INK,
+    LABEL_SIZE,
+    NOTE_SIZE,
+    VERMILION,
+    label_lines,
+    make_figure,
+    spell,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from jaxann.gradcheck.style import make_figure
+
+LEAST, MOST = 1e-17, 10.0  # errors between which colours differ
+DARK = 1e-6  # the error from which text on its colour is white
 
 
 def plot_report(report: Report, path: str | None = None) -> Figure:
-    """Two panels: log10 of the float64 error of each layer's leaves, and one gradient by hand against autodiff's.
+    """Draws the float64 error of every layer's gradients, and one handwritten gradient against autodiff's.
 
-    The one at `path`; without it the most wrong of those that are wrong, or else of all. `savefig` stores it. Raises
-    ImportError, with how to install it, without matplotlib, KeyError for a path that the report does not have, and
-    ValueError for a report without rows.
+    Args:
+        report: What a check found.
+        path: The path of the gradient on the right; by default the one of largest error among those that are not
+            right or, if all are, among all.
+
+    Returns:
+        A figure of two panels. The errors on the left are max|a - b| / max|b| of a handwritten gradient a and
+        autodiff's b; that of a wrong gradient has a frame and bold print.
+
+    Raises:
+        ValueError: If the report has no rows.
+        KeyError: If the report has no gradient at `path`.
+        ImportError: If matplotlib is missing.
     """
     if not report.rows:
-        raise ValueError("the report has no rows to draw")
+        raise ValueError("expected a report with at least one row, got none")
     shown = [row for row in report.rows if not row.composite or row.verdict != RIGHT]
     comparable = [row for row in shown if row.handwritten.size] or shown
-    worst = max(comparable, key=lambda row: (row.verdict != RIGHT, np.nan_to_num(row.float64)))
-    layers = list(dict.fromkeys(_place(row)[0] for row in shown))
-    figure = make_figure(figsize=(10, 2 + 0.3 * len(layers)), layout="constrained")
-    errors, scatter = figure.subplots(1, 2)
-    _errors(errors, shown, layers)
-    _scatter(scatter, report[path] if path is not None else worst)
+    worst = max(
+        comparable, key=lambda row: (row.path in report.wrong, row.verdict != RIGHT, np.nan_to_num(row.float64))
+    )
+    chosen = worst if path is None else report[path]
+    layers = list(dict.fromkeys(_layer(row) for row in shown))
+    figure = make_figure(10, max(3.4, 1.6 + 0.3 * len(layers)))
+    errors, comparison = figure.subplots(1, 2)
+    _draw_errors(errors, shown, layers)
+    purposeful = any(row.verdict == ON_PURPOSE for row in shown)
+    note = "; ".join([*(["framed: wrong"] if report.wrong else []), *(["dashed: on purpose"] if purposeful else [])])
+    style_axes(errors, _describe_report(report), note=note, grid=False)
+    _draw_comparison(comparison, chosen)
     return figure
 
 
-def _place(row: Row) -> tuple[str, str]:
-    """A layer's path and name, and the leaf's name in it."""
-    path, _, leaf = row.path.rpartition(".")
-    return f"{path} {row.owner}".strip().replace("$", r"\$"), leaf.replace("$", r"\$")
+def _describe_report(report: Report) -> str:
+    count, wrong = len(report.rows), len(report.wrong)
+    if wrong:
+        return f"{wrong} of {count} gradients {'is' if wrong == 1 else 'are'} wrong"
+    on_purpose = sum(row.verdict == ON_PURPOSE for row in report.rows)
+    if on_purpose:
+        differ = "differs" if on_purpose == 1 else "differ"
+        return f"{count - on_purpose} of {count} gradients are right, {on_purpose} {differ} on purpose"
+    return f"All {count} gradients are right"
 
 
-def _errors(axes: Axes, rows: list[Row], layers: list[str]) -> None:
-    leaves = list(dict.fromkeys(_place(row)[1] for row in rows))
+def _layer(row: Row) -> str:
+    """The path and the name of a gradient's layer."""
+    return spell(f"{row.path.rpartition('.')[0]} {row.owner}".strip(), limit=40)
+
+
+def _leaf(row: Row) -> str:
+    """A gradient's own name in its layer."""
+    return spell(row.path.rpartition(".")[2])
+
+
+def _draw_errors(axes: Axes, rows: list[Row], layers: list[str]) -> None:
+    """Draws a row for each layer and a column for each gradient in it, darker for a larger error."""
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+    from matplotlib.patches import Rectangle
+
+    leaves = list(dict.fromkeys(map(_leaf, rows)))
     errors = np.full((len(layers), len(leaves)), np.nan)
     for row in rows:
-        layer, leaf = _place(row)
-        place = layers.index(layer), leaves.index(leaf)
-        errors[place] = np.log10(np.clip(row.float64, 1e-17, 1e3))
-        text = row.verdict if np.isnan(row.float64) else f"{errors[place]:.0f}"
-        bold = "normal" if row.verdict == RIGHT else "bold"
-        axes.text(place[1], place[0], text, ha="center", va="center", weight=bold, size=8)
-    image = axes.imshow(errors, vmin=-17, vmax=1, cmap="RdYlGn_r", aspect="auto")
+        y, x = layers.index(_layer(row)), leaves.index(_leaf(row))
+        errors[y, x] = np.clip(row.float64, LEAST, MOST)
+        wrong = row.verdict not in (RIGHT, ON_PURPOSE)
+        style: dict[str, Any] = {
+            "weight": "bold" if wrong else "normal",
+            "color": "white" if errors[y, x] > DARK else INK,
+        }
+        text = row.verdict if np.isnan(row.float64) else f"{row.float64:.1g}"
+        axes.text(x, y, text, ha="center", va="center", size=NOTE_SIZE, **style)
+        if row.verdict != RIGHT:
+            line: dict[str, Any] = (
+                {"edgecolor": VERMILION, "linewidth": 2.5} if wrong else {"edgecolor": GREY, "linestyle": "--"}
+            )
+            axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, **line))
+    colors = LinearSegmentedColormap.from_list("errors", ["#F4F8FB", BLUE, "#00324F"])
+    image = axes.imshow(errors, norm=LogNorm(LEAST, MOST), cmap=colors, aspect="auto")
     axes.set_xticks(range(len(leaves)), leaves)
-    axes.set_yticks(range(len(layers)), [layer[:40] for layer in layers], size=8)
-    axes.set_title("log₁₀ of max|a - b| / max|b|, float64", size=10)
-    axes.figure.colorbar(image, ax=axes)
+    axes.set_yticks(range(len(layers)), layers)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(image, ax=axes, aspect=30)
+    bar.set_label("relative error, float64", size=LABEL_SIZE, color=INK)
+    bar.ax.set_yticks([1e-15, 1e-10, 1e-5, 1], ["1e-15", "1e-10", "1e-05", "1"], size=NOTE_SIZE, color=INK)
+    bar.ax.tick_params(length=0)
+    bar.ax.minorticks_off()
+    bar.ax.spines[:].set_visible(False)
 
 
-def _scatter(axes: Axes, row: Row) -> None:
-    axes.plot(row.autodiff.ravel(), row.handwritten.ravel(), ".", markersize=3)
-    ends = [row.autodiff.min(initial=0), row.autodiff.max(initial=0)]
-    axes.plot(ends, ends, color="grey", linewidth=0.8, zorder=0)
-    axes.set_xlabel("autodiff")
-    axes.set_ylabel("by hand")
-    axes.set_title(f"{row.path} of {row.owner}"[:50].replace("$", r"\$") + f": {row.verdict}", size=10)
+def _draw_comparison(axes: Axes, row: Row) -> None:
+    """Draws every entry of a handwritten gradient over autodiff's; equal ones lie on the diagonal."""
+    autodiff, handwritten = row.autodiff.ravel(), row.handwritten.ravel()
+    title = f"{row.path} of {row.owner[:40]}: {row.diagnosis or row.verdict}".replace("$", r"\$")
+    style_axes(axes, title, "gradient by autodiff", "handwritten gradient")
+    if not handwritten.size:
+        axes.set_axis_off()
+        return
+    ends = [min(autodiff.min(), handwritten.min()), max(autodiff.max(), handwritten.max())]
+    (diagonal,) = axes.plot(ends, ends, color=GREY, linewidth=1)
+    axes.plot(autodiff, handwritten, ".", color=BLUE if row.verdict == RIGHT else VERMILION, markersize=5)
+    label_lines(axes, {diagonal: "equal"})

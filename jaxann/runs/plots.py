@@ -1,4 +1,4 @@
-"""Pictures. They need matplotlib, which the extra `plots` installs."""
+"""Pictures of runs: the curves and the confusion matrix of one run, the scores of many."""
 
 from __future__ import annotations
 
@@ -7,85 +7,200 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxann.gradcheck.style import make_figure
+from jaxann.gradcheck.style import (
+    BLUE,
+    GREY,
+    INK,
+    NOTE_SIZE,
+    PALE,
+    PALETTE,
+    VERMILION,
+    describe_band,
+    draw_band,
+    label_lines,
+    make_figure,
+    scale_logarithmically,
+    spell,
+    style_axes,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MANY = 30  # classes, beyond which a confusion matrix has no room for numbers
-TICKS = 10  # values of a setting, up to which each has its own
+MAX_CLASSES = 30  # of a confusion matrix with numbers and names in it
+MAX_TICKS = 10  # values of a setting, up to which every one has its own tick
+MAX_MARKERS = 30  # points of a curve, up to which every one is marked
+FULL_COLOR = 0.2  # the share of a class from which a wrong prediction has the full colour
 
 
-def plot_curves(rows: list[dict[str, Any]]) -> Figure:
-    """The metrics of a run over its epochs: losses to the left, on a logarithmic scale, scores to the right.
+def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> Figure:
+    """Draws the metrics of a run over its epochs: losses on the left, scores such as the accuracy on the right.
 
-    `rows` as a run logs them: a dict an epoch with "epoch", "loss" and, where it was evaluated, others. Raises
-    ImportError as `picture` does and ValueError without rows.
+    Args:
+        rows: The metrics as a run logs them: for each epoch a mapping with "epoch", "loss" and, where the run was
+            evaluated, other names.
+        best_epoch: The epoch whose parameters are kept, to be marked; by default the one of lowest validation loss.
+
+    Returns:
+        The figure; the losses have a logarithmic scale where all of them are above 0.
+
+    Raises:
+        ValueError: If there are no rows.
+        ImportError: If matplotlib is missing.
     """
     if not rows:
-        raise ValueError("the run has no metrics to draw")
+        raise ValueError("expected the metrics of at least one epoch, got none")
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "epoch"]
-    sides = [[name for name in names if name.endswith("loss")], [name for name in names if not name.endswith("loss")]]
-    figure = make_figure(figsize=(5 * len([side for side in sides if side]), 3.5), layout="constrained")
-    for panel, side in enumerate(filter(None, sides)):
-        axes = figure.add_subplot(1, sum(map(bool, sides)), panel + 1)
-        for name in side:
-            seen = [(row["epoch"], row[name]) for row in rows if name in row]
-            axes.plot(*zip(*seen, strict=True), ".-" if len(seen) < 30 else "-", label=name, linewidth=1)
-        axes.set_xlabel("epoch")
-        axes.legend()
-        if side is sides[0] and all(row[name] > 0 for row in rows for name in side if name in row):
-            axes.set_yscale("log")
+    curves = {name: {row["epoch"]: row[name] for row in rows if name in row} for name in names}
+    evaluated = curves.get("validation_loss", {})
+    if best_epoch not in evaluated:
+        best_epoch = min(evaluated, key=lambda epoch: evaluated[epoch], default=None)
+    losses = {name: curve for name, curve in curves.items() if name.endswith("loss")}
+    scores = {name: curve for name, curve in curves.items() if name not in losses}
+    panels = [panel for panel in (losses, scores) if panel]
+    figure = make_figure(5.5 * len(panels), 3.6)
+    for number, panel in enumerate(panels):
+        # Colours begin one later on the right, so that the validation part has the same one in both panels.
+        _draw_curves(figure.add_subplot(1, len(panels), number + 1), panel, best_epoch, PALETTE[number:])
     return figure
 
 
-def plot_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """The confusion matrix [m, m]: a row for each true class, a column for each predicted one.
+def _draw_curves(
+    axes: Axes, curves: Mapping[str, Mapping[int, float]], best_epoch: int | None, colors: Sequence[str]
+) -> None:
+    lines = {}
+    for i, (name, curve) in enumerate(curves.items()):
+        color, marker = colors[i % len(colors)], "." if len(curve) <= MAX_MARKERS else ""
+        (line,) = axes.plot(list(curve), list(curve.values()), color=color, marker=marker, linewidth=1.5)
+        line.set_label(_spell_metric(name))
+        lines[line] = _spell_metric(name)
+        if best_epoch is not None and best_epoch in curve and name.startswith("validation"):
+            axes.scatter([best_epoch], [curve[best_epoch]], color=color, zorder=3)
+    if best_epoch is not None:
+        axes.axvline(best_epoch, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+    first = next(iter(curves))
+    is_loss = first.endswith("loss")
+    if is_loss and all(value > 0 for curve in curves.values() for value in curve.values()):
+        scale_logarithmically(axes, "y")
+    y = "loss" if is_loss else " and ".join(_spell_metric(name.removeprefix("validation_")) for name in curves)
+    told = next((name for name in curves if name.startswith("validation")), first)
+    style_axes(axes, _describe_curve(told, curves[told], best_epoch), "epoch", y)
+    label_lines(axes, lines)
 
-    Raises ImportError as `picture` does.
+
+def _describe_curve(name: str, curve: Mapping[int, float], best_epoch: int | None) -> str:
+    """What a curve shows, as a title: its value at the best epoch, and whether it is the best of all."""
+    subject = _spell_metric(name)
+    subject = subject[0].upper() + subject[1:]
+    if best_epoch is None or best_epoch not in curve:
+        *_, last = curve.values()
+        return f"{subject} is {last:.3g} after {max(curve)} epochs"
+    extreme, best = ("lowest", min) if name.endswith("loss") else ("highest", max)
+    value = curve[best_epoch]
+    if value == best(curve.values()):
+        return f"{subject} is {extreme} at epoch {best_epoch} ({value:.3g})"
+    return f"{subject} is {value:.3g} at epoch {best_epoch}"
+
+
+def _spell_metric(name: str) -> str:
+    return {"loss": "training loss", "r2": "R²", "validation_r2": "validation R²"}.get(name, spell(name))
+
+
+def plot_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draws a confusion matrix: right predictions in blue, wrong ones in orange, darker for a larger share of a class.
+
+    Args:
+        counts: [m, m], a row for each true class and a column for each predicted one.
+        classes: The names of the m classes.
+
+    Returns:
+        The figure, with the counts in it where there are at most 30 classes.
+
+    Raises:
+        ImportError: If matplotlib is missing.
     """
-    size = 2.5 + 0.4 * min(len(classes), MANY)
-    figure = make_figure(figsize=(size + 1, size), layout="constrained")
+    names = [spell(name, limit=20) for name in classes]
+    size = 2.8 + 0.36 * min(len(classes), MAX_CLASSES)
+    figure = make_figure(size + 0.07 * max(map(len, names)), size)
+    from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+
     axes = figure.subplots()
-    axes.imshow(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
-    for (row, column), count in np.ndenumerate(counts) if len(classes) <= MANY else ():
-        dark = count > 0.5 * counts[row].sum()
-        axes.text(column, row, str(count), ha="center", va="center", size=8, color="white" if dark else "black")
-    names = [name.replace("$", r"\$")[:20] for name in classes]
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    signed = np.where(np.eye(len(counts), dtype=bool), shares, -shares)  # wrong predictions count below 0
+    colors = LinearSegmentedColormap.from_list("wrong to right", [VERMILION, "white", BLUE])
+    axes.imshow(signed, norm=TwoSlopeNorm(0, min(-FULL_COLOR, signed.min()), 1), cmap=colors)
+    if len(classes) <= MAX_CLASSES:
+        for (row, column), count in np.ndenumerate(counts):
+            wrong, dark = row != column and count, row == column and shares[row, column] > 0.5
+            style: dict[str, Any] = {
+                "color": "white" if dark else INK if count else GREY,
+                "weight": "bold" if wrong else "normal",
+            }
+            axes.text(column, row, str(count), ha="center", va="center", size=NOTE_SIZE, **style)
+    turned = {"rotation": 45, "ha": "right"} if max(map(len, names)) > 3 else {}
+    axes.set_xticks(range(len(names)), names, **turned)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    title = f"{int(np.trace(counts))} of {int(counts.sum())} predictions are right"
+    style_axes(axes, title, "predicted", "true", grid=False)
     return figure
 
 
 def plot_scores(lines: Mapping[str, Mapping[Any, Sequence[float]]], x: str, y: str) -> Figure:
-    """Scores y over a setting x: a line for each name, with the mean of the scores at each value, and ± one sd.
+    """Draws scores over the values of a setting, with a line and a band for each combination of the other settings.
 
-    The scale is logarithmic where the values are numbers of at least 0 and those above 0 span more than a factor of 10;
-    values that are no numbers stand side by side. Those without scores are left out. Raises ImportError as `picture`
-    does.
+    Args:
+        lines: For each combination the scores of its seeds at each value of the setting. A value without scores is
+            left out.
+        x: The name of the setting.
+        y: The name of the score, of which more is better.
+
+    Returns:
+        The figure. The setting's scale is logarithmic where its values are numbers of at least 0, of which those above
+        0 span more than a factor of 10; values that are no numbers stand side by side. If there are more than six
+        combinations, only the six with the best scores have colours and names.
+
+    Raises:
+        ImportError: If matplotlib is missing.
     """
+    scores = {name: {value: np.asarray(s) for value, s in line.items() if len(s)} for name, line in lines.items()}
+    best = {name: max((s.mean() for s in line.values()), default=-np.inf) for name, line in scores.items()}
+    colors = dict(zip(sorted(best, key=lambda name: -best[name]), PALETTE, strict=False))
     values = list(dict.fromkeys(value for line in lines.values() for value in line))
     numeric = all(isinstance(value, (int, float)) for value in values)
     values = sorted(values) if numeric else values
     places = dict(zip(values, values if numeric else range(len(values)), strict=True))
-    figure = make_figure(figsize=(7, 4.5), layout="constrained")
+    figure = make_figure(7.5, 4.2)
     axes = figure.subplots()
-    for name, line in lines.items():
-        points = [(places[value], np.array(line[value])) for value in values if len(line.get(value, ()))]
-        at, mean = [place for place, _ in points], np.array([scores.mean() for _, scores in points])
-        sd = np.array([scores.std(ddof=1) if len(scores) > 1 else 0 for _, scores in points])
-        (drawn,) = axes.plot(at, mean, ".-", label=name.replace("$", r"\$"), linewidth=1)
-        axes.fill_between(at, mean - sd, mean + sd, color=drawn.get_color(), alpha=0.15, linewidth=0)
+    drawn = {}
+    for name, line in scores.items():
+        shown = [value for value in values if value in line]
+        means = np.array([line[value].mean() for value in shown])
+        deviations = np.array([line[value].std(ddof=1) if len(line[value]) > 1 else 0.0 for value in shown])
+        style = {"color": colors.get(name, PALE), "marker": ".", "zorder": 2.5 if name in colors else 2}
+        deviations = deviations if name in colors else 0 * deviations
+        drawn[name] = draw_band(axes, [places[value] for value in shown], means, deviations, **style)
+        drawn[name].set_label(spell(name))
     positive = [value for value in values if value > 0] if numeric and min(values) >= 0 else []
     if positive and max(positive) > 10 * min(positive):
-        linear = {"linthresh": min(positive)} if len(positive) < len(values) else {}  # as far as from 0 to the first
-        axes.set_xscale("symlog" if linear else "log", **linear)
-    if not numeric or len(values) <= TICKS:
-        axes.set_xticks(list(places.values()), [str(value).replace("$", r"\$") for value in values])
+        scale_logarithmically(axes, "x", min(positive) if len(positive) < len(values) else None)
+    if not numeric or len(values) <= MAX_TICKS:
+        axes.set_xticks(list(places.values()), [spell(str(value)) for value in values])
         axes.minorticks_off()
-    axes.set(xlabel=x, ylabel=y)
-    if len(lines) > 1:
-        axes.legend(fontsize=7)
+    others = len(scores) - len(colors)
+    band = describe_band([len(s) for line in scores.values() for s in line.values()])
+    notes = [*([band] if band else []), *([f"{others} others are grey"] if others else [])]
+    style_axes(axes, _describe_scores(scores, x, y), spell(x), spell(y), note="; ".join(notes))
+    if len(scores) > 1:
+        label_lines(axes, {drawn[name]: spell(name) for name in colors if scores[name]})
     return figure
+
+
+def _describe_scores(scores: Mapping[str, Mapping[Any, np.ndarray]], x: str, y: str) -> str:
+    """Which point of all lines has the highest mean, as a title."""
+    points = {(name, value): s.mean() for name, line in scores.items() for value, s in line.items()}
+    if not points:
+        return f"No {spell(y)}: every network diverged"
+    name, value = max(points, key=lambda point: points[point])
+    settings = ", ".join([f"{spell(x)} {spell(str(value))}", *([spell(name)] if name else [])])
+    return f"{spell(y[0].upper() + y[1:])} is highest at {settings} ({points[name, value]:.3f})"

@@ -138,7 +138,7 @@ class Log:
             from jaxann.runs.plots import plot_confusion, plot_curves
 
             rows = self._folder.rows()
-            pictures = {"curves": plot_curves(rows)} if rows else {}
+            pictures = {"curves": plot_curves(rows, result.get("best_epoch"))} if rows else {}
             if counts is not None:
                 pictures["confusion"] = plot_confusion(counts, classes)
             with warnings.catch_warnings():

@@ -1,128 +1,134 @@
 """The mean of a batch's gradients, each clipped to a norm of 1, in the ways that people know: jaxann's rivals in that.
 
-Each is a function from the batch's `Job` to what runs it once; importing its library is left to the call.
+A clipper is a function from a `Job` to a run of it. Its library, which may be missing, is imported when it is called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from peers import Job, Run
+from jobs import Job
+from measurement import Run
+from optax.contrib import differentially_private_aggregate
+
+from jaxann.nn import SoftmaxCrossEntropy, mlp, relu
 
 
-def clippers(job: Job) -> dict[str, Run]:
-    """All that are installed; a line for each that is not."""
-    found = {}
-    for make in (vmap, microbatches, optax, opacus, backpack):
+def prepare_clippers(job: Job) -> dict[str, Run]:
+    """Prepares every clipper that is installed, and prints a line for each that is not."""
+    clippers = {
+        "vmap(grad)": clip_with_vmap,
+        "eights in a scan": clip_with_scan,
+        "optax": clip_with_optax,
+        "opacus": clip_with_opacus,
+        "backpack": clip_with_backpack,
+    }
+    runs = {}
+    for name, prepare in clippers.items():
         try:
-            found[make.__name__] = make(job)
+            runs[name] = prepare(job)
         except ImportError as error:
-            print(f"without {make.__name__}: {error}")
-    return found
+            print(f"{name} is left out: {error}")
+    return runs
 
 
-def vmap(job: Job) -> Run:
-    """`jax.vmap(jax.grad)` of everything at once, then norms, then the mean."""
-    import jax
-    import jax.numpy as jnp
+def clip_with_vmap(job: Job) -> Run:
+    """Prepares `jax.vmap(jax.grad)` of all examples at once, then norms, then the mean."""
+    gradients, args = _vmap_grad(job)
 
-    gradients, args = _gradients(job)
+    def clipped_mean(params, x, t):
+        return _clipped_mean(gradients(params, x, t), len(x))
 
-    def clipped(params, x, t):
-        grads = gradients(params, x, t)
-        squares = [jnp.sum(g**2, axis=range(1, g.ndim)) for g in jax.tree.leaves(grads)]
-        shrinking = 1 / jnp.maximum(jnp.sqrt(sum(squares)), 1)
-        return jax.tree.map(lambda g: jnp.tensordot(shrinking, g, 1) / len(x), grads)
-
-    return _compiled(clipped, args)
+    return _compile(clipped_mean, args)
 
 
-def microbatches(job: Job) -> Run:
-    """`jax.lax.scan` over eights of examples, each by `vmap(grad)`, so that memory stays small."""
-    import jax
-    import jax.numpy as jnp
+def clip_with_scan(job: Job) -> Run:
+    """Prepares a `jax.lax.scan` over eights of examples, each by `vmap(grad)`, so that memory stays small."""
+    gradients, args = _vmap_grad(job)
 
-    gradients, args = _gradients(job)
-
-    def clipped(params, x, t):
+    def clipped_mean(params, x, t):
         def add(total, batch):
-            grads = gradients(params, *batch)
-            squares = [jnp.sum(g**2, axis=range(1, g.ndim)) for g in jax.tree.leaves(grads)]
-            shrinking = 1 / jnp.maximum(jnp.sqrt(sum(squares)), 1)
-            return jax.tree.map(lambda a, g: a + jnp.tensordot(shrinking, g, 1) / len(x), total, grads), None
+            return jax.tree.map(jnp.add, total, _clipped_mean(gradients(params, *batch), len(x))), None
 
         eights = jax.tree.map(lambda a: a.reshape(-1, 8, *a.shape[1:]), (x, t))
         return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), eights)[0]
 
-    return _compiled(clipped, args)
+    return _compile(clipped_mean, args)
 
 
-def optax(job: Job) -> Run:
-    """optax's differentially private aggregate, without noise, of `vmap(grad)`."""
-    from optax.contrib import differentially_private_aggregate
+def _clipped_mean(grads: Any, count: int) -> Any:
+    """The sum of the clipped gradients, divided by `count`."""
+    squares = [jnp.sum(g**2, axis=range(1, g.ndim)) for g in jax.tree.leaves(grads)]
+    factors = 1 / jnp.maximum(jnp.sqrt(sum(squares)), 1)
+    return jax.tree.map(lambda g: jnp.tensordot(factors, g, 1) / count, grads)
 
-    gradients, args = _gradients(job)
+
+def clip_with_optax(job: Job) -> Run:
+    """Prepares optax's differentially private aggregate, without noise, of `vmap(grad)`."""
+    gradients, args = _vmap_grad(job)
     aggregate = differentially_private_aggregate(l2_norm_clip=1.0, noise_multiplier=0.0, key=0)
-    return _compiled(lambda params, x, t: aggregate.update(gradients(params, x, t), aggregate.init(params))[0], args)
+    return _compile(lambda params, x, t: aggregate.update(gradients(params, x, t), aggregate.init(params))[0], args)
 
 
-def opacus(job: Job) -> Run:
-    """Opacus's hooks, which keep every example's gradient."""
+def clip_with_opacus(job: Job) -> Run:
+    """Prepares Opacus's hooks, which keep every example's gradient."""
     from opacus import GradSampleModule  # pyright: ignore[reportMissingImports]
 
-    return _torch(job, GradSampleModule, lambda p: p.grad_sample)
+    return _clip_with_torch(job, GradSampleModule, lambda p: p.grad_sample)
 
 
-def backpack(job: Job) -> Run:
-    """BackPACK's BatchGrad, whose gradients are each example's share of a mean."""
+def clip_with_backpack(job: Job) -> Run:
+    """Prepares BackPACK's BatchGrad, whose gradients are each example's share of a mean."""
     from backpack import backpack, extend  # pyright: ignore[reportMissingImports]
     from backpack.extensions import BatchGrad  # pyright: ignore[reportMissingImports]
 
-    return _torch(job, extend, lambda p: p.grad_batch * len(job.x), extend, lambda: backpack(BatchGrad()))
+    def gradients(p: Any) -> Any:
+        return p.grad_batch * len(job.x)
+
+    return _clip_with_torch(job, extend, gradients, extend, lambda: backpack(BatchGrad()))
 
 
-def _torch(
-    job: Job, prepare: Callable, each: Callable, of_loss: Callable = lambda loss: loss, within: Any = None
+def _clip_with_torch(
+    job: Job,
+    prepare: Callable,
+    gradients: Callable,
+    prepare_loss: Callable = lambda loss: loss,
+    context: Callable[[], Any] = nullcontext,
 ) -> Run:
-    import contextlib
-
+    """A backward pass, which leaves every example's gradient of a parameter p in `gradients(p)`, and the mean."""
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
 
-    layers = [layer for n, m in job.matrices for layer in (nn.Linear(n, m), nn.ReLU())]
-    model, loss = prepare(nn.Sequential(*layers[:-1])), of_loss(nn.CrossEntropyLoss())
+    layers = [layer for n, m in job.shapes for layer in (nn.Linear(n, m), nn.ReLU())]
+    model, loss = prepare(nn.Sequential(*layers[:-1])), prepare_loss(nn.CrossEntropyLoss())
     x, t = torch.tensor(job.x), torch.tensor(job.t)
 
     def run() -> list[Any]:
         model.zero_grad()
-        with within() if within else contextlib.nullcontext():
+        with context():
             loss(model(x), t).backward()
         with torch.no_grad():
-            grads = [each(p) for p in model.parameters()]
+            grads = [gradients(p) for p in model.parameters()]
             squares = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0)
-            shrinking = 1 / squares.sqrt().clamp(min=1)
-            return [torch.tensordot(shrinking, g, 1).sum().item() / len(x) for g in grads]
+            factors = 1 / squares.sqrt().clamp(min=1)
+            return [torch.tensordot(factors, g, 1).sum().item() / len(x) for g in grads]
 
     return run
 
 
-def _gradients(job: Job) -> tuple[Callable, tuple[Any, ...]]:
+def _vmap_grad(job: Job) -> tuple[Callable, tuple[Any, ...]]:
     """vmap(grad) of the network's own forward and loss, and its arguments."""
-    import jax
-    import jax.numpy as jnp
-
-    from jaxann.nn import SoftmaxCrossEntropy, mlp, relu
-
     model, loss = mlp(job.sizes, relu), SoftmaxCrossEntropy()
     gradient = jax.grad(lambda params, x, t: loss.value(model.forward(params, x)[0], t))
     args = model.init(jax.random.key(0)), jnp.asarray(job.x), jnp.asarray(np.asarray(job.t, np.int32))
     return jax.vmap(gradient, in_axes=(None, 0, 0)), args
 
 
-def _compiled(function: Callable, args: tuple[Any, ...]) -> Run:
-    import jax
-
+def _compile(function: Callable, args: tuple[Any, ...]) -> Run:
     program = jax.jit(function).lower(*args).compile()
     return lambda: program(*args)

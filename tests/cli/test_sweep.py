@@ -486,43 +486,6 @@ def test_the_picture_has_a_line_for_each_other_setting(made, script, copy, monke
     assert [line.get_label() for line in figures[0].axes[0].lines] == list(lines)
 
 
-def test_over_draws_means_and_bands_and_leaves_gaps():
-    figure = plot_scores({"a": {0.1: [0.5, 0.7], 0.001: [0.25], 0.01: []}, "b": {0.01: [1.0, 1.0, 0.4]}}, "rate", "R²")
-    (axes,) = figure.axes
-    a, b = axes.lines
-    np.testing.assert_allclose(a.get_xydata(), [[0.001, 0.25], [0.1, 0.6]])
-    np.testing.assert_allclose(b.get_xydata(), [[0.01, 0.8]])
-    band = axes.collections[0].get_paths()[0].vertices
-    assert band[:, 1].max() == pytest.approx(0.6 + 0.2 / np.sqrt(2))
-    assert band[:, 1].min() == pytest.approx(0.25)
-    assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "rate", "R²")
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("values", "scale"),
-    [
-        ([1, 10], "linear"),
-        ([1, 11], "log"),
-        ([0, 0.1, 0.5], "linear"),
-        ([0, 0.1, 2], "symlog"),
-        ([-1, 0.1, 2], "linear"),
-    ],
-)
-def test_over_is_logarithmic_where_values_are(values, scale, tmp_path):
-    figure = plot_scores({"": {value: [0.5] for value in values}}, "x", "y")
-    assert figure.axes[0].get_xscale() == scale
-    assert figure.axes[0].get_legend() is None
-    figure.savefig(tmp_path / "x.png")
-
-
-def test_over_texts_are_side_by_side(tmp_path):
-    figure = plot_scores({"": {"relu": [0.5], "$tanh": [0.6], "none": []}}, "activation", "y")
-    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["relu", r"\$tanh", "none"]
-    np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), [[0, 0.5], [1, 0.6]])
-    figure.savefig(tmp_path / "x.png")
-
-
 def test_where_every_network_diverged_there_is_a_table_and_no_top(copy, script, asked):
     worst = {"validation_loss": None, "validation_score": None, "diverged": True}
     lines = [json.dumps(row | worst) for row in rows_of(copy)]

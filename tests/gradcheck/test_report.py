@@ -1,7 +1,6 @@
-"""The report as a table, as JSON, as an exception and as a picture."""
+"""The report as a table, as JSON and as an exception."""
 
 import json
-import sys
 
 import jax
 import numpy as np
@@ -10,7 +9,6 @@ from support.layers import WrongLayer
 
 from jaxann import check
 from jaxann.gradcheck import Report, Row
-from jaxann.gradcheck.plots import plot_report
 from jaxann.nn import Dense, Sequential, SquaredError, tanh
 
 
@@ -74,29 +72,3 @@ def test_json_holds_all_but_the_arrays(report):
     assert rows["2.b"]["diagnosis"] == "consistent with a flipped sign"
     assert rows["gradient.weighted.value"]["float32"] is None, "not measured"
     assert not {"handwritten", "autodiff"} & set(rows["2.b"])
-
-
-def test_the_picture_shows_errors_and_one_gradient(report, tmp_path):
-    figure = plot_report(report)
-    errors, scatter = figure.axes[:2]
-    (points, _) = scatter.lines
-    np.testing.assert_array_equal(points.get_xdata(), -points.get_ydata())
-    assert scatter.get_title() == "2.b of WrongLayer: wrong"
-    layers = [label.get_text() for label in errors.get_yticklabels()]
-    leaves = [label.get_text() for label in errors.get_xticklabels()]
-    image = errors.images[0].get_array()
-    assert image[layers.index("2 WrongLayer"), leaves.index("b")] == pytest.approx(np.log10(2))
-    assert plot_report(report, "0.W").axes[1].get_title() == "0.W of Dense(4, 5): right"
-    figure.savefig(tmp_path / "check.png")
-    with pytest.raises(KeyError, match=r"expected the path of a gradient .*, got 'W'"):
-        plot_report(report, "W")
-
-
-def test_a_picture_of_what_has_no_gradient_to_show():
-    plot_report(Report((Row("1", "Odd", (), "wrong", "raises", "it raises"),), 1, 1))
-
-
-def test_without_matplotlib_a_sentence_says_how_to_install_it(report, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pictures need matplotlib: pip install 'jaxann\[plots\]'"):
-        plot_report(report)

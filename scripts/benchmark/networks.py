@@ -1,0 +1,74 @@
+"""Sections on the training of one network: steps of a small one and of a large one, and an epoch."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jobs import Job, compile_training, load_standardized_iris, make_random_job, step_compiler
+from measurement import Row, Run, compare, time_in_turn
+from peers import prepare_peers
+from settings import BenchmarkSettings
+
+from jaxann import autodiff, backprop
+from jaxann.nn import CrossEntropy, SoftmaxCrossEntropy, mlp, relu, sigmoid, softmax
+
+
+def measure_notebook(settings: BenchmarkSettings) -> list[Row]:
+    """Measures the notebook's job as one compiled run, against peers that take its steps one by one."""
+    x, labels = load_standardized_iris()
+    t = np.where(labels[:, None] == np.arange(3), 0.98, 0.01).astype(np.float32)
+    job = Job((4, 50, 20, 10, 3), "sigmoid", rate=0.5, batch_size=2, epochs=500, x=x, t=t)
+    short = job._replace(epochs=10)  # is enough to time a step of a peer; 500 would take 10 s or more
+    run = compile_training(job, mlp(job.sizes, sigmoid, softmax), CrossEntropy())
+    seconds = time_in_turn({"jaxann": run, **prepare_peers(short)}, settings.rounds(20))
+    jaxann = seconds.pop("jaxann") / job.steps
+    steps = {name: values / short.steps for name, values in seconds.items()}
+    return [
+        compare("a step of jaxann : of 10 µs", (jaxann, np.array(10e-6)), "s", at_most=1),
+        *(compare(f"a step of {name} : of jaxann", (step, jaxann), "s", at_least=30) for name, step in steps.items()),
+    ]
+
+
+def measure_gradient(settings: BenchmarkSettings) -> list[Row]:
+    """Measures the handwritten gradient against autodiff's, each in a jitted training step."""
+    rows = []
+    for batch_size, rounds in (128, 200), (1024, 60):
+        job = make_random_job(batch_size, batch_size)
+        compilers = {route.__name__: step_compiler(route, job) for route in (backprop, autodiff)}
+        steps = {name: compile_step() for name, compile_step in compilers.items()}
+        running = time_in_turn(steps, settings.rounds(rounds))
+        memory = [np.array(step.func.memory_analysis().temp_size_in_bytes) for step in steps.values()]
+        compiling = time_in_turn(compilers, settings.rounds(20), before=jax.clear_caches)
+        rows += [
+            compare(f"time, batch {batch_size}", running.values(), "s", at_most=1.02),
+            compare(f"temporary memory, batch {batch_size}", memory, "B", at_most=1),
+            compare(f"time to compile, batch {batch_size}", compiling.values(), "s", at_most=1),
+        ]
+    return rows
+
+
+def measure_epoch(settings: BenchmarkSettings) -> list[Row]:
+    """Measures an epoch of MNIST's size in operations per second, against a matrix product; and the peers' epochs."""
+    job = make_random_job(6_000 if settings.quick else 60_000, batch_size=128)
+    run = compile_training(job, mlp(job.sizes, relu), SoftmaxCrossEntropy())
+    product, product_operations = matrix_products()
+    runs = {"jaxann": run, "product": product, **prepare_peers(job)}
+    seconds = time_in_turn(runs, settings.rounds(5))
+    jaxann, bare = seconds.pop("jaxann"), product_operations / seconds.pop("product")
+    counted = 6 * sum(n * m for n, m in job.shapes) * len(job.x)  # W x, Wᵀ dy and dy xᵀ: 2 for an entry of W each
+    computed = counted - 2 * np.prod(job.shapes[0]) * len(job.x)  # nothing needs Wᵀ dy of the first layer
+    return [
+        compare("6 x weights x rows : bare product", (counted / jaxann, bare), "FLOP/s", at_least=0.8),
+        compare("the same without the first layer's dx", (computed / jaxann, bare), "FLOP/s"),
+        *(compare(f"an epoch of {name} : of jaxann", (values, jaxann), "s") for name, values in seconds.items()),
+    ]
+
+
+def matrix_products(size: int = 2048, times: int = 8) -> tuple[Run, int]:
+    """Returns a run of float32 matrix products, each of the one before so that none overlap; and their operations."""
+    a = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
+    multiply = jax.jit(jnp.matmul)
+    return lambda: reduce(multiply, [a] * (times + 1)), times * 2 * size**3

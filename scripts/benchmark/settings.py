@@ -1,0 +1,22 @@
+"""The settings of the benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal, get_args
+
+Section = Literal["notebook", "gradient", "sweep", "per_example", "script", "check", "folder", "epoch"]
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """What to measure, and how thoroughly."""
+
+    sections: tuple[Section, ...] = get_args(Section)
+    quick: bool = False
+    """A tenth of the rounds and of the epoch's rows: enough to see that it works, too few to judge by."""
+
+    def rounds(self, full: int) -> int:
+        """Returns how often to repeat what a thorough measurement repeats `full` times."""
+        return ceil(full / 10) if self.quick else full
