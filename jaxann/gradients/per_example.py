@@ -5,8 +5,6 @@ over the T places (positions of a sequence, uses of a tied matrix) that share it
 the share s_i = w_i / Σw of every mean, without them 1/B.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import reduce
 from typing import Any, NamedTuple
