@@ -94,7 +94,7 @@ def test_the_installed_command_trains_in_any_folder(environment, tmp_path):
     origin = "import importlib.util; print(importlib.util.find_spec('jaxann').origin)"
     found = run(environment / "python", "-c", origin, cwd=tmp_path).stdout
     assert Path(found).is_relative_to(environment.parent), found
-    trained = run(environment / "jaxann", "train", "--epochs", "1", cwd=tmp_path)
+    trained = run(environment / "jaxann", "train", "--epochs", "1", "--hidden", "4", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert re.search(r"held-out accuracy: \d\.\d+ \(30 examples\)", trained.stdout)
     assert list(tmp_path.iterdir()) == []
