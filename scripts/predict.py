@@ -2,6 +2,8 @@
 
 import sys
 
+import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
+
 from jaxann.cli.predict import main
 
 if __name__ == "__main__":

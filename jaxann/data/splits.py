@@ -3,8 +3,6 @@
 A seed draws the split, of each class in the same proportions; the scaling is fitted on the training part alone.
 """
 
-from __future__ import annotations
-
 from math import ceil
 from typing import Any, Literal, NamedTuple
 

@@ -11,8 +11,6 @@ array, so that it serves every layer. Use it as a module: `per_example.gradients
 - `kronecker_factors`, a `Kronecker` for each leaf.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The contract of a layer, and how layers that are made of other layers are taken apart and named."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace

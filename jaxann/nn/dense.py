@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 from jax.nn import initializers
@@ -43,8 +43,8 @@ class Dense(Layer):
 
     n: int
     m: int
-    weights: Callable = glorot_uniform
-    biases: Callable = initializers.zeros
+    weights: Callable = field(default_factory=lambda: glorot_uniform)  # as a class attribute it would be a method
+    biases: Callable = field(default_factory=lambda: initializers.zeros)
 
     def __post_init__(self) -> None:
         validate_number("n", self.n, least=1, integer=True, note="the input features of Dense")

@@ -3,8 +3,6 @@
 The gradient comes as an argument; everything random is drawn before the step loop, which keeps its compile short.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
