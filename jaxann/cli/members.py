@@ -106,11 +106,13 @@ def train_members(
     """
     from jaxann.training.sweep import sweep
 
-    runs: dict[tuple[Any, int], list[Row]] = {}
+    runs: dict[tuple[Any, ...], list[Row]] = {}
     for member in members:
         each = replace(config, **member["settings"])
-        runs.setdefault((task_key(each, member["settings"]), each.epochs), []).append(member)
-    for (key, epochs), here in runs.items():
+        _, numbers = split_numbers(each, member["settings"])
+        key = task_key(each, member["settings"]), each.epochs, tuple(numbers)
+        runs.setdefault(key, []).append(member)
+    for (key, epochs, traced), here in runs.items():
         task, bases, described = ready[key], [], []
         for member in here:
             base, numbers = split_numbers(replace(config, **member["settings"]), member["settings"])
@@ -122,8 +124,9 @@ def train_members(
             described,
             task.examples,
             epochs=epochs,
+            traced=traced,
             measure=evaluate_member,
-            given=task.shown[0],
+            measure_data=task.shown[0],
             **how,
         ):
             yield here[outcome.place] | score_member(outcome, task, part), outcome.more

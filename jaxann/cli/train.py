@@ -46,6 +46,7 @@ def run(task: Task, config: Settings) -> Outcome:
     import jax
     from tqdm import tqdm
 
+    from jaxann.data.batches import make_lanes
     from jaxann.training.devices import gather, make_mesh, shard_examples
     from jaxann.training.loop import begin, compile_pieces, is_finished, train_in_pieces
     from jaxann.training.processes import any_process, broadcast_from_first, is_first
@@ -62,15 +63,17 @@ def run(task: Task, config: Settings) -> Outcome:
         over = make_mesh(config.devices or ceil(there / config.model_devices), config.model_devices)
         if config.distributed and over.size != there:
             raise ValueError(f"{over.size} devices are asked for, but {there} are there, and each is to take part")
-        task = task._replace(examples=shard_examples(task.examples, config.batch_size, over))
+        lanes = shard_examples(task.examples, config.batch_size, over)
+    else:
+        lanes = make_lanes(task.examples, config.batch_size)
     measure = Scorer(task)
     record, standing = open_record(task, config, begin(task.recipe, jax.random.key(config.seed), over))
-    compiled = compile_pieces(task.recipe, task.examples, task.plan, standing)
+    compiled = compile_pieces(task.recipe, lanes, task.plan, standing)
     measure(gather(standing.best), *task.shown)
     compiling, began = perf_counter() - began, perf_counter()
     before = int(standing.state.epoch)
     evaluate = None if task.data.validation is None else look
-    rest = train_in_pieces(task.recipe, task.examples, task.plan, standing, evaluate, compiled)
+    rest = train_in_pieces(task.recipe, lanes, task.plan, standing, evaluate, compiled)
     progress = tqdm(total=config.epochs, initial=before, unit="epoch", disable=not is_first())
     with catch_signals() as signals:
         with closing(record) if record else nullcontext(), progress as bar:
@@ -103,7 +106,7 @@ def open_record(task: Task, config: Settings, standing: Progress) -> tuple[Recor
     from jaxann.data.extras import require_packages
     from jaxann.runs.folder import Folder
     from jaxann.runs.record import Record
-    from jaxann.training.processes import first_then_others, is_first
+    from jaxann.training.processes import is_first, run_first_then_others
 
     flags = {"tensorboardX": "--no-tensorboard"} if config.tensorboard else {}
     flags |= {"matplotlib.figure": "--no-plots"} if config.plots else {}
@@ -116,11 +119,11 @@ def open_record(task: Task, config: Settings, standing: Progress) -> tuple[Recor
         config = replace(config, evaluate_every=task.plan.every)  # the same where it goes on for longer
     kept, how = DataDescription.of(task), {"tensorboard": config.tensorboard, "seconds": config.checkpoint_seconds}
     if config.resume is None:
-        folder = first_then_others(
+        folder = run_first_then_others(
             lambda: Folder.create(path, config=config.to_json(), data=kept._asdict()), lambda: Folder(path, reader=True)
         )
         return Record.open(folder, standing, **how)
-    folder = first_then_others(lambda: Folder(path), lambda: Folder(path, reader=True))
+    folder = run_first_then_others(lambda: Folder(path), lambda: Folder(path, reader=True))
     try:
         if DataDescription.read(folder).digest != kept.digest:
             raise ValueError(f"the data are not those that {path} was begun with")

@@ -1,77 +1,115 @@
-"""The batches of a run: examples lie in B lanes, and a batch takes the next one in the order of each.
+"""The batches of a run: the examples lie in B lanes, and every batch takes one example from each lane.
 
-Lane j holds the examples j, B + j, 2B + j, ... and is shuffled by itself. So what a batch takes of a lane lies where
-the lane does, whichever device that is, and the batches are the same on any number of devices.
+Lane j holds the examples j, B + j, 2B + j, ... and is shuffled by itself. A device that holds a lane therefore holds
+all that a batch ever takes from it, and the batches are the same on any number of devices.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, Shaped
 
 
 class Examples(NamedTuple):
-    """Features, targets and, where examples count differently, their weights, all above 0."""
+    """Features and targets, in NumPy or JAX arrays, and how much each example counts.
 
-    x: Float[Array, "N ..."]
-    t: Shaped[Array, "N ..."]
-    weights: Float[Array, " N"] | None = None
+    Attributes:
+        x: [N, ...], the features.
+        t: [N, ...], the targets.
+        weights: [N], above 0. None stands for ones.
+    """
 
-    def lanes(self, batch_size: int) -> Lanes:
-        """The same in lanes of S = ⌈N / B⌉ places; those after example N - 1 are filled up with weight 0."""
-        examples = len(self.x)
-        steps = -(-examples // batch_size)
-        filling = steps * batch_size - examples
-
-        def laid_out(values: Array) -> Array:
-            if filling:  # with examples again, on which a model surely has a value
-                values = jnp.pad(values, [(0, filling)] + [(0, 0)] * (values.ndim - 1), mode="wrap")
-            return values.reshape(steps, batch_size, *values.shape[1:])
-
-        weights = jnp.ones(examples) if self.weights is None else self.weights
-        return Lanes(laid_out(self.x), laid_out(self.t), jnp.pad(weights, (0, filling)).reshape(steps, batch_size))
+    x: Float[Array | np.ndarray, "N ..."]
+    t: Shaped[Array | np.ndarray, "N ..."]
+    weights: Float[Array | np.ndarray, " N"] | None = None
 
 
 class Lanes(NamedTuple):
-    """Examples in B lanes, a place in them for every step of an epoch; a weight of 0 says that there is none."""
+    """Examples in B lanes of S positions each, one position for every step of an epoch.
+
+    Attributes:
+        x: [S, B, ...], the features.
+        t: [S, B, ...], the targets.
+        weights: [S, B], how much each example counts; 0 marks a position that holds no example.
+    """
 
     x: Float[Array, "S B ..."]
     t: Shaped[Array, "S B ..."]
     weights: Float[Array, "S B"]
 
-    def lanes(self, batch_size: int) -> Lanes:
-        """Itself."""
-        return self
-
-    def at(self, places: Int[Array, " B"]) -> tuple[Array, Array, Array]:
-        """x [B, ...], t [B, ...] and weights [B]: of every lane the example at its place."""
-        x, t, weights = (jax.vmap(lambda lane, place: lane[place], in_axes=(1, 0))(part, places) for part in self)
+    def take(self, positions: Int[Array, " B"]) -> tuple[Array, Array, Array]:
+        """Returns x [B, ...], t [B, ...] and weights [B] of a batch: from every lane the example at its position."""
+        x, t, weights = (
+            jax.vmap(lambda lane, position: lane[position], in_axes=(1, 0))(leaf, positions) for leaf in self
+        )
         return x, t, weights
 
 
-class Batch(NamedTuple):
-    """A place in each lane, and a key for what the step draws, if it does."""
+@partial(jax.jit, static_argnames="batch_size", inline=True)
+def make_lanes(examples: Examples, batch_size: int) -> Lanes:
+    """Lays N examples out in B = `batch_size` lanes of S = ⌈N / B⌉ positions.
 
-    places: Int[Array, "*steps B"]
+    Args:
+        examples: The examples, in their order.
+        batch_size: B, between 1 and N.
+
+    Returns:
+        The lanes, in the default precision. The positions after example N - 1 repeat the first examples, with weight 0.
+    """
+    count = len(examples.x)
+    steps = -(-count // batch_size)
+    missing = steps * batch_size - count
+
+    def lay_out(values: Array, **padding: str) -> Array:
+        if missing:
+            values = jnp.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1), **padding)
+        return values.reshape(steps, batch_size, *values.shape[1:])
+
+    x, t, weights = jax.tree.map(jnp.asarray, examples)
+    weights = jnp.ones(count) if weights is None else weights
+    # An example repeated is one that the model surely has a value for; a NaN would stay in spite of the weight 0.
+    return Lanes(lay_out(x, mode="wrap"), lay_out(t, mode="wrap"), lay_out(weights))
+
+
+class Batch(NamedTuple):
+    """What a step takes from the lanes, or what each of several steps takes.
+
+    Attributes:
+        positions: [..., B], the position in each lane.
+        key: [...], for what the step draws; None where it draws nothing.
+    """
+
+    positions: Int[Array, "*steps B"]
     key: Key[Array, "*steps"] | None
 
 
-def draw_batches(data: Lanes, key: PRNGKeyArray, *, shuffle: bool, random: bool) -> Batch:
-    """An epoch's batches [S, ...], each lane in a new order if `shuffle`, with keys if `random`.
+def draw_batches(lanes: Lanes, key: PRNGKeyArray, *, shuffle: bool, random: bool) -> Batch:
+    """Draws the batches of an epoch.
 
-    Empty places are shuffled like all others, so that no example is more often in a short batch than another: without
-    `shuffle` the last batch is the short one, with it several may be short by some.
+    Positions without an example are shuffled like all others, so that no example is in a short batch more often than
+    another. Without `shuffle` the last batch is the short one, with it several batches may each be short by a few.
+
+    Args:
+        lanes: The examples, in B lanes of S positions.
+        key: The key of the epoch.
+        shuffle: Whether each lane is taken in a new order instead of from front to back.
+        random: Whether the steps draw, and so need keys.
+
+    Returns:
+        The S batches, in the order of their steps.
     """
-    steps, lanes = data.weights.shape
-    places = jnp.broadcast_to(jnp.arange(steps, dtype=jnp.uint32), (lanes, steps))
-    bits = jax.random.bits(key, (lanes, steps))
-    if shuffle and steps <= 2**12:  # the place itself in the lowest bits: a single operand sorts in half the time
+    steps, width = lanes.weights.shape
+    positions = jnp.broadcast_to(jnp.arange(steps, dtype=jnp.uint32), (width, steps))
+    bits = jax.random.bits(key, (width, steps))
+    if shuffle and steps <= 2**12:  # the position itself in the lowest bits: one operand sorts in half the time of two
         low = jnp.uint32(2 ** (steps - 1).bit_length() - 1)
-        places = jnp.sort(bits & ~low | places, axis=1) & low
+        positions = jnp.sort(bits & ~low | positions, axis=1) & low
     elif shuffle:
-        _, places = jax.lax.sort((bits, places), dimension=1, num_keys=1)
+        _, positions = jax.lax.sort((bits, positions), dimension=1, num_keys=1)
     keys = jax.random.split(jax.random.fold_in(key, 1), steps) if random else None
-    return Batch(places.T.astype(jnp.int32), keys)
+    return Batch(positions.T.astype(jnp.int32), keys)

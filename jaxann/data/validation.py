@@ -1,36 +1,49 @@
-"""What a run refuses before anything is compiled, each in one sentence: what was found, and what was wanted."""
+"""What is checked of data and schedule before anything is compiled; each error is one sentence."""
 
 from __future__ import annotations
 
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Num
 
 from jaxann.nn.base import Layer
-from jaxann.nn.hyperparameters import is_traced
+from jaxann.nn.hyperparameters import is_traced, validate_number
 from jaxann.nn.loss import Loss
 
 
-def validate(model: Layer, loss: Loss, x: Any, t: Any, params: Any = None) -> tuple[Array, Array]:
-    """Features x [N, n] and targets t [N, ...] as arrays of the default precision; integer targets stay integers.
+def validate(
+    model: Layer, loss: Loss, x: Any, t: Any, params: Any = None
+) -> tuple[Float[Array, "N ..."], Num[Array, "N ..."]]:
+    """Checks that features and targets fit a model and a loss, and converts them to arrays.
 
-    Without `params` they are taken to be as the model draws them. Raises ValueError for data that is empty, not
-    numeric, not finite, of differing lengths, that the model or the loss does not fit, or with targets the loss has no
-    meaning for. Inside `jit` or `vmap`, where values cannot be looked at, only shapes and types are judged.
+    Inside `jit` or `vmap`, where arrays have no values yet, only shapes and types are checked.
+
+    Args:
+        model: The network.
+        loss: The loss between its outputs and the targets.
+        x: [N, n], the features.
+        t: [N, ...], the targets.
+        params: The parameters of the network; None stands for those that it draws.
+
+    Returns:
+        Features and targets in the default precision; integer targets stay integers.
+
+    Raises:
+        ValueError: If the data are empty, not numeric, not finite or of different lengths, if their shapes do not fit
+            the model or the loss, or if the loss is not defined for a target.
     """
-    x, t = _numeric("features", x), _numeric("targets", t, whole=True)
+    x, t = _to_array("features", x), _to_array("targets", t, keep_integers=True)
     if x.ndim < 2 or 0 in x.shape:
-        raise ValueError(f"features have shape {x.shape}, but at least one example, a row each, is wanted")
+        raise ValueError(f"expected features with a row for each of at least one example, got shape {x.shape}")
     if t.ndim == 0 or len(x) != len(t):
-        raise ValueError(f"features have {len(x)} rows, but targets have shape {t.shape}")
+        raise ValueError(f"expected targets for {len(x)} rows of features, got shape {t.shape}")
     n, _ = model.sizes
     if n not in (None, x.shape[-1]):
-        raise ValueError(f"features have {x.shape[-1]} columns, but the network takes {n}")
+        raise ValueError(f"expected features with {n} columns, which the network takes, got {x.shape[-1]}")
     if params is None:
         params = jax.eval_shape(model.init, jax.random.key(0))
     y = jax.eval_shape(lambda params: model.forward(params, x[0])[0], params)
@@ -39,73 +52,96 @@ def validate(model: Layer, loss: Loss, x: Any, t: Any, params: Any = None) -> tu
     except ValueError as error:
         raise ValueError(f"targets of shape {t.shape} do not fit: {error}") from None
     m = y.shape[-1]
-    good_x, good_t = _valid(loss, m, x, t)
-    _refuse("features", x, good_x, f"finite {x.dtype} numbers are wanted")
-    _refuse("targets", t, good_t, f"{loss} with {m} outputs wants {loss.expects}")
+    is_valid_x, is_valid_t = _find_valid(loss, m, x, t)
+    _raise_if_invalid(x, is_valid_x, f"finite {x.dtype} numbers in features")
+    _raise_if_invalid(t, is_valid_t, f"{loss.expects} in targets of {loss} with {m} outputs")
     return x, t
 
 
 @partial(jax.jit, static_argnames=("loss", "m"))
-def _valid(loss: Loss, m: int, x: Array, t: Array) -> tuple[Array, Array]:
-    """Which entries are valid; one program, because that compiles sooner than its pieces."""
+def _find_valid(loss: Loss, m: int, x: Array, t: Array) -> tuple[Array, Array]:
+    """Returns which entries are valid, in one program, because that compiles sooner than one for each operation."""
     return jnp.isfinite(x), loss.is_valid(t, m)
 
 
-def validate_features(x: Any) -> Array:
-    """Features [N, n] in the default precision. Raises ValueError where they are no finite numbers in it."""
-    x = _numeric("features", x)
-    _refuse("features", x, jnp.isfinite(x), f"finite {x.dtype} numbers are wanted")
+def validate_features(x: Any) -> Float[Array, "..."]:
+    """Checks that features are finite numbers and converts them to an array.
+
+    Args:
+        x: [N, n], the features.
+
+    Returns:
+        The features in the default precision.
+
+    Raises:
+        ValueError: If they are not numeric, or not finite in that precision.
+    """
+    x = _to_array("features", x)
+    _raise_if_invalid(x, jnp.isfinite(x), f"finite {x.dtype} numbers in features")
     return x
 
 
-def validate_weights(weights: Any, examples: int) -> Array | None:
-    """Weights [N] of so many examples as an array of the default precision; None stays None.
+def validate_weights(weights: Any, examples: int) -> Float[Array, " N"] | None:
+    """Checks that weights are finite numbers above 0, one for each example, and converts them to an array.
 
-    Raises ValueError for another shape and for entries that are not finite numbers above 0: a batch of nothing but
-    zeros would have no mean, so leave such examples out.
+    Args:
+        weights: [N], how much each example counts, or None.
+        examples: N.
+
+    Returns:
+        The weights in the default precision, or None.
+
+    Raises:
+        ValueError: If they have another shape or are not finite numbers above 0. Examples of weight 0 have to be left
+            out, because a batch with only such examples would have no mean.
     """
     if weights is None:
         return None
-    weights = _numeric("weights", weights)
+    weights = _to_array("weights", weights)
     if weights.shape != (examples,):
-        raise ValueError(f"weights have shape {weights.shape}, but one for each of {examples} examples is wanted")
-    _refuse("weights", weights, jnp.isfinite(weights) & (weights > 0), "finite numbers above 0 are wanted")
+        raise ValueError(f"expected weights of shape {(examples,)}, one for each example, got shape {weights.shape}")
+    _raise_if_invalid(weights, jnp.isfinite(weights) & (weights > 0), "finite numbers above 0 in weights")
     return weights
 
 
 def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
-    """Raises ValueError for a batch size outside 1 ... examples, less than one epoch, and what is no whole number."""
-    for name, number in {"batch_size": batch_size, "epochs": epochs}.items():
-        if not isinstance(number, Integral):
-            raise ValueError(f"{name} is {number!r}, but a whole number is wanted")
-    if not 1 <= batch_size <= examples:
-        raise ValueError(f"batch_size is {batch_size}, but 1 to {examples}, the number of examples, is wanted")
-    if epochs < 1:
-        raise ValueError(f"epochs is {epochs}, but at least 1 is wanted")
+    """Checks the number of epochs and the batch size of a run.
+
+    Args:
+        examples: The number of examples.
+        epochs: How many times the run takes every example.
+        batch_size: The number of examples in a batch.
+
+    Raises:
+        SettingError: If one of them is not a whole number, if there is less than one epoch, or if the batch size is
+            not between 1 and the number of examples.
+    """
+    validate_number("batch_size", batch_size, least=1, most=examples, integer=True, note="the number of examples")
+    validate_number("epochs", epochs, least=1, integer=True)
 
 
-def _numeric(name: str, values: Any, whole: bool = False) -> Array:
-    """`values` as an array in the default precision; `whole` lets integers stay integers."""
+def _to_array(name: str, values: Any, keep_integers: bool = False) -> Num[Array, "..."]:
+    """Returns values as an array of the default precision, or of integers if they are to be kept."""
     if not isinstance(values, jax.Array):
         try:
             values = np.asarray(values)
         except ValueError:
-            raise ValueError(f"{name} are ragged, but rows of one length are wanted") from None
-    integral = values.dtype.kind in "biu"
-    if integral and whole:
+            raise ValueError(f"expected {name} in rows of one length, got rows of different lengths") from None
+    is_integer = values.dtype.kind in "biu"
+    if is_integer and keep_integers:
         integers = jnp.asarray(values, int if values.dtype.kind == "b" else None)
         if isinstance(values, np.ndarray) and not np.array_equal(values.astype(integers.dtype), values):
-            raise ValueError(f"{name} hold integers that do not fit into {integers.dtype}")
+            raise ValueError(f"expected {name} that fit into {integers.dtype}, got larger integers")
         return integers
-    if not integral and not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(f"{name} have dtype {values.dtype}, but real numbers are wanted")
-    with np.errstate(over="ignore"):  # what the default precision cannot hold becomes infinite, and is refused as such
+    if not is_integer and not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"expected real numbers for {name}, got dtype {values.dtype}")
+    with np.errstate(over="ignore"):  # a number too large for the default precision becomes infinite, which is refused
         return jnp.asarray(values, float)
 
 
-def _refuse(name: str, values: Array, valid: Array, wanted: str) -> None:
-    """Raises ValueError for the first entry of `values` that is not valid, unless they are being traced."""
-    if is_traced(valid) or np.all(valid):
+def _raise_if_invalid(values: Array, is_valid: Bool[Array, "..."], expected: str) -> None:
+    """Raises ValueError for the first entry that is not valid, unless the values are being traced."""
+    if is_traced(is_valid) or np.all(is_valid):
         return
-    place = np.argwhere(~np.asarray(valid))[0]
-    raise ValueError(f"{name}{place.tolist()} is {values[tuple(place)]}, but {wanted}")
+    place = np.argwhere(~np.asarray(is_valid))[0]
+    raise ValueError(f"expected {expected}, got {values[tuple(place)]} at {place.tolist()}")

@@ -1,7 +1,7 @@
-"""The devices of a run: a mesh of them, and a run's examples and parameters laid out over it.
+"""The devices of a run: a mesh of them, and the examples and parameters of the run laid out over it.
 
-What a step then exchanges, JAX's partitioner adds: with the batch over "data" the sums of its gradients, with the
-outputs of the hidden layers over "model" their activations and what comes back through them.
+JAX's partitioner adds what a step exchanges. With the batch spread over the axis "data" these are the sums of the
+gradients; with the outputs of hidden layers spread over the axis "model" these are activations and their cotangents.
 """
 
 from __future__ import annotations
@@ -18,99 +18,148 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jaxann.data.batches import Examples, Lanes
+from jaxann.nn.base import path_name
+from jaxann.nn.hyperparameters import validate_number
 from jaxann.training.recipe import TrainState
 
 
 def cpu_devices(count: int) -> None:
-    """Lets a CPU count as `count` devices, at most one a core, where JAX_NUM_CPU_DEVICES has not said how many.
+    """Lets the CPU count as several devices, unless JAX_NUM_CPU_DEVICES says how many it is.
 
-    Only before JAX's first computation: later the devices are what they are.
+    It has no effect after JAX's first computation, when the devices are fixed.
+
+    Args:
+        count: The number of devices; the number of cores if that is smaller.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        with suppress(RuntimeError):  # it has computed
+        with suppress(RuntimeError):  # raised after the first computation
             jax.config.update("jax_num_cpu_devices", min(count, cores))
 
 
 def make_mesh(data: int, model: int = 1) -> Mesh:
-    """The first data x model devices: a batch is spread over the first axis, a layer's outputs over the second.
+    """Returns a mesh of the first data · model devices, with the axes "data" and "model".
 
-    Raises ValueError for fewer than one, and for more than there are.
+    Args:
+        data: The number of devices that every batch is spread over.
+        model: For each of those, the number of devices that the outputs of a hidden layer are spread over.
+
+    Returns:
+        The mesh.
+
+    Raises:
+        SettingError: If a number is below 1.
+        ValueError: If JAX has fewer devices.
     """
-    if min(data, model) < 1:
-        raise ValueError(f"a mesh of {data} x {model} devices is asked for, but at least 1 x 1 is wanted")
-    there = jax.devices()
-    if data * model > len(there):
-        more = f"; JAX_NUM_CPU_DEVICES={data * model} makes as many of a CPU" if there[0].platform == "cpu" else ""
-        raise ValueError(f"{data * model} devices are asked for, but there are {len(there)}{more}")
-    return jax.make_mesh((data, model), ("data", "model"), (AxisType.Auto,) * 2, devices=there[: data * model])
+    validate_number("data", data, least=1, integer=True)
+    validate_number("model", model, least=1, integer=True)
+    devices = jax.devices()
+    if data * model > len(devices):
+        hint = f" (JAX_NUM_CPU_DEVICES={data * model} makes a CPU count as {data * model})"
+        raise ValueError(
+            f"expected at least {data * model} devices for a mesh of {data} x {model}, "
+            f"got {len(devices)}{hint if devices[0].platform == 'cpu' else ''}"
+        )
+    return jax.make_mesh((data, model), ("data", "model"), (AxisType.Auto,) * 2, devices=devices[: data * model])
 
 
-def shard_examples(data: Examples, batch_size: int, mesh: Mesh) -> Lanes:
-    """`data.lanes(batch_size)`, the lanes over "data": a process takes no more of the examples than its devices hold.
+def shard_examples(examples: Examples, batch_size: int, mesh: Mesh) -> Lanes:
+    """Lays examples out in the lanes of `make_lanes`, spread over the axis "data" of a mesh.
 
-    Where the batch does not divide over the devices, lanes of weight 0 make it.
+    A process puts only those examples on its devices that their lanes hold. Where the batch does not divide over the
+    devices, lanes without examples fill the mesh up.
+
+    Args:
+        examples: All N examples, in every process.
+        batch_size: The number of examples in a batch, between 1 and N.
+        mesh: The devices.
+
+    Returns:
+        The lanes, `batch_size` rounded up to a multiple of the number of devices along "data".
     """
-    steps, lanes = -(-len(data.x) // batch_size), -(-batch_size // mesh.shape["data"]) * mesh.shape["data"]
-    examples = np.arange(steps)[:, None] * batch_size + np.arange(lanes)
-    there = (np.arange(lanes) < batch_size) & (examples < len(data.x))
+    count, data_devices = len(examples.x), mesh.shape["data"]
+    steps, width = -(-count // batch_size), -(-batch_size // data_devices) * data_devices
+    indices = np.arange(steps)[:, None] * batch_size + np.arange(width)
+    is_example = (np.arange(width) < batch_size) & (indices < count)
 
-    def laid_out(values: Any, filling: Any = None) -> jax.Array:
+    def lay_out(values: Any, filling: Any = None) -> jax.Array:
         values = np.asarray(values)
 
-        def part(index: Any) -> np.ndarray:
-            here = values[examples[index[:2]] % len(values)]
-            return here if filling is None else np.where(there[index[:2]], here, filling)
+        def shard(index: Any) -> np.ndarray:
+            part = values[indices[index[:2]] % count]
+            return part if filling is None else np.where(is_example[index[:2]], part, filling)
 
         sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
-        return jax.make_array_from_callback((steps, lanes, *values.shape[1:]), sharding, part)
+        return jax.make_array_from_callback((steps, width, *values.shape[1:]), sharding, shard)
 
-    weights = np.ones(len(data.x), data.x.dtype) if data.weights is None else data.weights
-    return Lanes(laid_out(data.x), laid_out(data.t), laid_out(weights, filling=0))
+    weights = np.ones(count, examples.x.dtype) if examples.weights is None else examples.weights
+    return Lanes(lay_out(examples.x), lay_out(examples.t), lay_out(weights, filling=0))
 
 
 def gather(tree: PyTree) -> PyTree:
-    """`tree` as this process alone can compute with it: what other processes hold parts of, fetched from them."""
+    """Returns a tree of arrays that this process can compute with on its own.
 
-    def of(leaf: jax.Array) -> jax.Array:
+    All processes of a run must call it together.
+
+    Args:
+        tree: Arrays, each on devices of one or several processes.
+
+    Returns:
+        The same arrays; those that other processes hold parts of are fetched.
+    """
+
+    def fetch(leaf: jax.Array) -> jax.Array:
         if leaf.is_fully_addressable:
             return leaf
         return leaf.addressable_data(0) if leaf.is_fully_replicated else process_allgather(leaf, tiled=True)
 
-    return jax.tree.map(of, tree)
+    return jax.tree.map(fetch, tree)
 
 
 def shard_state(state: TrainState, mesh: Mesh) -> TrainState:
-    """`state` on the mesh: W and b of all layers but the last by their outputs over "model", all else everywhere.
+    """Lays the state of a run out over a mesh.
 
-    What the optimiser keeps in a parameter's shape, such as its momentum, lies with it. Raises ValueError for a layer
-    whose outputs do not divide over the devices.
+    W and b of every layer but the last are spread by the layer's outputs over the axis "model", together with what
+    the optimizer keeps in the shape of a parameter, such as its momentum. Every device holds a copy of the rest.
+
+    Args:
+        state: The state, the same in every process.
+        mesh: The devices.
+
+    Returns:
+        The state on the mesh.
+
+    Raises:
+        ValueError: If the outputs of a layer do not divide over the devices.
     """
     shards = mesh.shape["model"]
     leaves = jax.tree_util.tree_leaves_with_path(state.params)
-    last = leaves[-1][0][:-1] if leaves else ()  # the path of the last layer with parameters
+    last_layer = leaves[-1][0][:-1] if leaves else ()
+    replicated = NamedSharding(mesh, PartitionSpec())
 
-    def of(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
-        if shards == 1 or path[:-1] == last or leaf.ndim == 0:
-            return everywhere
+    def choose(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
+        if shards == 1 or path[:-1] == last_layer or leaf.ndim == 0:
+            return replicated
         if leaf.shape[0] % shards:
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            raise ValueError(f"{name} has {leaf.shape[0]} outputs, which do not divide over {shards} model devices")
+            raise ValueError(
+                f"expected outputs that divide over {shards} model devices, got {leaf.shape[0]} in {path_name(path)}"
+            )
         return NamedSharding(mesh, PartitionSpec("model"))
 
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    laid = [(path, leaf.shape, of(path, leaf)) for path, leaf in leaves]
+    chosen = [(path, leaf.shape, choose(path, leaf)) for path, leaf in leaves]
 
-    def kept(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
-        return next((at for of, shape, at in laid if path[-len(of) :] == of and leaf.shape == shape), everywhere)
+    def follow(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
+        """Returns the sharding of the parameter that a leaf of the optimizer's state belongs to by path and shape."""
+        matches = (sharding for end, shape, sharding in chosen if path[-len(end) :] == end and leaf.shape == shape)
+        return next(matches, replicated)
 
-    params, opt_state = (jax.tree_util.tree_map_with_path(kept, tree) for tree in (state.params, state.opt_state))
-    rest = jax.tree.map(lambda _: everywhere, (state.key, state.epoch, state.gradient_state))
-    return jax.tree.map(_put, state, TrainState(params, opt_state, *rest))
+    params, opt_state = (jax.tree_util.tree_map_with_path(follow, tree) for tree in (state.params, state.opt_state))
+    others = jax.tree.map(lambda _: replicated, (state.key, state.epoch, state.gradient_state))
+    return jax.tree.map(_put, state, TrainState(params, opt_state, *others))
 
 
 def _put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-    """`leaf` of this process on devices of all, in each of which it is the same."""
+    """Returns a leaf that is the same in every process, on the devices of all of them."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
     values = np.asarray(leaf)

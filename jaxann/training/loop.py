@@ -1,6 +1,6 @@
-"""A run in pieces of some epochs, between which one can look, store, stop, and keep the best parameters.
+"""A run in pieces of a few epochs, between which a program can evaluate, store, stop, and keep the best parameters.
 
-Each piece is `training.train`'s one program, so that however a run is cut up, it is the same run to the bit.
+Each piece is one call of the compiled `run_epochs`, so a run is the same to the bit however it is cut.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
-from jaxann.data.batches import Examples, Lanes
+from jaxann.data.batches import Lanes
+from jaxann.nn.hyperparameters import validate_number
 from jaxann.training.devices import shard_state
-from jaxann.training.fit import raise_if_nonfinite
+from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.recipe import Recipe, TrainState, run_epochs, start
 
 Row = dict[str, Any]
@@ -24,9 +25,13 @@ Evaluate = Callable[[Any], tuple[float, Row]]
 
 
 class Plan(NamedTuple):
-    """How far a run goes, in epochs: all of them, a piece, from one evaluation to the next, and without a better score.
+    """How long a run is and where it is interrupted, in epochs.
 
-    `every` is a multiple of `piece`. With `patience` the run ends when so many epochs have brought no better score.
+    Attributes:
+        epochs: The length of the run.
+        piece: The length of a piece.
+        every: The distance from one evaluation to the next, a multiple of `piece`.
+        patience: The run ends when its best score is this many epochs old. None lets it go on to the end.
     """
 
     epochs: int
@@ -36,9 +41,13 @@ class Plan(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where a run stands: all that the rest of it depends on.
+    """How far a run has come: all that the rest of it depends on.
 
-    `best` are the parameters with the highest score so far, reached at `best_epoch`; without an evaluation the last.
+    Attributes:
+        state: The state after the last epoch.
+        best: The parameters with the highest score so far; without evaluations the last ones.
+        best_score: Their score; without evaluations the negative loss.
+        best_epoch: The number of epochs that had been done when they were scored.
     """
 
     state: TrainState
@@ -48,57 +57,93 @@ class Progress(NamedTuple):
 
 
 def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None) -> Progress:
-    """Where a run stands before its first epoch, on the devices of `mesh` if there is one. Raises as `placed` does."""
-    # It runs once, so optimising it much costs more than it saves; level 0 was seen to compile other programs wrongly.
+    """Returns the progress of a run before its first epoch.
+
+    Args:
+        recipe: What is trained and how.
+        key: The key of the run.
+        mesh: The devices of the run; JAX's default device if None.
+
+    Returns:
+        The progress, its state laid out over the mesh.
+
+    Raises:
+        ValueError: If a layer does not fit the mesh, as `shard_state` says.
+    """
+    # It runs once, so a thorough optimization costs more than it saves. Level 0 was seen to compile other programs
+    # wrongly.
     state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "1"})(key)
     state = state if mesh is None else shard_state(state, mesh)
     return Progress(state, state.params, -inf, 0)
 
 
-def is_finished(plan: Plan, standing: Progress) -> bool:
-    """Whether all epochs are done, or patience is over."""
-    epoch = int(standing.state.epoch)
-    impatient = plan.patience is not None and epoch % plan.every == 0 and epoch - standing.best_epoch >= plan.patience
-    return epoch >= plan.epochs or (impatient and epoch > 0)
+def is_finished(plan: Plan, progress: Progress) -> bool:
+    """Returns whether a run has done all epochs of its plan or has run out of patience."""
+    epoch = int(progress.state.epoch)
+    is_evaluated = epoch > 0 and epoch % plan.every == 0
+    is_impatient = plan.patience is not None and is_evaluated and epoch - progress.best_epoch >= plan.patience
+    return epoch >= plan.epochs or is_impatient
 
 
-def compile_pieces(recipe: Recipe, data: Examples | Lanes, plan: Plan, standing: Progress) -> dict[int, Callable]:
-    """`train`, compiled for every length of a piece that the rest of the run has."""
-    epoch = int(standing.state.epoch)
+def compile_pieces(recipe: Recipe, lanes: Lanes, plan: Plan, progress: Progress) -> dict[int, Callable]:
+    """Compiles the programs of the pieces that are left of a run.
+
+    Args:
+        recipe: What is trained and how.
+        lanes: The examples.
+        plan: How long the run is and where it is cut.
+        progress: How far it has come.
+
+    Returns:
+        By the length of a piece in epochs, the function from a state and lanes to the next state and its history.
+    """
+    epoch = int(progress.state.epoch)
     if epoch >= plan.epochs:
         return {}
-    first = _next(plan, epoch)
-    between, last = divmod(plan.epochs - epoch - first, plan.piece)
-    lengths = {first, plan.piece if between else 0, last} - {0}
-    train = compile_in_place(standing.state)
-    return {length: train.lower(recipe, standing.state, data, length).compile() for length in lengths}
+    first = _next_length(plan, epoch)
+    full, last = divmod(plan.epochs - epoch - first, plan.piece)
+    lengths = {first, plan.piece if full else 0, last} - {0}
+    train = jit_in_place(progress.state)
+    return {length: train.lower(recipe, progress.state, lanes, length).compile() for length in lengths}
 
 
-def compile_in_place(state: TrainState) -> Any:
-    """`train`, leaving the state on the devices where it was, for the next piece, and what it tells on all."""
-    at = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(run_epochs, static_argnames=("recipe", "epochs"), out_shardings=(at, at.epoch))
+def jit_in_place(state: TrainState) -> Any:
+    """Returns a jitted `run_epochs` that keeps every leaf of the state on its devices, and the history on all."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(run_epochs, static_argnames=("recipe", "epochs"), out_shardings=(shardings, shardings.epoch))
 
 
 def train_in_pieces(
     recipe: Recipe,
-    data: Examples | Lanes,
+    lanes: Lanes,
     plan: Plan,
-    standing: Progress,
+    progress: Progress,
     evaluate: Evaluate | None = None,
     compiled: dict[int, Callable] | None = None,
 ) -> Iterator[tuple[Progress, list[Row]]]:
-    """The rest of a run: where it stands after each piece, and a row of metrics for each of the piece's epochs.
+    """Trains the rest of a run, piece by piece.
 
-    `evaluate(params)` gives a score, of which more is better, and metrics for the row; it is asked every `plan.every`
-    epochs and at the end. `compiled` are `programs`, made here if there are none. Raises FloatingPointError as `fit`
-    does.
+    Args:
+        recipe: What is trained and how.
+        lanes: The examples, as `make_lanes` or `shard_examples` lays them out.
+        plan: How long the run is and where it is cut.
+        progress: How far it has come.
+        evaluate: A function from parameters to a score, the higher the better, and metrics. It is called every
+            `plan.every` epochs and after the last one.
+        compiled: What `compile_pieces` returns; it is called here if None.
+
+    Yields:
+        After each piece the progress, and a row for each epoch of the piece: its number, its loss, the metrics of the
+        gradient function, and those of the evaluation where one follows that epoch.
+
+    Raises:
+        FloatingPointError: With the epoch, the step and the layer, if the loss or the parameters stop being finite.
     """
-    compiled = compile_pieces(recipe, data, plan, standing) if compiled is None else compiled
-    while not is_finished(plan, standing):
-        before, epoch = standing.state, int(standing.state.epoch)
-        state, history = compiled[_next(plan, epoch)](before, data)
-        raise_if_nonfinite(recipe, before, state, history, data)
+    compiled = compile_pieces(recipe, lanes, plan, progress) if compiled is None else compiled
+    while not is_finished(plan, progress):
+        before, epoch = progress.state, int(progress.state.epoch)
+        state, history = compiled[_next_length(plan, epoch)](before, lanes)
+        raise_if_nonfinite(recipe, before, state, history, lanes)
         metrics = {"loss": history.loss, **history.metrics}
         columns = {name: np.asarray(values).tolist() for name, values in metrics.items()}
         rows: list[Row] = [
@@ -107,31 +152,40 @@ def train_in_pieces(
         ]
         epoch = rows[-1]["epoch"]
         if evaluate is None:
-            standing = Progress(state, state.params, -rows[-1]["loss"], epoch)
+            progress = Progress(state, state.params, -rows[-1]["loss"], epoch)
         elif epoch % plan.every and epoch < plan.epochs:
-            standing = standing._replace(state=state)
+            progress = progress._replace(state=state)
         else:
             score, metrics = evaluate(state.params)
             rows[-1].update(metrics)
             best = Progress(state, state.params, score, epoch)
-            standing = best if score > standing.best_score else standing._replace(state=state)
-        yield standing, rows
+            progress = best if score > progress.best_score else progress._replace(state=state)
+        yield progress, rows
 
 
-def _next(plan: Plan, epoch: int) -> int:
-    """The length of the piece that begins after so many epochs."""
+def _next_length(plan: Plan, epoch: int) -> int:
+    """Returns the length of the piece that begins after `epoch` epochs."""
     return min(plan.piece - epoch % plan.piece, plan.epochs - epoch)
 
 
 def piece_length(steps: int, epochs: int, every: int | None) -> tuple[int, int]:
-    """(piece, every) for epochs of so many steps: a piece takes some hundred steps, and `every` is cut into whole ones.
+    """Returns how long the pieces of a run should be, and how far apart its evaluations.
 
-    Without `every` each piece is evaluated, and a run has fifty or more of them if it has so many epochs. Raises
-    ValueError for an `every` below 1.
+    A piece takes a few hundred steps, and a run of fifty or more epochs has at least fifty pieces.
+
+    Args:
+        steps: The number of steps in an epoch.
+        epochs: The length of the run, in epochs.
+        every: The distance from one evaluation to the next, in epochs. None evaluates after each piece.
+
+    Returns:
+        `Plan.piece`, which divides `every`, and `Plan.every`.
+
+    Raises:
+        SettingError: If `every`, the setting evaluate_every of a run, is below 1.
     """
     length = max(1, min(600 // steps, epochs // 50))
     if every is None:
         return length, length
-    if every < 1:
-        raise ValueError(f"evaluate_every is {every}, but at least 1 epoch is wanted")
+    validate_number("evaluate_every", every, least=1, integer=True)
     return max(n for n in range(1, min(length, every) + 1) if every % n == 0), every

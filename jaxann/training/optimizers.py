@@ -1,6 +1,7 @@
-"""optax's optimisers and schedules by name, with clipping before them and weight decay after.
+"""optax's optimizers and schedules by name, with clipping before them and weight decay after them.
 
-Weight decay is decoupled, W ← W - l (step + λ W), and on matrices alone: a bias or a scale has no reason to be small.
+Weight decay is decoupled, W ← W - l (step + λ W), and applies to matrices only, because nothing is gained from small
+biases or scales.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from jaxann.nn.hyperparameters import validate_number
+from jaxann.nn.hyperparameters import SettingError, validate_number
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam", "lamb", "lion")
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
@@ -29,73 +30,101 @@ def optimizer(
     weight_decay: Any = None,
     clip: Any = None,
 ) -> optax.GradientTransformation:
-    """One of `OPTIMIZERS`, momentum and nesterov being SGD's, with a number or a schedule for its learning rate.
+    """Returns one of optax's optimizers.
 
-    `settings` are optax's own names for the others, as b1 and eps of adam. The gradient is first scaled down to a
-    global norm of at most `clip`. `weight_decay` is λ; None is optax's own for those that have one (adamw, lamb, lion)
-    and 0 for the others. Raises ValueError for another name, for settings that the optimiser does not have, and for
-    numbers that are not finite or too small. Sources: Pascanu et al. 2013, algorithm 1; Loshchilov and Hutter 2019.
+    Args:
+        name: One of `OPTIMIZERS`. "momentum" and "nesterov" are SGD with a momentum of 0.9.
+        learning_rate: l, a number above 0, or a schedule: a function from the number of steps done to l.
+        settings: Other numbers of the optimizer by optax's names for them, such as b1 and eps for Adam.
+        weight_decay: λ, at least 0. None stands for optax's own default for adamw, lamb and lion, and for 0 elsewhere.
+        clip: The gradient is first scaled down to a norm, over all leaves, of at most this; None never scales it.
+
+    Returns:
+        The optimizer, as an optax transformation.
+
+    Raises:
+        SettingError: If there is no optimizer of that name, if it does not have one of the settings, or if a number
+            is not finite or out of range.
+
+    Source: Pascanu et al. 2013, algorithm 1, for clipping; Loshchilov and Hutter 2019 for weight decay.
     """
     if name not in OPTIMIZERS:
-        raise ValueError(f"there is no optimizer {name}, only {', '.join(OPTIMIZERS)}")
+        raise SettingError("optimizer", _describe_choices(OPTIMIZERS), name)
     if not isinstance(learning_rate, Callable):
         validate_number("learning_rate", learning_rate, above=0)
     if weight_decay is not None:
         validate_number("weight_decay", weight_decay, least=0)
     make: Any = optax.sgd if name in _SGD else getattr(optax, name)
     settings = _SGD.get(name, {}) | dict(settings or {})
-    known = [
-        known
-        for known in signature(make).parameters
-        if known not in ("learning_rate", "weight_decay", "mask") and not known.endswith("dtype")
-    ]
+    parameters = signature(make).parameters
+    others = ("learning_rate", "weight_decay", "mask")  # set below, from arguments of their own
+    known = [known for known in parameters if known not in others and not known.endswith("dtype")]
     for setting, value in settings.items():
         if setting not in known:
-            raise ValueError(f"{name} has no setting {setting}, only {', '.join(known)}")
+            raise SettingError("settings", f"of {name} among {', '.join(known)}", setting)
         validate_number(setting, value)
-    if "weight_decay" in signature(make).parameters:
+    if "weight_decay" in parameters:
         decay = {} if weight_decay is None else {"weight_decay": weight_decay}
-        made = make(learning_rate, mask=_matrices, **decay, **settings)
+        update = make(learning_rate, mask=_is_matrix, **decay, **settings)
     elif weight_decay is not None:
         rate = learning_rate if isinstance(learning_rate, Callable) else lambda count: learning_rate
-        decay = optax.add_decayed_weights(lambda count: -weight_decay * rate(count), _matrices)
-        made = optax.chain(make(learning_rate, **settings), decay)
+        decay = optax.add_decayed_weights(lambda count: -weight_decay * rate(count), _is_matrix)
+        update = optax.chain(make(learning_rate, **settings), decay)
     else:
-        made = make(learning_rate, **settings)
+        update = make(learning_rate, **settings)
     if clip is None:
-        return made
+        return update
     validate_number("clip", clip, above=0)
-    return optax.chain(optax.clip_by_global_norm(clip), made)
+    return optax.chain(optax.clip_by_global_norm(clip), update)
 
 
 def schedule(name: str, learning_rate: Any, steps: int, *, warmup: int = 0, final: float = 0.0) -> Any:
-    """One of `SCHEDULES`: from `learning_rate` down to the share `final` of it, over a run of so many steps.
+    """Returns a learning rate that falls over a run.
 
-    It begins with `warmup` steps that rise from 0 in a line. Raises ValueError for another name, for a warmup that is
-    not shorter than the run, for a share outside [0, 1], and for 0 where the schedule is exponential.
+    The rate first rises linearly from 0 to `learning_rate` over `warmup` steps, then falls to `final` times that.
+
+    Args:
+        name: How it falls, one of `SCHEDULES`.
+        learning_rate: The highest rate, a number above 0.
+        steps: The length of the run, in steps.
+        warmup: The length of the rise, in steps, shorter than the run.
+        final: The share of `learning_rate` that is left at the end, between 0 and 1, and above 0 if the schedule is
+            exponential. A constant schedule ignores it.
+
+    Returns:
+        A function from the number of steps done to the rate, or `learning_rate` itself where it is constant.
+
+    Raises:
+        SettingError: If there is no schedule of that name, or if a number is not finite or out of range.
     """
     if name not in SCHEDULES:
-        raise ValueError(f"there is no schedule {name}, only {', '.join(SCHEDULES)}")
+        raise SettingError("schedule", _describe_choices(SCHEDULES), name)
     validate_number("learning_rate", learning_rate, above=0)
-    if not 0 <= warmup < steps:
-        raise ValueError(f"warmup is {warmup} steps, but 0 to fewer than the run's {steps} are wanted")
-    if not 0 <= final <= 1 or (name == "exponential" and final == 0):
-        wanted = "above 0 and at most 1" if name == "exponential" else "from 0 to 1"
-        raise ValueError(f"final is {final}, but for the schedule {name} a share {wanted} is wanted")
-    falling = steps - warmup
-    after = {
+    validate_number("warmup", warmup, least=0, most=steps - 1, integer=True, note=f"in steps; the run has {steps}")
+    if name == "exponential":
+        validate_number("final", final, above=0, most=1, note="for an exponential schedule")
+    else:
+        validate_number("final", final, least=0, most=1)
+    fall_steps = steps - warmup
+    fall = {
         "constant": lambda: optax.constant_schedule(learning_rate),
-        "linear": lambda: optax.linear_schedule(learning_rate, final * learning_rate, falling),
-        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, falling, final),
-        "exponential": lambda: optax.exponential_decay(learning_rate, falling, final),
+        "linear": lambda: optax.linear_schedule(learning_rate, final * learning_rate, fall_steps),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, fall_steps, final),
+        "exponential": lambda: optax.exponential_decay(learning_rate, fall_steps, final),
     }[name]()
     if not warmup and name == "constant":
         return learning_rate
-    whole = (
-        optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), after], [warmup]) if warmup else after
-    )
-    return lambda count: whole(jnp.asarray(count, float))  # of an int32 optax would take a float32 share
+    rate = fall
+    if warmup:
+        rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), fall], [warmup])
+    # From an int32 count optax would compute the share of the run in float32 even where the run is in float64.
+    return lambda count: rate(jnp.asarray(count, float))
 
 
-def _matrices(params: PyTree) -> PyTree:
+def _is_matrix(params: PyTree) -> PyTree:
+    """Returns for each parameter whether it is a matrix, and not a bias or a scale."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _describe_choices(names: tuple[str, ...]) -> str:
+    return f"to be {', '.join(names[:-1])} or {names[-1]}"

@@ -1,7 +1,7 @@
-"""A run of several processes: how they find each other, what they agree on, and how one ends when another is gone.
+"""A run of several processes: how they find each other, how they agree, and how each ends when another one is lost.
 
-JAX's coordination service ends a process by abort where the coordinator does not answer, at the start or later.
-Python's own handlers would come too late, so C calls one through ctypes: it says why, and ends the process at once.
+JAX's coordination service aborts a process whose coordinator does not answer, at the start or later. A handler in
+Python would run too late for that, so C calls one through ctypes, which prints a sentence and ends the process at once.
 """
 
 from __future__ import annotations
@@ -18,78 +18,107 @@ from typing import NoReturn, TypeVar
 import jax
 import numpy as np
 
+from jaxann.nn.hyperparameters import SettingError, validate_number
+
 T = TypeVar("T")
-HEARTBEAT = 20  # seconds without a sign of life, after which a process counts as gone
-GONE = f"another process of this run is gone, or has given no sign of life for {HEARTBEAT} s"
+HEARTBEAT_SECONDS = 20  # a process that gives no sign of life for so long counts as lost
+GONE = f"another process of this run is gone, or has given no sign of life for {HEARTBEAT_SECONDS} s"
+_HANDLERS: list[object] = []  # C holds pointers to them, which Python's garbage collector does not see
 
 
-def join(coordinator: str | None, count: int | None, number: int | None, seconds: float) -> None:
-    """Makes this process one of `count`, the one of that `number`, from 0; before JAX's first computation.
+def join(coordinator: str | None, processes: int | None, process: int | None, connect_seconds: float) -> None:
+    """Makes this process one of several of a run. It must be called before JAX's first computation.
 
-    `coordinator` is HOST:PORT of process 0. Without the three, they are what Slurm or Open MPI has set. Raises
-    ValueError where only some are given, where there is no launcher, and for a number that is not below the count.
-    Where not all have come after so many seconds, the process ends with a sentence and exit code 2.
+    If the others do not come in time, the process ends with a sentence and exit code 2.
+
+    Args:
+        coordinator: HOST:PORT of process 0. If this and the next two are None, Slurm or Open MPI tells all three.
+        processes: The number of processes.
+        process: The number of this one, from 0.
+        connect_seconds: How long the processes wait for each other, in seconds.
+
+    Raises:
+        ValueError: If some of the first three are None and others not, if one is out of range, if process 0 cannot
+            listen at the coordinator's address, or if no launcher tells them.
     """
-    by_hand = (coordinator, count, number)
-    if any(by is None for by in by_hand) and any(by is not None for by in by_hand):
-        raise ValueError("coordinator, processes and process are wanted together, or none of them under a launcher")
-    if count is not None and number is not None and not 0 <= number < count:
-        raise ValueError(f"process is {number}, but one from 0 to below processes, {count}, is wanted")
-    bound = None
+    given = {"coordinator": coordinator, "processes": processes, "process": process}
+    missing = [name for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ValueError(
+            f"expected coordinator, processes and process together, or none of them under a launcher, "
+            f"got no {' and no '.join(missing)}"
+        )
+    if processes is not None and process is not None:
+        validate_number("processes", processes, least=1, integer=True)
+        validate_number("process", process, least=0, most=processes - 1, integer=True, note="they are numbered from 0")
+    address = None
     if coordinator is not None:
         host, _, port = coordinator.rpartition(":")
         if not (host and port.isdecimal() and 0 < int(port) < 2**16):
-            raise ValueError(f"coordinator is {coordinator!r}, but HOST:PORT is wanted")
-        # Of several machines process 0 listens at all its addresses, for HOST may be another's name for it.
-        bound = coordinator if host in ("localhost", "[::1]") or host.startswith("127.") else f"[::]:{port}"
-        if number == 0:
-            require_bindable(bound)
-    whom = f"the coordinator at {coordinator}" if number else "all processes"
-    guard(f"{whom} did not answer within {seconds:g} s")
-    jax.config.update("jax_enable_preemption_service", False)  # which would swallow SIGTERM
+            raise SettingError("coordinator", "to be HOST:PORT", coordinator)
+        # Of several machines process 0 listens at all its addresses, for HOST may be another machine's name for it.
+        address = coordinator if host in ("localhost", "[::1]") or host.startswith("127.") else f"[::]:{port}"
+        if process == 0:
+            require_bindable(address)
+    missed = f"the coordinator at {coordinator}" if process else "all processes"
+    exit_on_abort(f"{missed} did not answer within {connect_seconds:g} s")
+    jax.config.update("jax_enable_preemption_service", False)  # the service would swallow SIGTERM
     try:
         jax.distributed.initialize(
             coordinator,
-            count,
-            number,
-            coordinator_bind_address=bound,
-            initialization_timeout=max(1, ceil(seconds)),  # for 0 it would wait for ever
-            heartbeat_timeout_seconds=HEARTBEAT,
+            processes,
+            process,
+            coordinator_bind_address=address,
+            initialization_timeout=max(1, ceil(connect_seconds)),  # with 0 it would wait for ever
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
-    except KeyError as missing:
-        raise ValueError(f"the launcher has not set {missing}") from None
+    except KeyError as variable:
+        raise ValueError(f"the launcher has not set {variable}") from None
     except (ValueError, RuntimeError) as error:
         if coordinator is None:
-            wanted = "give coordinator, processes and process"
-            raise ValueError(f"no launcher is found, such as Slurm or Open MPI: {wanted} ({error})") from None
+            raise ValueError(
+                f"expected a launcher, such as Slurm or Open MPI, or coordinator, processes and process: {error}"
+            ) from None
         raise ValueError(f"the processes cannot be joined: {' '.join(str(error).split())}") from None
-    guard(GONE)
+    exit_on_abort(GONE)
 
 
 def require_bindable(address: str) -> None:
-    """Raises ValueError where this process cannot listen there, which JAX answers by a segmentation fault."""
+    """Checks that this process can listen at an address, because JAX answers one that it cannot with a crash.
+
+    Args:
+        address: HOST:PORT.
+
+    Raises:
+        ValueError: If it cannot.
+    """
     host, _, port = address.rpartition(":")
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as bound:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a run that has ended is in the way
-            bound.bind(place)
+        family, kind, protocol, _, resolved = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            # Without it the port of a run that has just ended would count as taken.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(resolved)
     except OSError as error:
         raise ValueError(f"process 0 cannot listen at {address}: {error.strerror}") from None
 
 
 def is_distributed() -> bool:
-    """Whether there are others."""
+    """Returns whether the run has more than one process."""
     return jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Returns whether this process is process 0, the one that writes and prints."""
     return jax.process_index() == 0
 
 
 def any_process(flag: bool) -> bool:
-    """Whether it is so in any process; all are to ask."""
+    """Returns whether a flag is set in any process. All processes must call it together.
+
+    Args:
+        flag: The flag of this process.
+    """
     if not is_distributed():
         return flag
     from jax.experimental.multihost_utils import process_allgather
@@ -98,7 +127,11 @@ def any_process(flag: bool) -> bool:
 
 
 def broadcast_from_first(numbers: tuple[float, ...]) -> tuple[float, ...]:
-    """The numbers that the first process has, to the bit; others' may be rounded otherwise."""
+    """Returns the numbers of process 0, to the bit, in every process. All processes must call it together.
+
+    Args:
+        numbers: The numbers of this process, whose rounding may differ from that of process 0.
+    """
     if not is_distributed():
         return numbers
     from jax.experimental.multihost_utils import broadcast_one_to_all
@@ -106,30 +139,50 @@ def broadcast_from_first(numbers: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(np.array(broadcast_one_to_all(np.array(numbers).view(np.uint32))).view(float).tolist())
 
 
-def first_then_others(one: Callable[[], T], others: Callable[[], T]) -> T:
-    """What `one` gives in the first process, and what `others` give in the others when that is done."""
+def run_first_then_others(first: Callable[[], T], others: Callable[[], T]) -> T:
+    """Calls one function in process 0 and, when that has returned, another one in all other processes.
+
+    Args:
+        first: What process 0 calls.
+        others: What every other process calls.
+
+    Returns:
+        What the function of this process returned.
+    """
     if is_first():
-        found = one()
+        result = first()
         any_process(True)
-        return found
+        return result
     any_process(True)
     return others()
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether an error is that of an exchange with a process that is gone."""
-    return any(by in str(error) for by in ("Gloo", "Barrier", "coordination service")) and is_distributed()
+    """Returns whether an error comes from an exchange with a process that is gone.
+
+    Args:
+        error: What JAX has raised.
+    """
+    return any(source in str(error) for source in ("Gloo", "Barrier", "coordination service")) and is_distributed()
 
 
 def exit_now(code: int) -> NoReturn:
-    """Ends the process without waiting for the others, as an ordinary exit would; they find it gone."""
+    """Ends this process without waiting for the others, for which an ordinary exit would wait.
+
+    Args:
+        code: The exit code.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def guard(sentence: str) -> None:
-    """From now on an abort says `sentence`, below what JAX says of it, and exits with 2."""
+def exit_on_abort(sentence: str) -> None:
+    """Makes an abort of this process print a sentence, below what JAX prints, and exit with code 2.
+
+    Args:
+        sentence: The sentence. It replaces that of an earlier call.
+    """
     line = f"\n{os.path.basename(sys.argv[0])}: {sentence}\n".encode()
 
     def handle(_: int) -> None:
@@ -137,10 +190,7 @@ def guard(sentence: str) -> None:
         os._exit(2)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
-    _KEPT.append(handler)  # which C goes on pointing to
-    libc = ctypes.CDLL(None)
+    _HANDLERS.append(handler)
+    libc: ctypes.CDLL = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
     libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
     libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
-
-
-_KEPT: list[object] = []

@@ -1,25 +1,34 @@
-"""A whole training run as one pure program: epochs of reshuffled batches around an optax optimiser.
+"""What a run is made of: its recipe, its state, its history, and the pure function that goes from epoch to epoch.
 
-The gradient comes as an argument; everything random is drawn before the step loop, which keeps its compile short.
+A recipe takes the gradient function as a setting. Everything random is drawn before the loop over the steps, which
+keeps that loop short to compile.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from jaxann.data.batches import Batch, Examples, Lanes, draw_batches
+from jaxann.data.batches import Batch, Lanes, draw_batches
 from jaxann.gradients.backprop import backprop
-from jaxann.gradients.stateful import as_stateful
+from jaxann.gradients.stateful import Stateful, as_stateful
 from jaxann.nn.base import Layer
 from jaxann.nn.loss import Loss
 
 
 class TrainState(NamedTuple):
-    """Where a run stands: all that its next epoch depends on."""
+    """The state of a run between two epochs: all that its next epoch depends on, besides recipe and examples.
+
+    Attributes:
+        params: The parameters of the model.
+        opt_state: What the optimizer keeps from step to step.
+        key: The key that the epochs' orders and the steps' keys are drawn from.
+        epoch: The number of epochs done.
+        gradient_state: What a `Stateful` gradient keeps from step to step.
+    """
 
     params: PyTree
     opt_state: PyTree
@@ -29,9 +38,12 @@ class TrainState(NamedTuple):
 
 
 class History(NamedTuple):
-    """The mean loss over each epoch's examples, and the loss of each step, both before the steps' own updates.
+    """The losses of a run and the metrics of its gradient function.
 
-    `metrics` are what a `Stateful` gradient tells beside, the mean over each epoch's steps.
+    Attributes:
+        loss: [epochs], the mean loss over each epoch's examples, every example's before the update of its own step.
+        step_loss: [epochs, steps], the mean loss of each batch before the update of its step.
+        metrics: By name, [epochs], what a `Stateful` gradient measures: the mean over each epoch's steps.
     """
 
     loss: Float[Array, " epochs"]
@@ -40,7 +52,16 @@ class History(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What is to be trained and how: the part of a run that is compiled in."""
+    """What is trained and how: the part of a run that is compiled in.
+
+    Attributes:
+        model: The network.
+        loss: The loss between its outputs and the targets.
+        optimizer: An optax transformation from mean gradients to updates.
+        batch_size: The number of examples in a batch, short batches excepted.
+        gradient: A function (model, loss) that returns a gradient function, such as `backprop` or a learning rule.
+        shuffle: Whether every epoch takes the examples in a new order.
+    """
 
     model: Layer
     loss: Loss
@@ -49,63 +70,106 @@ class Recipe(NamedTuple):
     gradient: Callable = backprop
     shuffle: bool = True
 
+    def make_gradient(self) -> Stateful:
+        """Returns the gradient function of the model and the loss, with a state even where that is empty."""
+        return as_stateful(self.gradient(self.model, self.loss))
+
 
 def init_state(recipe: Recipe, key: PRNGKeyArray) -> TrainState:
-    """The state before the first epoch: parameters drawn, the optimiser's and the gradient's state made."""
+    """Draws the parameters and makes the other parts of the state before the first epoch.
+
+    Args:
+        recipe: What is trained and how.
+        key: The key of the run: parameters, orders of the examples and dropout all come from it.
+
+    Returns:
+        The state after 0 epochs.
+    """
     params_key, shuffle_key = jax.random.split(key)
-    params, gradient = recipe.model.init(params_key), as_stateful(recipe.gradient(recipe.model, recipe.loss))
-    gradient_state = gradient.init(jax.random.fold_in(params_key, 1))
+    params = recipe.model.init(params_key)
+    gradient_state = recipe.make_gradient().init(jax.random.fold_in(params_key, 1))
     return TrainState(params, recipe.optimizer.init(params), shuffle_key, jnp.zeros((), int), gradient_state)
 
 
-def run_epochs(recipe: Recipe, state: TrainState, data: Examples | Lanes, epochs: int) -> tuple[TrainState, History]:
-    """The next `epochs` epochs, and their history; any split of a run into such pieces gives the same run."""
-    data = data.lanes(recipe.batch_size)
-    step = _step(recipe, data)
+def run_epochs(recipe: Recipe, state: TrainState, lanes: Lanes, epochs: int) -> tuple[TrainState, History]:
+    """Runs `epochs` more epochs and returns the new state and their history.
 
-    def epoch(carry, batches):
+    A run that is split into several calls, of any numbers of epochs, is the same run to the bit.
+
+    Args:
+        recipe: What is trained and how.
+        state: The state after the epochs so far.
+        lanes: The examples, as `make_lanes` lays them out.
+        epochs: How many epochs to add.
+
+    Returns:
+        The state after the last of these epochs, and the history of these epochs alone.
+    """
+    step = make_step(recipe, lanes)
+
+    def epoch(carry: Any, batches: Batch) -> tuple[Any, History]:
         carry, (step_loss, weight, metrics) = jax.lax.scan(step, carry, batches)
         return carry, History(step_loss @ (weight / weight.sum()), step_loss, jax.tree.map(jnp.mean, metrics))
 
-    # Without the barrier XLA fuses drawing with a step that is the only one in its epoch, and rounds it otherwise in
-    # pieces of other lengths.
-    batches = jax.lax.optimization_barrier(_batches(recipe, state, data, epochs))
+    # Without the barrier XLA fuses the drawing with a step that is the only one in its epoch, and then rounds that
+    # step differently in calls with different numbers of epochs.
+    batches = jax.lax.optimization_barrier(draw_epochs(recipe, state, lanes, epochs))
     carry = state.params, state.opt_state, state.gradient_state
     (params, opt_state, gradient_state), history = jax.lax.scan(epoch, carry, batches)
     return TrainState(params, opt_state, state.key, state.epoch + epochs, gradient_state), history
 
 
-# Compiled once for a recipe; what traces numbers in a recipe, as a sweep does, compiles the plain functions itself.
+# Compiled once for each recipe. A program that traces numbers inside a recipe, such as a sweep, compiles the plain
+# functions itself.
 start = jax.jit(init_state, static_argnames="recipe")
 train = jax.jit(run_epochs, static_argnames=("recipe", "epochs"))
 
 
-def _step(recipe: Recipe, data: Lanes) -> Callable:
-    """(params, opt_state, gradient_state) and a `Batch` -> the next three, and the batch's loss, weight and metrics."""
-    gradient = as_stateful(recipe.gradient(recipe.model, recipe.loss))
+def make_step(recipe: Recipe, lanes: Lanes) -> Callable[[Any, Batch], tuple[Any, Any]]:
+    """Returns the function of one training step, as `jax.lax.scan` takes it.
+
+    Args:
+        recipe: What is trained and how.
+        lanes: The examples that the batches are taken from.
+
+    Returns:
+        A function of (params, opt_state, gradient_state) and a `Batch`; it returns the next three, and the batch's
+        mean loss, weight and metrics.
+    """
+    gradient = recipe.make_gradient()
     update = optax.with_extra_args_support(recipe.optimizer).update
 
-    def step(carry, batch):
+    def step(carry: Any, batch: Batch) -> tuple[Any, Any]:
         params, opt_state, state = carry
-        args = data.at(batch.places)
+        examples = lanes.take(batch.positions)
         draws = {} if batch.key is None else {"key": batch.key}
-        value, grads, after, metrics = gradient.step(params, state, *args, **draws)
+        value, grads, next_state, metrics = gradient.step(params, state, *examples, **draws)
 
-        def value_fn(params, batch=args):  # optax's line search hands it what else the optimiser is given
+        def value_fn(params: PyTree, batch: Any = examples) -> Array:  # optax passes the other extra arguments to it
             return gradient.bind(state)(params, *batch, **draws)[0]
 
-        more = {"value": value, "grad": grads, "value_fn": value_fn, "batch": args}  # a few optimisers ask for more
-        updates, opt_state = update(grads, opt_state, params, **more)
-        return (optax.apply_updates(params, updates), opt_state, after), (value, args[2].sum(), metrics)
+        extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": examples}  # a few optimizers need these
+        updates, opt_state = update(grads, opt_state, params, **extra)
+        return (optax.apply_updates(params, updates), opt_state, next_state), (value, examples[2].sum(), metrics)
 
     return step
 
 
-def _batches(recipe: Recipe, state: TrainState, data: Lanes, epochs: int) -> Batch:
-    """The steps of the next `epochs`, [epochs, steps, ...]."""
-    random = recipe.model.random or as_stateful(recipe.gradient(recipe.model, recipe.loss)).random
+def draw_epochs(recipe: Recipe, state: TrainState, lanes: Lanes, epochs: int) -> Batch:
+    """Draws the batches of the next `epochs` epochs.
 
-    def epoch(number):
-        return draw_batches(data, jax.random.fold_in(state.key, number), shuffle=recipe.shuffle, random=random)
+    Args:
+        recipe: What is trained and how.
+        state: The state after the epochs so far.
+        lanes: The examples, in B lanes of S positions.
+        epochs: How many epochs to draw for.
 
-    return jax.vmap(epoch)(state.epoch + jnp.arange(epochs))
+    Returns:
+        The batches, with positions [epochs, S, B].
+    """
+    random = recipe.model.random or recipe.make_gradient().random
+
+    def draw(epoch: Int[Array, ""]) -> Batch:
+        return draw_batches(lanes, jax.random.fold_in(state.key, epoch), shuffle=recipe.shuffle, random=random)
+
+    return jax.vmap(draw)(state.epoch + jnp.arange(epochs))

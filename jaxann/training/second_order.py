@@ -1,4 +1,4 @@
-"""K-FAC: an optax transformation that divides the gradient by its curvature, block by block in Kronecker factors."""
+"""K-FAC, an optimizer that divides gradients by the curvature, in a block of two Kronecker factors per parameter."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxann.gradients.curvature import gauss_newton_factors
 from jaxann.gradients.per_example import Kronecker
-from jaxann.nn.base import Layer
+from jaxann.nn.base import Layer, path_name
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.loss import Loss
 from jaxann.nn.outer import accumulation_dtype
 
 
 class KfacState(NamedTuple):
-    """Running means of the factors in place of each parameter, their eigenvectors and values, and the steps so far."""
+    """What K-FAC keeps from step to step.
+
+    Attributes:
+        step: The number of steps done.
+        factors: In place of each parameter a `Kronecker` of running means, not yet unbiased.
+        bases: In place of each parameter the `Basis` of its unbiased factors, as of the last time it was computed.
+    """
 
     step: Int[Array, ""]
     factors: PyTree
@@ -27,7 +32,12 @@ class KfacState(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """Eigenvectors, in columns, and eigenvalues of both of a block's factors."""
+    """The eigendecompositions of the two Kronecker factors of a block.
+
+    Attributes:
+        left: The eigenvalues [m] of the left factor and its eigenvectors [m, m], in columns.
+        right: The eigenvalues [n] of the right factor and its eigenvectors [n, n], in columns.
+    """
 
     left: tuple[Float[Array, " m"], Float[Array, "m m"]]
     right: tuple[Float[Array, " n"], Float[Array, "n n"]]
@@ -36,78 +46,95 @@ class Basis(NamedTuple):
 def kfac(
     model: Layer, loss: Loss, *, damping: Any = 1e-3, decay: Any = 0.95, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
-    """g ↦ (G̃ + λ I)⁻¹ g for λ = `damping`, G̃ the Gauss-Newton matrix with a block left ⊗ right for each parameter.
+    """Returns K-FAC, an optax transformation that multiplies gradients by an inverse curvature.
 
-    The factors are running means, old ones fading by `decay` a step, unbiased from the first. Their eigenvectors are
-    found anew `every` so many steps, and in these G̃ + λ I is diagonal: (G̃ + λ I)⁻¹ g = Q (Qᵀ g P / (a bᵀ + λ)) Pᵀ.
-    Chain it before others, `optax.chain(kfac(model, loss), optax.sgd(0.5))`. `update` wants `batch=(x, t, weights)`,
-    which `fit` gives; weights may be left out or None. Nothing is drawn: factors are exact, layers that draw evaluate.
+    g ↦ (G̃ + λ I)⁻¹ g = Q (Qᵀ g P / (a bᵀ + λ)) Pᵀ, with λ = damping
 
-    Raises ValueError for a damping that is no finite number above 0, a decay outside [0, 1), an `every` below 1, and in
-    `update` without a batch or for a matrix whose gradient is no `Outer`; NotImplementedError for a loss without
-    `hessian_factor`.
-    Sources: Martens and Grosse 2015; the eigenvectors: George et al. 2018, section 2.
+    G̃ is the Gauss-Newton matrix, reduced to a block left ⊗ right for each parameter, and (a, Q), (b, P) are the
+    eigenvalues and eigenvectors of the factors left and right. The factors are running means that are unbiased from
+    the first step on. They are computed exactly, without drawing: layers that draw evaluate.
+
+    Chain it before other transformations: `optax.chain(kfac(model, loss), optax.sgd(0.5))`. Its `update` needs
+    `batch=(x, t, weights)`, which `fit` passes; weights may be left out or be None.
+
+    Args:
+        model: The network that is trained.
+        loss: The loss that it is trained with.
+        damping: λ, a number above 0.
+        decay: The factor by which the weight of a step in the running means falls with each later step, in [0, 1).
+        every: The number of steps from one computation of the eigenvectors to the next.
+
+    Returns:
+        The transformation. Its `update` raises ValueError without a batch or parameters, and for a matrix whose
+        gradient is not an `Outer`.
+
+    Raises:
+        SettingError: If `damping`, `decay` or `every` is out of range.
+        NotImplementedError: From `update`, if the loss has no `hessian_factor`.
+
+    Source: Martens and Grosse 2015; George et al. 2018, section 2, for the eigenvectors.
     """
     validate_number("damping", damping, above=0)
-    validate_number("decay", decay, least=0)
-    if not isinstance(decay, Tracer) and decay >= 1:
-        raise ValueError(f"decay is {decay}, but a number below 1 is wanted")
-    if every < 1:
-        raise ValueError(f"every is {every}, but at least 1 step is wanted")
+    validate_number("decay", decay, least=0, below=1)
+    validate_number("every", every, least=1, integer=True)
     factors_of = gauss_newton_factors(model, loss)
 
     def init(params: PyTree) -> KfacState:
-        def nothing(leaf: Array) -> Kronecker:
-            m, n = _matrix(leaf).shape
+        def zeros(leaf: Array) -> Kronecker:
+            m, n = _as_matrix(leaf).shape
             return Kronecker(jnp.zeros((m, m), accumulation_dtype(leaf)), jnp.zeros((n, n), accumulation_dtype(leaf)))
 
-        factors = jax.tree.map(nothing, params)
-        return KfacState(jnp.zeros((), int), factors, _each(_basis, factors))
+        factors = jax.tree.map(zeros, params)
+        return KfacState(jnp.zeros((), int), factors, _map_blocks(_decompose, factors))
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, *, batch: tuple | None = None, **others: Any
     ) -> tuple[PyTree, KfacState]:
         if batch is None or params is None:
-            raise ValueError("kfac's update wants params and batch=(x, t, weights)")
+            raise ValueError(
+                "expected params and batch=(x, t, weights) in the update of kfac, got None for one of them"
+            )
         step = state.step + 1
         fresh = factors_of(params, *batch)
         for (path, leaf), block in zip(jax.tree_util.tree_leaves_with_path(params), _blocks(fresh), strict=True):
-            if len(block.left) != len(_matrix(leaf)):
-                name = jax.tree_util.keystr(path, simple=True, separator=".")
-                raise ValueError(f"kfac wants the gradient of {name} as an Outer, but it is an array of {leaf.shape}")
+            if len(block.left) != len(_as_matrix(leaf)):
+                raise ValueError(
+                    f"expected an Outer for the gradient of {path_name(path)} in kfac, got an array of {leaf.shape}"
+                )
         factors = jax.tree.map(
             lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.factors, fresh
         )
         unbiased = jax.tree.map(lambda factor: (factor / (1 - decay**step)).astype(factor.dtype), factors)
-        stale = state.step % every != 0
-        bases = jax.lax.cond(stale, lambda: state.bases, lambda: _each(_basis, unbiased))
+        keep = state.step % every != 0
+        bases = jax.lax.cond(keep, lambda: state.bases, lambda: _map_blocks(_decompose, unbiased))
 
-        def divided(g: Array, basis: Basis) -> Array:
+        def divide(g: Array, basis: Basis) -> Array:
             (a, Q), (b, P) = basis
-            return (Q @ ((Q.T @ _matrix(g) @ P) / (jnp.outer(a, b) + damping)) @ P.T).reshape(g.shape).astype(g.dtype)
+            return (
+                (Q @ ((Q.T @ _as_matrix(g) @ P) / (jnp.outer(a, b) + damping)) @ P.T).reshape(g.shape).astype(g.dtype)
+            )
 
-        found = jax.tree.map(divided, updates, bases)
-        return found, KfacState(step, factors, bases)
+        return jax.tree.map(divide, updates, bases), KfacState(step, factors, bases)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _matrix(leaf: Array) -> Float[Array, "m n"]:
-    """A leaf as its `Kronecker` sees it: a matrix, or all else as one column."""
+def _as_matrix(leaf: Array) -> Float[Array, "m n"]:
+    """Returns a leaf in the shape that its `Kronecker` has: a matrix, or a single column for any other shape."""
     return leaf if leaf.ndim == 2 else leaf.reshape(-1, 1)
 
 
-def _basis(block: Kronecker) -> Basis:
-    def of(factor: Float[Array, "k k"]) -> tuple[Array, Array]:
+def _decompose(block: Kronecker) -> Basis:
+    def diagonalize(factor: Float[Array, "k k"]) -> tuple[Array, Array]:
         values, vectors = jnp.linalg.eigh(factor)
         return jnp.maximum(values, 0), vectors  # rounding may leave a zero just below 0
 
-    return Basis(of(block.left), of(block.right))
+    return Basis(diagonalize(block.left), diagonalize(block.right))
 
 
 def _blocks(factors: PyTree) -> list[Kronecker]:
     return jax.tree.leaves(factors, is_leaf=lambda leaf: isinstance(leaf, Kronecker))
 
 
-def _each(function: Any, factors: PyTree) -> PyTree:
+def _map_blocks(function: Any, factors: PyTree) -> PyTree:
     return jax.tree.map(function, factors, is_leaf=lambda leaf: isinstance(leaf, Kronecker))

@@ -1,29 +1,29 @@
-"""Many networks in one program: a run, unchanged, under `vmap` over its seed and its numbers.
+"""Many networks in one program: the run of `fit` under `vmap`, over its seed and over numbers in its recipe.
 
-Members that differ in more than numbers, in sizes say, are groups, each compiled once. A group runs chunk by chunk, and
-a chunk's members share the devices that are there.
+Members that differ in other settings, such as layer sizes, form groups, and each group has a program of its own. A
+group is trained in chunks, and the members of a chunk are spread over the devices.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from inspect import signature
 from itertools import product
 from math import ceil
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, PyTree
 
-from jaxann.data.batches import Examples
+from jaxann.data.batches import Examples, make_lanes
 from jaxann.data.validation import validate, validate_schedule, validate_weights
+from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.training.recipe import Recipe, init_state, run_epochs
 
 WIDTH = 32  # members at a time on a CPU's device, whose caches hold few more: 64 are no faster, 128 slower (measured)
@@ -31,10 +31,15 @@ MEMBERS, SHARED = PartitionSpec("members"), PartitionSpec()
 
 
 class Outcome(NamedTuple):
-    """What came of the member at `place`: what `History` tells of each epoch, and what was measured at the end.
+    """What training one member of a sweep resulted in.
 
-    `finite` is False where the parameters or a loss are not: the member diverged. `more` of its chunk, computed
-    already, are still to come.
+    Attributes:
+        place: The position of the member among the members of the sweep.
+        loss: [epochs], the mean loss of each epoch, as in `History`.
+        metrics: By name, [epochs], the metrics of the gradient function, as in `History`.
+        measured: What `measure` returned after the last epoch; () without it.
+        finite: False if the member diverged: its parameters or one of its losses are not finite.
+        more: How many results of the same chunk, already computed, will follow this one.
     """
 
     place: int
@@ -46,59 +51,81 @@ class Outcome(NamedTuple):
 
 
 def combinations(**values: Iterable[Any]) -> list[dict[str, Any]]:
-    """Settings for all combinations: grid(seed=range(20), learning_rate=[0.01, 0.1]) has 40."""
+    """Returns the settings for all combinations of the values.
+
+    Args:
+        **values: For each setting the values it takes: `combinations(seed=range(20), rate=[0.01, 0.1])` returns 40.
+    """
     return [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
 
 
 def sweep(
     make: Callable[..., Recipe],
     members: Sequence[Mapping[str, Any]],
-    data: Examples,
+    examples: Examples,
     *,
     epochs: int,
+    traced: Sequence[str] = (),
     measure: Callable[[Recipe, PyTree, Any], Any] | None = None,
-    given: Any = (),
+    measure_data: Any = (),
     budget: int | float | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Iterator[Outcome]:
-    """Trains a network for each of `members` on the same data; their outcomes, group by group, as they come.
+    """Trains a network for each member, all on the same examples.
 
-    A member is a "seed", of `fit`'s key, and the settings of which `make` makes its recipe. Those that are floats are
-    traced: `make` may compute with them and hand them to layers, losses and optimisers, but not ask for their values.
-    All others, whole numbers too, tell the groups apart. So a dropout of 0 builds a network without, and one of 0.0
-    a network that drops nothing. `measure(recipe, params, given)` is taken after the last epoch, in the program.
+    Settings listed in `traced` vary inside one compiled program. Any other setting splits the sweep into groups, and
+    each group is compiled once. A later sweep with the same `make`, `measure`, epochs and array shapes is not compiled
+    again, so define those functions before a loop over sweeps, not in it.
 
-    It is compiled once for the same `make`, `measure` and sizes: define them before a loop around it, not in it.
-    A member comes out as `fit` would train it alone, but for rounding: programs of other widths may round otherwise.
-    One that diverges disturbs no other. A chunk takes no more memory than `budget` bytes allow, less what is held
-    before: on a CPU by this process, else by a device, all of whose memory it is if None. Its members are spread over
-    `devices`, all of this process if None.
+    A member is trained as `fit` with its seed alone would train it, to rounding, which may differ between programs
+    for chunks of different sizes. Diverged members are marked and do not affect the others.
 
-    Raises ValueError, before anything is compiled, for settings that `make` does not take or finds wrong, that are no
-    number where another member's is, or neither a number nor hashable, and as `fit` does; for too small a budget later.
+    Args:
+        make: A function from the settings of a member, as keyword arguments, to its recipe. It may compute with
+            traced settings and pass them to layers, losses and optimizers, but it must not ask for their values.
+        members: For each member its "seed", which makes the key that `fit` takes, and its settings.
+        examples: The examples that all members are trained on.
+        epochs: How many times a member takes every example.
+        traced: The names of the settings that vary inside one compiled program. They must be numbers in every member.
+        measure: A function of the recipe, the trained parameters and `measure_data`, called for each member inside
+            the program after the last epoch, such as for an accuracy.
+        measure_data: What `measure` is given, such as test examples: a tree of arrays.
+        budget: The most memory to use, in bytes, including what is in use already: by this process on a CPU, by each
+            device elsewhere. None stands for all memory of a device; on a CPU it sets no limit.
+        devices: The devices that the members are spread over; all devices of this process if None.
+
+    Returns:
+        An iterator over the outcomes, group by group, each chunk as soon as it is trained.
+
+    Raises:
+        SettingError: If a seed, a traced setting or a setting that `make` checks is not what it is expected to be. It
+            is a ValueError.
+        ValueError: If `make` does not take the settings of a member, if the data are not what `fit` expects, or, from
+            the iterator, if the budget is too small or `make` cannot compute with a traced setting.
     """
     devices = jax.local_devices() if devices is None else devices
     mesh = jax.make_mesh((len(devices),), ("members",), axis_types=(AxisType.Auto,), devices=devices)
-    _refuse_mixed(members)
-    groups: dict[_Program, list[int]] = {}
-    for place, settings in enumerate(members):
+    _validate_members(make, members, traced)
+    groups: dict[_Group, list[int]] = {}
+    for index, settings in enumerate(members):
         recipe = _make_recipe(make, settings)
-        group = _Program(make, epochs, measure, mesh, *_split_settings(settings))
+        fixed = tuple(sorted((name, value) for name, value in settings.items() if name not in ("seed", *traced)))
+        group = _Group(make, epochs, measure, mesh, fixed, tuple(traced))
         if group not in groups:
-            x, t = validate(recipe.model, recipe.loss, data.x, data.t)
+            x, t = validate(recipe.model, recipe.loss, examples.x, examples.t)
             validate_schedule(len(x), epochs, recipe.batch_size)
-            data = Examples(x, t, validate_weights(data.weights, len(x)))
-        groups.setdefault(group, []).append(place)
-    shared = jax.device_put((data, given), NamedSharding(mesh, SHARED))
+            examples = Examples(x, t, validate_weights(examples.weights, len(x)))
+        groups.setdefault(group, []).append(index)
+    shared = jax.device_put((examples, measure_data), NamedSharding(mesh, SHARED))
     return (
         outcome
-        for group, places in groups.items()
-        for outcome in group.run({place: members[place] for place in places}, shared, budget)
+        for group, indices in groups.items()
+        for outcome in group.train({index: members[index] for index in indices}, shared, budget)
     )
 
 
-class _Program(NamedTuple):
-    """The program of a group: of members with the same settings but for the seed and the numbers called `traced`."""
+class _Group(NamedTuple):
+    """Members that one program trains: they differ only in the seed and in the settings of the names in `traced`."""
 
     make: Callable[..., Recipe]
     epochs: int
@@ -107,115 +134,126 @@ class _Program(NamedTuple):
     fixed: tuple[tuple[str, Any], ...]
     traced: tuple[str, ...]
 
-    def member(self, seed: Any, numbers: list[Any], shared: tuple[Examples, Any]) -> tuple[Any, ...]:
-        """One run, and what is kept of it."""
-        recipe, (data, given) = self.make(**dict(self.fixed), **dict(zip(self.traced, numbers, strict=True))), shared
-        state, history = run_epochs(recipe, init_state(recipe, jax.random.key(seed)), data, self.epochs)
+    def train_member(self, seed: Any, numbers: list[Any], shared: tuple[Examples, Any]) -> tuple[Any, ...]:
+        """Returns the loss, metrics, measurement and finiteness of one member."""
+        examples, measure_data = shared
+        recipe = self.make(**dict(self.fixed), **dict(zip(self.traced, numbers, strict=True)))
+        lanes = make_lanes(examples, recipe.batch_size)
+        state, history = run_epochs(recipe, init_state(recipe, jax.random.key(seed)), lanes, self.epochs)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, history.loss))]
-        measured = () if self.measure is None else self.measure(recipe, state.params, given)
+        measured = () if self.measure is None else self.measure(recipe, state.params, measure_data)
         return history.loss, history.metrics, measured, jnp.stack(finite).all()
 
-    def arguments(self, members: list[Mapping[str, Any]]) -> tuple[Any, list[Any]]:
-        """Seeds and numbers of members, spread over the devices."""
-        seeds, default = np.array([settings["seed"] for settings in members], np.uint32), jnp.result_type(float)
-        numbers = [np.array([settings[name] for settings in members], default) for name in self.traced]
+    def make_arguments(self, members: list[Mapping[str, Any]]) -> tuple[Any, list[Any]]:
+        """Returns the seeds and the traced numbers of members, spread over the devices."""
+        seeds, dtype = np.array([settings["seed"] for settings in members], np.uint32), jnp.result_type(float)
+        numbers = [np.array([settings[name] for settings in members], dtype) for name in self.traced]
         return jax.device_put((seeds, numbers), NamedSharding(self.mesh, MEMBERS))
 
-    def run(self, members: dict[int, Mapping[str, Any]], shared: Any, budget: int | float | None) -> Iterator[Outcome]:
-        """The outcomes of members, by their places, in chunks of one size, the last filled up with one again."""
-        places, settings = list(members), list(members.values())
+    def compile_chunk(self, members: list[Mapping[str, Any]], shared: tuple[Examples, Any]) -> Any:
+        """Returns the compiled program for chunks of as many members."""
+        try:
+            lowered = _jit_group(self).lower(*self.make_arguments(members), shared)
+        except (TypeError, ValueError) as error:
+            if not self.traced:
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"the program that traces {', '.join(self.traced)} cannot be made: {reason}") from error
+        return lowered.compile()
 
-        def compiled(chunk: int) -> Any:
-            return _compile_members(self).lower(*self.arguments(settings[:1] * chunk), shared).compile()
-
-        program, chunk = _fit_chunk(compiled, len(members), self.mesh.devices.ravel().tolist(), budget)
-        for first in range(0, len(members), chunk):
-            here = settings[first : first + chunk]
-            filled = here + here[-1:] * (chunk - len(here))
-            kept = jax.tree.map(np.asarray, program(*self.arguments(filled), shared))
-            for i, place in enumerate(places[first : first + chunk]):
-                loss, metrics, measured, finite = jax.tree.map(lambda leaf, i=i: leaf[i], kept)
-                yield Outcome(place, loss, metrics, measured, bool(finite), len(here) - 1 - i)
+    def train(
+        self, members: dict[int, Mapping[str, Any]], shared: Any, budget: int | float | None
+    ) -> Iterator[Outcome]:
+        """Yields the outcomes of members, by their indices, from chunks of one size; copies of one fill up the last."""
+        indices, settings = list(members), list(members.values())
+        program, size = _fit_chunk(
+            lambda size: self.compile_chunk(settings[:1] * size, shared),
+            len(members),
+            self.mesh.devices.ravel().tolist(),
+            budget,
+        )
+        for start in range(0, len(members), size):
+            chunk = settings[start : start + size]
+            filled = chunk + chunk[-1:] * (size - len(chunk))
+            results = jax.tree.map(np.asarray, program(*self.make_arguments(filled), shared))
+            for i, index in enumerate(indices[start : start + size]):
+                loss, metrics, measured, finite = jax.tree.map(lambda leaf, i=i: leaf[i], results)
+                yield Outcome(index, loss, metrics, measured, bool(finite), len(chunk) - 1 - i)
 
 
 @lru_cache(maxsize=16)
-def _compile_members(group: _Program) -> Any:
-    """The runs of many members, which the same sweep need not compile again."""
-    of_each = jax.vmap(group.member, in_axes=(0, 0, None))
+def _jit_group(group: _Group) -> Any:
+    """Returns the jitted program of a group; its cache spares a later sweep of the same group the compiling."""
+    train_all = jax.vmap(group.train_member, in_axes=(0, 0, None))
     specs = {"in_specs": (MEMBERS, MEMBERS, SHARED), "out_specs": MEMBERS}
-    return jax.jit(jax.shard_map(of_each, mesh=group.mesh, **specs, check_vma=False))  # nothing passes between any
+    return jax.jit(jax.shard_map(train_all, mesh=group.mesh, **specs, check_vma=False))  # devices exchange nothing
 
 
 def _fit_chunk(
-    compiled: Callable[[int], Any], members: int, devices: list[Any], budget: int | float | None
+    make_program: Callable[[int], Any], members: int, devices: list[Any], budget: int | float | None
 ) -> tuple[Any, int]:
-    """The program for as many members at a time as fit, a whole number for each device, and how many they are.
+    """Returns the program for the largest chunk that the budget allows, and the number of members in it.
 
-    As a rule it is compiled once: again only where memory_analysis tells that the chunk was too large.
+    The number is a multiple of the number of devices. A program is usually compiled once, and again only if its
+    memory analysis says that the chunk was too large.
     """
     on_cpu, share = devices[0].platform == "cpu", ceil(members / len(devices))
     limit = min(share, WIDTH) if on_cpu else share
     while True:
-        width = ceil(share / ceil(share / limit))  # chunks of one size, not small ones after large ones
-        program = compiled(width * len(devices))
+        width = ceil(share / ceil(share / limit))  # members of a device, about the same in all chunks
+        program = make_program(width * len(devices))
         stats = None if on_cpu else devices[0].memory_stats()
         allowed = stats["bytes_limit"] if budget is None and stats else budget
         if allowed is None:
             return program, width * len(devices)
-        found = program.memory_analysis()
-        needed = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-        needed *= len(devices) if on_cpu else 1  # whose devices share a memory
-        left = allowed - (stats["bytes_in_use"] if stats else _peak_memory())
+        analysis = program.memory_analysis()
+        needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+        needed *= len(devices) if on_cpu else 1  # the devices of a CPU share its memory
+        left = allowed - (stats["bytes_in_use"] if stats else _held_memory())
         if needed <= left:
             return program, width * len(devices)
         if width == 1:
             raise ValueError(
-                f"budget is {allowed:,.0f} bytes, of which {max(left, 0):,.0f} are left, but a member for each of "
-                f"{len(devices)} devices takes {needed:,}"
+                f"expected a budget that leaves {needed:,} bytes for a member on each of {len(devices)} devices, "
+                f"got {allowed:,.0f}, of which {max(left, 0):,.0f} are left"
             )
         limit = max(1, min(width - 1, int(width * left / needed)))
 
 
-def _peak_memory() -> int:
-    """The bytes that this process has held at the most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _held_memory() -> int:
+    """Returns the most bytes that this process has held, or, where psutil does not tell these, the bytes it holds."""
+    # psutil tells the peak on Windows only, and Python's own `resource`, which tells it elsewhere, does not exist
+    # there. What a process holds now is enough for a budget: memory that it has given back can be had again.
+    memory = psutil.Process().memory_info()
+    return getattr(memory, "peak_wset", memory.rss)
 
 
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, Integral)
-
-
-def _split_settings(settings: Mapping[str, Any]) -> tuple[tuple[tuple[str, Any], ...], tuple[str, ...]]:
-    """The settings that tell groups apart, and the names of those that are traced."""
-    fixed = tuple(sorted((name, value) for name, value in settings.items() if name != "seed" and not _is_float(value)))
-    return fixed, tuple(name for name, value in settings.items() if name != "seed" and _is_float(value))
+def _validate_members(make: Callable[..., Recipe], members: Sequence[Mapping[str, Any]], traced: Sequence[str]) -> None:
+    """Raises ValueError unless each member has a seed, settings that `make` takes, and numbers to trace."""
+    if not members:
+        raise ValueError("expected at least one member, got none")
+    if isinstance(traced, str) or "seed" in traced:
+        raise SettingError("traced", "to be a list of names without seed, which varies in any case", traced)
+    parameters = signature(make).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for settings in members:
+        validate_number("seed", settings.get("seed"), least=0, most=2**32 - 1, integer=True, note="2³² - 1")
+        for name in traced:
+            value = settings.get(name)
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise SettingError(name, "to be a number in every member, since it is traced", value)
+        for name, value in settings.items():
+            if name not in (*parameters, "seed") and not takes_any:
+                raise ValueError(f"expected settings among {', '.join(('seed', *parameters))}, got {name}")
+            try:
+                hash(value)
+            except TypeError:
+                raise SettingError(name, "to be a number or something hashable", value) from None
 
 
 def _make_recipe(make: Callable[..., Recipe], settings: Mapping[str, Any]) -> Recipe:
-    """The recipe of a member. Raises ValueError for settings of which none can be made."""
-    seed, known = settings.get("seed"), signature(make).parameters
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed!r}, but a whole number from 0 to below 2³² is wanted for each member")
-    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
-    for name, value in settings.items():
-        if name not in (*known, "seed") and not any_name:
-            raise ValueError(f"there is no setting {name}, only {', '.join(('seed', *known))}")
-        try:
-            hash(value)
-        except TypeError:
-            raise ValueError(f"{name} is {value!r}, but a number or something hashable is wanted") from None
+    """Returns the recipe of a member, from the values of all its settings. Raises ValueError if `make` fails."""
     try:
         return make(**{name: value for name, value in settings.items() if name != "seed"})
     except TypeError as error:
         raise ValueError(f"no recipe can be made of {dict(settings)}: {error}") from None
-
-
-def _refuse_mixed(members: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError for none, and for a text where another member has a number."""
-    if not members:
-        raise ValueError("there are no members, but at least one is wanted")
-    numbers = {name for settings in members for name, value in settings.items() if isinstance(value, Real)}
-    for settings in members:
-        for name in numbers & settings.keys():
-            if isinstance(settings[name], str):
-                raise ValueError(f"{name} is {settings[name]!r}, but a number is wanted, as in other members")

@@ -17,6 +17,7 @@ from sklearn.datasets import load_iris
 from sklearn.preprocessing import StandardScaler
 
 from jaxann.data import Examples
+from jaxann.data.batches import make_lanes
 from jaxann.nn import Layer, Loss, SoftmaxCrossEntropy, mlp, relu
 from jaxann.training import Recipe
 from jaxann.training.recipe import start, train
@@ -75,7 +76,7 @@ def make_examples(job: Job) -> Examples:
 def compile_training(job: Job, model: Layer, loss: Loss) -> Run:
     """Compiles all epochs of a job as one program of jaxann."""
     recipe = Recipe(model, loss, optax.sgd(job.rate), job.batch_size)
-    args = start(recipe, jax.random.key(0)), make_examples(job)
+    args = start(recipe, jax.random.key(0)), make_lanes(make_examples(job), job.batch_size)
     return partial(train.lower(recipe, *args, job.epochs).compile(), *args)
 
 

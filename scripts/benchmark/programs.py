@@ -22,6 +22,7 @@ from settings import BenchmarkSettings
 from jaxann.cli import train
 from jaxann.cli.settings import Settings
 from jaxann.data import Examples
+from jaxann.data.batches import make_lanes
 from jaxann.nn import SoftmaxCrossEntropy, mlp, relu
 from jaxann.runs.folder import Folder
 from jaxann.runs.record import Record
@@ -80,8 +81,9 @@ def measure_folder(settings: BenchmarkSettings) -> list[Row]:
         job = make_random_job(4_000 if settings.quick else 40_000, batch_size=128)
         recipe = Recipe(mlp(job.sizes, relu), SoftmaxCrossEntropy(), optax.adam(0.001), job.batch_size)
         plan, progress, data = Plan(epochs=10), begin(recipe, jax.random.key(0)), make_examples(job)
-        compiled = compile_pieces(recipe, data, plan, progress)
-        compiled |= compile_pieces(recipe, data, plan._replace(piece=10), progress)
+        lanes = make_lanes(data, job.batch_size)
+        compiled = compile_pieces(recipe, lanes, plan, progress)
+        compiled |= compile_pieces(recipe, lanes, plan._replace(piece=10), progress)
         subset = Examples(data.x[:1000], data.t[:1000])
 
         def evaluate_subset(params) -> tuple[float, dict[str, float]]:
@@ -91,10 +93,10 @@ def measure_folder(settings: BenchmarkSettings) -> list[Row]:
         def train_with_record() -> None:
             folder = Folder.create(new_path(), config={})
             record, start = Record.open(folder, progress, tensorboard=True, seconds=10)
-            for after, rows in train_in_pieces(recipe, data, plan, start, evaluate_subset, compiled):
+            for after, rows in train_in_pieces(recipe, lanes, plan, start, evaluate_subset, compiled):
                 record.add(after, rows)
 
-        runs = {"pieces": train_with_record, "one program": lambda: compiled[10](progress.state, data)}
+        runs = {"pieces": train_with_record, "one program": lambda: compiled[10](progress.state, lanes)}
         pieces = time_in_turn(runs, settings.rounds(5))
     added = iris["folder"] - iris["plain"]
     return [

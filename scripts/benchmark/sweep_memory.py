@@ -29,6 +29,6 @@ if __name__ == "__main__":
     x, t = generator.normal(size=(1437, 64)), generator.integers(10, size=1437)
     examples = Examples(jnp.asarray(x), jnp.asarray(t))
     members = combinations(seed=range(int(sys.argv[1]) // 8), rate=np.geomspace(1e-4, 1e-2, 8).tolist())
-    outcomes = sweep(make_recipe, members, examples, epochs=2, measure=keep_params, budget=2**31)
+    outcomes = sweep(make_recipe, members, examples, epochs=2, traced=["rate"], measure=keep_params, budget=2**31)
     assert all(outcome.finite for outcome in outcomes)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

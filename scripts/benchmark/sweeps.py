@@ -37,7 +37,8 @@ def measure_sweep(settings: BenchmarkSettings) -> list[Row]:
             return Recipe(mlp(sizes, sigmoid), SoftmaxCrossEntropy(), optax.sgd(rate), 16)
 
         def run_sweep(devices: int, job=job, make_recipe=make_recipe) -> None:
-            outcomes = sweep(make_recipe, members, make_examples(job), epochs=50, devices=jax.devices()[:devices])
+            examples, devices_used = make_examples(job), jax.devices()[:devices]
+            outcomes = sweep(make_recipe, members, examples, epochs=50, traced=["rate"], devices=devices_used)
             assert all(outcome.finite for outcome in list(outcomes))
 
         start = perf_counter()

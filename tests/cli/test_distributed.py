@@ -364,17 +364,17 @@ def test_hidden_layers_over_both_processes_are_the_run(start, pair, whole, tmp_p
 
 JOIN = ("--distributed", "--coordinator", "127.0.0.1:9", "--processes", 2, "--process")
 BAD = [
-    (("--distributed",), "no launcher is found, such as Slurm or Open MPI: give coordinator, processes and process"),
+    (("--distributed",), "expected a launcher, such as Slurm or Open MPI, or coordinator, processes and process"),
     (
         ("--distributed", "--process", 1),
-        "coordinator, processes and process are wanted together, or none of them under",
+        "expected coordinator, processes and process together, or none of them under",
     ),
     (("--distributed", "--coordinator", "127.0.0.1:9", "--processes", 2), "coordinator, processes and process are"),
     (("--coordinator", "127.0.0.1:9"), "coordinator is 127.0.0.1:9, but only with distributed it has an effect"),
     (("--process", 0), "process is 0, but only with distributed it has an effect"),
-    ((*JOIN, 2), "process is 2, but one from 0 to below processes, 2, is wanted"),
-    ((*JOIN, -1), "process is -1, but one from 0 to below processes, 2, is wanted"),
-    ((*JOIN, 1, "--coordinator", "127.0.0.1:65536"), "coordinator is '127.0.0.1:65536', but HOST:PORT is wanted"),
+    ((*JOIN, 2), "expected process between 0 and 1 (they are numbered from 0), got 2"),
+    ((*JOIN, -1), "expected process between 0 and 1 (they are numbered from 0), got -1"),
+    ((*JOIN, 1, "--coordinator", "127.0.0.1:65536"), "expected coordinator to be HOST:PORT, got '127.0.0.1:65536'"),
     ((*JOIN, 0, "--connect-seconds", "nan"), "connect_seconds is nan, but a finite number of at least 0 is wanted"),
 ]
 
@@ -415,8 +415,8 @@ def test_nobody_waits_for_ever_for_the_others(start, seconds):
     ("arguments", "sentence"),
     [
         (("--devices", 1), "1 devices are asked for, but 2 are there, and each is to take part"),
-        (("--devices", 3), "3 devices are asked for, but there are 2"),
-        (("--hidden", 7, "--model-devices", 2), "0.W has 7 outputs, which do not divide over 2 model devices"),
+        (("--devices", 3), "expected at least 3 devices for a mesh of 3 x 1, got 2"),
+        (("--hidden", 7, "--model-devices", 2), "expected outputs that divide over 2 model devices, got 7 in 0.W"),
         (("--run", "there"), "there is there already; a run of that name goes on with --resume there"),
         (("--resume", "there"), "there holds no run: there is no config.json in it"),
         (("--dataset", "none.csv"), "no such file: none.csv"),
@@ -450,7 +450,7 @@ ONE_UNIT = ("--hidden", 2, "--batch-size", 120, "--model-devices", 2)  # a step 
         *(
             pytest.param(
                 (*ONE_UNIT, "--seed", seed, "--learning-rate", rate),
-                "epoch 1, step 1: .* is in the parameters, after the optimiser's update",
+                "epoch 1, step 1: .* is in the parameters, after the optimizer's update",
                 id=f"one unit, of process {process}",
             )
             for process, seed, rate in ((0, 24, 8e37), (1, 10, 1.4e38))

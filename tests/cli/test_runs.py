@@ -314,7 +314,7 @@ def test_weights_of_0_are_left_out_and_predicting_does_not_mind_the_column(main,
     assert main(train, *QUICK, *BARE, *named, "--precision", "float32", "--run", "b")[0] == 0
     code, out, err = main(predict, "b", "--input", "in.csv")
     assert (code, out) == (2, "")
-    assert re.match(r"predict.py: features\[0, 3\] is inf, but finite float32 numbers are wanted", err)
+    assert re.match(r"predict.py: expected finite float32 numbers in features, got inf at \[0, 3\]", err)
 
 
 def test_two_processes_do_not_go_on_with_one_run(script, ended, tmp_path):

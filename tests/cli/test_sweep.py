@@ -148,8 +148,8 @@ def test_help_does_not_wait_for_jax():
         (("--grid", "init_scale=0"), "init_scale is 0.0, but a finite number above 0 is wanted"),
         (("--grid", "validation=0.2,0"), "validation is 0.0, but a share above 0 is wanted, for it is what is scored"),
         (("--validation", 0), "validation is 0.0, but a share above 0 is wanted, for it is what is scored"),
-        (("--grid", "batch_size=16,100"), "batch_size is 100, but 1 to 90, the number of examples, is wanted"),
-        (("--grid", "epochs=0"), "epochs is 0, but at least 1 is wanted"),
+        (("--grid", "batch_size=16,100"), r"expected batch_size between 1 and 90 \(the number of examples\), got 100"),
+        (("--grid", "epochs=0"), "expected epochs of at least 1, got 0"),
         (("--grid", "label_smoothing=0.1,1"), "label_smoothing is 1.0, but a share from 0 to below 1 is wanted"),
         (
             ("--grid", "label_smoothing=0.1,1", "--loss", "softmax_cross_entropy"),

@@ -7,6 +7,7 @@ import pytest
 from jaxann import fit
 from jaxann.data.validation import validate, validate_schedule
 from jaxann.nn import CrossEntropy, Hinge, SoftmaxCrossEntropy, SquaredError, mlp
+from jaxann.nn.hyperparameters import SettingError
 
 X = np.random.default_rng(0).normal(size=(6, 4))
 T = np.full((6, 3), 1 / 3)
@@ -23,42 +24,37 @@ def put(array, place, value):
 @pytest.mark.parametrize(
     ("loss", "x", "t", "sentence"),
     [
-        (SquaredError(), X[:, :3], T, "features have 3 columns, but the network takes 4"),
-        (SquaredError(), X[:5], T, r"features have 5 rows, but targets have shape \(6, 3\)"),
-        (SquaredError(), X[0], T, r"features have shape \(4,\), but at least one example, a row each, is wanted"),
-        (SquaredError(), X[:0], T[:0], r"features have shape \(0, 4\), but at least one example"),
-        (SquaredError(), X.astype(str), T, "features have dtype <U32, but real numbers are wanted"),
-        (SquaredError(), X.astype(object), T, "features have dtype object, but real numbers are wanted"),
-        (SquaredError(), X * 1j, T, "features have dtype complex128, but real numbers are wanted"),
-        (SquaredError(), X, T.astype(str), "targets have dtype <U32, but real numbers are wanted"),
-        (SquaredError(), [[1.0], [1.0, 2.0]], T, "features are ragged, but rows of one length are wanted"),
-        (SquaredError(), put(X, (2, 1), np.nan), T, r"features\[2, 1\] is nan, but finite float64 numbers are wanted"),
-        (SquaredError(), put(X, (5, 0), -np.inf), T, r"features\[5, 0\] is -inf, but finite float64 numbers"),
+        (SquaredError(), X[:, :3], T, "expected features with 4 columns, which the network takes, got 3"),
+        (SquaredError(), X[:5], T, r"expected targets for 5 rows of features, got shape \(6, 3\)"),
+        (SquaredError(), X[0], T, r"features with a row for each of at least one example, got shape \(4,\)"),
+        (SquaredError(), X[:0], T[:0], r"features with a row for each of at least one example, got shape \(0, 4\)"),
+        (SquaredError(), X.astype(str), T, "expected real numbers for features, got dtype <U32"),
+        (SquaredError(), X.astype(object), T, "expected real numbers for features, got dtype object"),
+        (SquaredError(), X * 1j, T, "expected real numbers for features, got dtype complex128"),
+        (SquaredError(), X, T.astype(str), "expected real numbers for targets, got dtype <U32"),
+        (SquaredError(), [[1.0], [1.0, 2.0]], T, "features in rows of one length, got rows of different lengths"),
+        (
+            SquaredError(),
+            put(X, (2, 1), np.nan),
+            T,
+            r"expected finite float64 numbers in features, got nan at \[2, 1\]",
+        ),
+        (SquaredError(), put(X, (5, 0), -np.inf), T, r"finite float64 numbers in features, got -inf at \[5, 0\]"),
         (
             SquaredError(),
             X,
             put(T, (3, 2), np.nan),
-            r"targets\[3, 2\] is nan, but SquaredError\(\) .* wants finite numbers",
+            r"expected finite numbers in targets of SquaredError\(\) with 3 outputs, got nan at \[3, 2\]",
         ),
-        (SquaredError(), X, T[:, :2], r"output's shape \(3,\), got float64 of shape \(2,\)"),
-        (SquaredError(), X, LABELS, r"targets of shape \(6,\) do not fit: .* shape \(3,\), got int64 of shape \(\)"),
-        (SquaredError(), X, 1.0, r"features have 6 rows, but targets have shape \(\)"),
-        (SoftmaxCrossEntropy(), X, put(LABELS, 4, 3), r"targets\[4\] is 3, but .* with 3 outputs wants integer labels"),
-        (
-            SoftmaxCrossEntropy(),
-            X,
-            put(LABELS, 4, -1),
-            r"targets\[4\] is -1, but .* with 3 outputs wants integer labels",
-        ),
-        (
-            SoftmaxCrossEntropy(),
-            X,
-            LABELS / 2,
-            r"an integer label or a distribution of shape \(3,\), got a single float64",
-        ),
-        (SoftmaxCrossEntropy(), X, np.full(6, 2**63, np.uint64) + 5, r"targets\[0\] is 9223372036854775813, but"),
-        (CrossEntropy(), X, put(T, (0, 0), -0.5), r"targets\[0, 0\] is -0.5, but CrossEntropy\(\) .* wants 0 or more"),
-        (Hinge(), X, T, r"targets\[0, 0\] is 0.333.*, but Hinge\(\) with 3 outputs wants -1 or \+1"),
+        (SquaredError(), X, T[:, :2], r"targets of shape \(6, 2\) do not fit: .* float64 of shape \(2,\)"),
+        (SquaredError(), X, LABELS, r"targets of shape \(6,\) do not fit: .* int64 of shape \(\)"),
+        (SquaredError(), X, 1.0, r"expected targets for 6 rows of features, got shape \(\)"),
+        (SoftmaxCrossEntropy(), X, put(LABELS, 4, 3), r"expected integer labels .* with 3 outputs, got 3 at \[4\]"),
+        (SoftmaxCrossEntropy(), X, put(LABELS, 4, -1), r"expected integer labels .* with 3 outputs, got -1 at \[4\]"),
+        (SoftmaxCrossEntropy(), X, LABELS / 2, r"targets of shape \(6,\) do not fit: .*integer label.* float64"),
+        (SoftmaxCrossEntropy(), X, np.full(6, 2**63, np.uint64) + 5, r"got 9223372036854775813 at \[0\]"),
+        (CrossEntropy(), X, put(T, (0, 0), -0.5), r"expected 0 or more in targets of Cross.*, got -0.5 at \[0, 0\]"),
+        (Hinge(), X, T, r"expected -1 or \+1 in targets of Hinge\(\) with 3 outputs, got 0.333.* at \[0, 0\]"),
     ],
 )
 def test_bad_data_gets_one_sentence(loss, x, t, sentence):
@@ -70,25 +66,28 @@ def test_bad_data_gets_one_sentence(loss, x, t, sentence):
 @pytest.mark.parametrize(
     ("epochs", "batch_size", "sentence"),
     [
-        (1, 0, "batch_size is 0, but 1 to 6, the number of examples, is wanted"),
-        (1, 7, "batch_size is 7, but 1 to 6, the number of examples, is wanted"),
-        (0, 2, "epochs is 0, but at least 1 is wanted"),
-        (2.0, 2, "epochs is 2.0, but a whole number is wanted"),
-        (1, "2", "batch_size is '2', but a whole number is wanted"),
+        (1, 0, r"expected batch_size between 1 and 6 \(the number of examples\), got 0"),
+        (1, 7, r"expected batch_size between 1 and 6 \(the number of examples\), got 7"),
+        (0, 2, "expected epochs of at least 1, got 0"),
+        (2.0, 2, "expected epochs to be a whole number, got 2.0"),
+        (1, "2", "expected batch_size to be a whole number, got '2'"),
     ],
 )
-def test_a_schedule_that_cannot_be_gets_one_sentence(epochs, batch_size, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_a_schedule_out_of_range_gets_one_sentence(epochs, batch_size, sentence):
+    with pytest.raises(SettingError, match=sentence):
         validate_schedule(6, epochs, batch_size)
 
 
-def test_fit_looks_at_its_schedule():
-    with pytest.raises(ValueError, match="batch_size is 7"):
+def test_fit_checks_its_schedule():
+    with pytest.raises(ValueError, match="expected batch_size between 1 and 6"):
         fit(MODEL, SquaredError(), optax.sgd(1), X, T, key=jax.random.key(0), epochs=1, batch_size=7)
 
 
 def test_numbers_too_large_for_the_precision_are_refused():
-    with jax.enable_x64(False), pytest.raises(ValueError, match=r"features\[1, 1\] is inf, but finite float32 numbers"):
+    with (
+        jax.enable_x64(False),
+        pytest.raises(ValueError, match=r"expected finite float32 numbers in features, got inf"),
+    ):
         validate(MODEL, SquaredError(), put(X, (1, 1), 1e300), T)
 
 
@@ -107,12 +106,12 @@ def test_large_integers_are_features_like_any_number():
 
 
 def test_integers_that_the_precision_would_wrap_are_refused():
-    with jax.enable_x64(False), pytest.raises(ValueError, match="targets hold integers that do not fit into int32"):
+    with jax.enable_x64(False), pytest.raises(ValueError, match="expected targets that fit into int32"):
         validate(MODEL, SoftmaxCrossEntropy(), X, put(LABELS, 4, 2**32 + 1))
 
 
-def test_shapes_are_judged_inside_a_program_too():
-    with pytest.raises(ValueError, match="features have 3 columns, but the network takes 4"):
+def test_shapes_are_checked_inside_a_program_too():
+    with pytest.raises(ValueError, match="expected features with 4 columns, which the network takes, got 3"):
         jax.jit(lambda x: validate(MODEL, SquaredError(), x, T))(X[:, :3])
     x, _ = jax.jit(lambda x: validate(MODEL, SquaredError(), x, T))(put(X, (0, 0), np.nan))
     assert jnp.isnan(x[0, 0])

@@ -311,7 +311,7 @@ def test_bad_input_is_refused():
         match=r"expected on_purpose to name gradients of the report \(0\.W, 0\.b, 0\.dx, 1\.dx, .*\), got '7'",
     ):
         check(model, loss, params, x, t, on_purpose=["7"])
-    with pytest.raises(ValueError, match="features have 3 columns, but the network takes 4"):
+    with pytest.raises(ValueError, match="expected features with 4 columns, which the network takes, got 3"):
         check(model, loss, params, x[:, :3], t)
     with pytest.raises(ValueError, match=r"features\[0, 1\] is nan"):
         check(model, loss, params, x * np.where(np.arange(4) == 1, np.nan, 1), t)

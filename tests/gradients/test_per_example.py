@@ -14,6 +14,7 @@ from support.layers import LayerNorm, Tied
 
 from jaxann import autodiff, backprop, fit
 from jaxann.data import Examples
+from jaxann.data.batches import make_lanes
 from jaxann.gradients import leaves, moments, per_example
 from jaxann.gradients.per_example import (
     Kronecker,
@@ -509,7 +510,7 @@ def test_training_draws_new_noise_at_every_step():
     private = partial(clipped_gradient, max_norm=0.3, noise=1.7)
     recipe = Recipe(SMALL, SMALL_LOSS, recorder(3 * epochs), batch_size, private)
     x, t = jnp.tile(SMALL_X[:1], (13, 1)), jnp.tile(SMALL_T[:1], (13, 1))  # only the noise differs
-    state, _ = train(recipe, start(recipe, jax.random.key(0)), Examples(x, t), epochs)
+    state, _ = train(recipe, start(recipe, jax.random.key(0)), make_lanes(Examples(x, t), batch_size), epochs)
     _, exact = jax.jit(clipped_gradient(SMALL, SMALL_LOSS, max_norm=0.3))(state.params, x, t)
     kept = np.asarray(state.opt_state[1])
     assert len(np.unique(kept, axis=0)) == 3 * epochs

@@ -12,6 +12,7 @@ from support.layers import Tied
 
 from jaxann import autodiff, backprop, check, compare, fit
 from jaxann.data import Examples
+from jaxann.data.batches import make_lanes
 from jaxann.gradcheck.report import ON_PURPOSE
 from jaxann.gradients import Stateful
 from jaxann.gradients.stateful import as_stateful
@@ -53,7 +54,7 @@ X = jax.random.normal(jax.random.key(1), (13, 4))
 LABELS = jnp.argmax(X @ jax.random.normal(jax.random.key(2), (4, 3)), axis=1)
 T = jnp.sin(X @ jax.random.normal(jax.random.key(3), (4, 3)))
 WEIGHTS = jax.random.uniform(jax.random.key(4), (13,), minval=0.1, maxval=2)
-DATA = Examples(X, LABELS)
+LANES = make_lanes(Examples(X, LABELS), 5)
 MODEL, LOSS = mlp((4, 6, 5, 3), hidden=tanh), SoftmaxCrossEntropy()
 PARAMS = jax.tree.map(
     lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(5), leaf.shape), MODEL.init(jax.random.key(6))
@@ -70,7 +71,7 @@ def run_training(gradient, epochs=3, opt=SGD, model=MODEL, **settings):
     """Returns the states before and after a run, and its history."""
     recipe = Recipe(model, LOSS, opt, 5, gradient, **settings)
     before = start(recipe, KEY)
-    return before, *train(recipe, before, DATA, epochs)
+    return before, *train(recipe, before, LANES, epochs)
 
 
 def compile_gradient(rule, model=MODEL, loss=LOSS, state=None, key=KEY):
@@ -549,10 +550,10 @@ PIECES = {
 @pytest.mark.slow
 def test_a_run_in_pieces_is_the_run(name):
     recipe = Recipe(mlp((4, 6, 3), hidden=tanh, dropout=0.2), LOSS, OPTIMIZERS["adam"](0.1), 5, PIECES[name])
-    final, history = train(recipe, start(recipe, KEY), DATA, 2)
+    final, history = train(recipe, start(recipe, KEY), LANES, 2)
     state, histories = start(recipe, KEY), []
     for _ in range(2):
-        state, piece = train(recipe, state, DATA, 1)
+        state, piece = train(recipe, state, LANES, 1)
         histories.append(piece)
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
     for a, b in zip(jax.tree.leaves((state, joined)), jax.tree.leaves((final, history)), strict=True):

@@ -11,10 +11,11 @@ from sklearn.neural_network import MLPClassifier
 
 from jaxann import autodiff, backprop, compare, fit, predict
 from jaxann.data import Examples
+from jaxann.data.batches import make_lanes
 from jaxann.gradients.probe import is_finite
 from jaxann.nn import CrossEntropy, Elementwise, SoftmaxCrossEntropy, SquaredError, mlp, sigmoid, softmax, tanh
 from jaxann.training import Recipe
-from jaxann.training.fit import raise_if_nonfinite
+from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.recipe import start, train
 
 KEY = jax.random.key(0)
@@ -22,14 +23,15 @@ X = jax.random.normal(jax.random.key(1), (23, 4))
 T = jnp.sin(X @ jax.random.normal(jax.random.key(2), (4, 2)))
 MODEL = mlp((4, 6, 2), hidden=tanh)
 SGD = optax.sgd(0.1)
+LANES = make_lanes(Examples(X, T), 5)
 
 
-def fitted(optimizer=SGD, x=X, t=T, **settings):
+def run_fit(optimizer=SGD, x=X, t=T, **settings):
     return fit(MODEL, SquaredError(), optimizer, x, t, **{"key": KEY, "epochs": 3, "batch_size": 5, **settings})
 
 
-def by_loop(order, batch_size, epochs):
-    """The run that `fit` should be, as anybody would write it down."""
+def loop(order, batch_size, epochs):
+    """Does in a plain loop what `fit` should do."""
     params, gradient, losses = start(Recipe(MODEL, SquaredError(), SGD, batch_size), KEY).params, backprop, []
     for epoch in range(epochs):
         total = 0
@@ -42,9 +44,9 @@ def by_loop(order, batch_size, epochs):
     return params, np.array(losses)
 
 
-def test_fit_is_the_loop_that_one_would_write():
-    params, history = fitted(shuffle=False)
-    looped, losses = by_loop(lambda epoch: jnp.arange(23), 5, 3)  # 23 = 4 x 5 + 3: the last batch is short
+def test_fit_does_what_a_plain_loop_does():
+    params, history = run_fit(shuffle=False)
+    looped, losses = loop(lambda epoch: jnp.arange(23), 5, 3)  # 23 = 4 x 5 + 3: the last batch is short
     np.testing.assert_allclose(history.loss, losses, rtol=1e-12)
     assert compare(params, looped).error < 1e-12
     assert history.step_loss.shape == (3, 5)
@@ -53,14 +55,14 @@ def test_fit_is_the_loop_that_one_would_write():
 def test_every_epoch_takes_every_example_once_in_an_order_of_its_own():
     batches = []
 
-    def spying(model, loss):
+    def record_batches(model, loss):
         def gradient(params, x, t, weights):
-            jax.debug.callback(lambda *seen: batches.append(np.array(seen)), x[:, 0], weights, ordered=True)
+            jax.debug.callback(lambda *batch: batches.append(np.array(batch)), x[:, 0], weights, ordered=True)
             return backprop(model, loss)(params, x, t, weights)
 
         return gradient
 
-    fitted(x=np.tile(np.arange(23.0)[:, None], (1, 4)), optimizer=optax.sgd(0.0), gradient=spying)
+    run_fit(x=np.tile(np.arange(23.0)[:, None], (1, 4)), optimizer=optax.sgd(0.0), gradient=record_batches)
     jax.effects_barrier()
     epochs = [np.concatenate([x[w > 0] for x, w in batches[first : first + 5]]) for first in (0, 5, 10)]
     for order in epochs:
@@ -71,14 +73,14 @@ def test_every_epoch_takes_every_example_once_in_an_order_of_its_own():
 
 def test_a_run_in_pieces_is_the_run():
     recipe = Recipe(MODEL, SquaredError(), optax.adam(0.01), 5)
-    whole, history = train(recipe, start(recipe, KEY), Examples(X, T), 5)
+    uncut, history = train(recipe, start(recipe, KEY), LANES, 5)
     state = start(recipe, KEY)
     losses = []
     for epochs in (2, 1, 2):
-        state, piece = train(recipe, state, Examples(X, T), epochs)
+        state, piece = train(recipe, state, LANES, epochs)
         losses.append(piece.loss)
     np.testing.assert_array_equal(np.concatenate(losses), history.loss)
-    assert compare((state.params, state.opt_state), (whole.params, whole.opt_state)).error == 0
+    assert compare((state.params, state.opt_state), (uncut.params, uncut.opt_state)).error == 0
     assert state.epoch == 5
 
 
@@ -87,14 +89,14 @@ def test_a_run_in_pieces_is_the_run():
 )
 def test_ten_steps_by_either_route_are_the_same(optimizer):
     settings = {"optimizer": optimizer, "epochs": 2, "batch_size": 5}
-    by_hand, automatic = (fitted(**settings, gradient=route) for route in (backprop, autodiff))
-    np.testing.assert_allclose(by_hand[1].step_loss, automatic[1].step_loss, rtol=1e-10)
-    assert compare(by_hand[0], automatic[0]).error < 1e-10  # ten roundings on, and Adam divides by small numbers
+    ours, theirs = (run_fit(**settings, gradient=route) for route in (backprop, autodiff))
+    np.testing.assert_allclose(ours[1].step_loss, theirs[1].step_loss, rtol=1e-10)
+    assert compare(ours[0], theirs[0]).error < 1e-10  # after ten steps, and Adam divides by small numbers
 
 
 def test_weights_are_those_of_the_mean_in_every_batch_and_over_the_epoch():
     weights = np.random.default_rng(3).uniform(0.5, 3, len(X))
-    params, history = fitted(shuffle=False, weights=weights, epochs=1)
+    params, history = run_fit(shuffle=False, weights=weights, epochs=1)
     looped, losses = start(Recipe(MODEL, SquaredError(), SGD, 5), KEY).params, []
     for first in range(0, len(X), 5):
         part = slice(first, first + 5)
@@ -103,43 +105,44 @@ def test_weights_are_those_of_the_mean_in_every_batch_and_over_the_epoch():
         losses.append(value * weights[part].sum())
     np.testing.assert_allclose(history.loss, [sum(losses) / weights.sum()], rtol=1e-12)
     assert compare(params, looped).error < 1e-12
-    same, _ = fitted(weights=np.full(len(X), 7.0))
-    assert compare(same, fitted()[0]).error < 1e-12
-    assert compare(fitted(weights=weights)[0], same).error > 1e-3  # they follow their examples in any order
+    same, _ = run_fit(weights=np.full(len(X), 7.0))
+    assert compare(same, run_fit()[0]).error < 1e-12
+    assert compare(run_fit(weights=weights)[0], same).error > 1e-3  # each weight stays with its example in any order
 
 
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        (np.ones(22), r"weights have shape \(22,\), but one for each of 23 examples is wanted"),
-        ([1.0] * 4 + [0.0] + [1.0] * 18, r"weights\[4\] is 0.0, but finite numbers above 0 are wanted"),
-        ([1.0] * 22 + [np.nan], r"weights\[22\] is nan, but finite numbers above 0 are wanted"),
-        (["a"] * 23, "weights have dtype <U1, but real numbers are wanted"),
+        (np.ones(22), r"expected weights of shape \(23,\), one for each example, got shape \(22,\)"),
+        ([1.0] * 4 + [0.0] + [1.0] * 18, r"expected finite numbers above 0 in weights, got 0.0 at \[4\]"),
+        ([1.0] * 22 + [np.nan], r"expected finite numbers above 0 in weights, got nan at \[22\]"),
+        (["a"] * 23, "expected real numbers for weights, got dtype <U1"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(weights, sentence):
     with pytest.raises(ValueError, match=sentence):
-        fitted(weights=weights)
+        run_fit(weights=weights)
 
 
 def test_dropout_draws_anew_at_every_step_and_a_run_in_pieces_draws_the_same():
     model = mlp((4, 6, 2), hidden=tanh, dropout=0.5)
     recipe = Recipe(model, SquaredError(), optax.sgd(0.0), 23, shuffle=False)
-    state, history = train(recipe, start(recipe, KEY), Examples(X, T), 6)
+    lanes = make_lanes(Examples(X, T), 23)
+    state, history = train(recipe, start(recipe, KEY), lanes, 6)
     assert len(set(map(float, history.loss))) == 6
-    _, again = train(recipe, train(recipe, start(recipe, KEY), Examples(X, T), 4)[0], Examples(X, T), 2)
+    _, again = train(recipe, train(recipe, start(recipe, KEY), lanes, 4)[0], lanes, 2)
     np.testing.assert_array_equal(again.loss, history.loss[4:])
     plain = mlp((4, 6, 2), hidden=tanh)
     expected = predict(plain, (state.params[0], (), state.params[2], ()), X)
-    np.testing.assert_allclose(predict(model, state.params, X), expected, rtol=1e-14)  # predicting drops nothing
+    np.testing.assert_allclose(predict(model, state.params, X), expected, rtol=1e-14)  # a prediction drops nothing
     for route in (backprop, autodiff):
         _, learned = fit(model, SquaredError(), SGD, X, T, key=KEY, epochs=200, batch_size=5, gradient=route)
         assert learned.loss[-1] < 0.8 * learned.loss[0]
 
 
 @pytest.mark.parametrize("optimizer", [optax.polyak_sgd(), optax.lbfgs(), optax.adamw(0.01), optax.lion(0.01)])
-def test_optimisers_that_ask_for_more_than_the_gradient_get_it(optimizer):
-    _, history = fitted(optimizer, epochs=30, batch_size=23)
+def test_optimizers_that_need_more_than_the_gradient_get_it(optimizer):
+    _, history = run_fit(optimizer, epochs=30, batch_size=23)
     assert history.loss[-1] < 0.7 * history.loss[0]
 
 
@@ -157,27 +160,27 @@ def test_the_loss_curve_is_that_of_scikit_learn():
     settings = {"momentum": 0, "shuffle": False, "alpha": 0, "batch_size": 7, "learning_rate_init": 0.1, "tol": 0}
     theirs = SameStart((8, 5), "logistic", solver="sgd", max_iter=20, **settings)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # twenty epochs are not to converge
+        warnings.simplefilter("ignore", ConvergenceWarning)  # twenty epochs are too few to converge
         theirs.fit(x, t)
     _, ours = fit(model, SoftmaxCrossEntropy(), SGD, x, t, key=KEY, epochs=20, batch_size=7, shuffle=False)
     np.testing.assert_allclose(ours.loss, theirs.loss_curve_, rtol=1e-10)
 
 
 def test_fit_is_pure_and_goes_under_jit_and_vmap():
-    params, history = fitted()
-    again, _ = fitted()
+    params, history = run_fit()
+    again, _ = run_fit()
     assert compare(again, params).error == 0
     keys = jax.random.split(KEY, 3)
-    many = jax.jit(jax.vmap(lambda key: fitted(key=key)[1].loss))(keys)
-    np.testing.assert_allclose(many, [fitted(key=key)[1].loss for key in keys], rtol=1e-12)
-    rates = jax.vmap(lambda rate: fitted(optax.sgd(rate))[1].loss)(jnp.array([0.01, 0.1]))
+    many = jax.jit(jax.vmap(lambda key: run_fit(key=key)[1].loss))(keys)
+    np.testing.assert_allclose(many, [run_fit(key=key)[1].loss for key in keys], rtol=1e-12)
+    rates = jax.vmap(lambda rate: run_fit(optax.sgd(rate))[1].loss)(jnp.array([0.01, 0.1]))
     np.testing.assert_allclose(rates[1], history.loss, rtol=1e-12)
     assert rates[0, -1] != rates[1, -1]
 
 
 def test_nothing_random_is_left_in_the_step_loop():
     recipe = Recipe(MODEL, SquaredError(), SGD, 5)
-    program = jax.make_jaxpr(lambda state: train(recipe, state, Examples(X, T), 3))(start(recipe, KEY))
+    program = jax.make_jaxpr(lambda state: train(recipe, state, LANES, 3))(start(recipe, KEY))
     (jitted,) = program.eqns
     (loop,) = (eqn for eqn in jitted.params["jaxpr"].eqns if eqn.primitive.name == "scan")
     assert "sort[" in str(program)  # the epochs' orders
@@ -193,7 +196,7 @@ def test_iris_is_learned():
     assert history.loss[-1] < 0.2  # from ln 3; the smoothed targets allow 0.112
 
 
-# y = 10²⁰⁰ x² outgrows float64 once x does; the gradient of the second is wrong from the start
+# y = 10²⁰⁰ x² overflows in float64 for large x; the derivative of the second function is never finite.
 SQUARE = Elementwise("square", lambda x: 1e200 * x * x, lambda x, y: 2e200 * x)
 BROKEN = Elementwise("broken", lambda x: x, lambda x, y: 1 / (x - x))
 
@@ -205,7 +208,7 @@ BROKEN = Elementwise("broken", lambda x: x, lambda x, y: 1 / (x - x))
         (mlp((4, 6, 6, 2), hidden=SQUARE), 0.0, "epoch 1, step 1: .* in the output of layer 3, square"),
         (mlp((4, 6, 2), hidden=BROKEN), 0.1, "epoch 1, step 1: .* in the gradient of layer 1, broken"),
         (mlp((4, 6, 2)), 1e200, "epoch 1, step [23]: .* in the (output of layer|value of SquaredError)"),
-        (mlp((4, 6, 2)), np.inf, "epoch 1, step 1: .* in the parameters, after the optimiser's update"),
+        (mlp((4, 6, 2)), np.inf, "epoch 1, step 1: .* in the parameters, after the optimizer's update"),
     ],
 )
 def test_a_loss_that_is_not_finite_stops_with_its_place(model, rate, sentence):
@@ -219,8 +222,8 @@ def test_the_place_is_found_in_any_epoch_of_any_piece(count, place, piece):
     recipe = Recipe(MODEL, SquaredError(), optax.sgd(lambda step: jnp.where(step == count, jnp.inf, 0.1)), 5)
     state = start(recipe, KEY)
     for _ in range(0, 3, piece):
-        before, (state, history) = state, train(recipe, state, Examples(X, T), piece)
+        before, (state, history) = state, train(recipe, state, LANES, piece)
         if not is_finite(state.params):
             break
-    with pytest.raises(FloatingPointError, match=f"{place}: .* in the parameters, after the optimiser's update"):
-        raise_if_nonfinite(recipe, before, state, history, Examples(X, T))
+    with pytest.raises(FloatingPointError, match=f"{place}: .* in the parameters, after the optimizer's update"):
+        raise_if_nonfinite(recipe, before, state, history, LANES)

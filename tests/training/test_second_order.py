@@ -1,4 +1,4 @@
-"""K-FAC against the dense matrices that its blocks stand for, least squares, and what a run promises."""
+"""K-FAC, compared with dense matrices in place of its blocks and with least squares, and in whole runs."""
 
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from support.judges import cast, judge
 
 from jaxann import backprop, compare, fit
 from jaxann.data import Examples
+from jaxann.data.batches import make_lanes
 from jaxann.gradients.curvature import gauss_newton_factors
 from jaxann.gradients.probe import is_finite
 from jaxann.nn import Dense, Layer, MixedPrecision, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, tanh
@@ -30,12 +31,12 @@ DAMPING = 0.02
 
 
 def batches(count, x=X):
-    """So many batches (x, t, weights), one of them with an example of weight 0."""
+    """Returns `count` batches (x, t, weights); the first has an example of weight 0."""
     return [(x[i : i + 5], LABELS[i : i + 5], WEIGHTS[i : i + 5].at[2].set(i)) for i in range(count)]
 
 
-def drawn(tree, seed):
-    """A random tree shaped like `tree`."""
+def draw(tree, seed):
+    """Returns a random tree shaped like `tree`."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     return jax.tree.unflatten(
@@ -44,62 +45,62 @@ def drawn(tree, seed):
 
 
 def run(model, steps, **settings):
-    """What `update` makes of random gradients at random parameters step by step, the gradients, factors and states."""
+    """Returns for each step the update, the random gradients and the factors that it came from, and the new state."""
     transformation = kfac(model, LOSS, damping=DAMPING, **settings)
     params = model.init(KEY)
     state, update = transformation.init(params), jax.jit(transformation.update)
     factors_of = jax.jit(gauss_newton_factors(model, LOSS))
-    told = []
+    results = []
     for step, batch in enumerate(steps):
-        params, g = drawn(params, step), drawn(params, 100 + step)
-        found, state = update(g, state, params, batch=batch)
-        told.append((found, g, factors_of(params, *batch), state))
-    return told
+        params, g = draw(params, step), draw(params, 100 + step)
+        updates, state = update(g, state, params, batch=batch)
+        results.append((updates, g, factors_of(params, *batch), state))
+    return results
 
 
-def solved(factors, g):
-    """(left ⊗ right + λ I)⁻¹ vec(g) of each leaf, densely."""
+def solve(factors, g):
+    """Returns (left ⊗ right + λ I)⁻¹ vec(g) for each leaf, from dense matrices."""
 
-    def solve(g, block):
+    def solve_leaf(g, block):
         G = np.kron(*block)
         return np.linalg.solve(G + DAMPING * np.eye(len(G)), np.ravel(g)).reshape(g.shape)
 
-    return jax.tree.map(solve, g, factors)
+    return jax.tree.map(solve_leaf, g, factors)
 
 
 @pytest.mark.parametrize("model", [MODEL, SHARING], ids=["mlp", "shared over positions"])
 def test_the_first_update_is_the_damped_inverse_of_its_blocks(model):
     x = X if model is MODEL else jax.random.normal(KEY, (23, 5, 2))
-    ((found, g, factors, _),) = run(model, batches(1, x))
-    judge(found, solved(factors, g), x.dtype)
-    assert compare(found, g).error > 0.1
+    ((updates, g, factors, _),) = run(model, batches(1, x))
+    judge(updates, solve(factors, g), x.dtype)
+    assert compare(updates, g).error > 0.1
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_later_updates_divide_by_unbiased_running_means(decay):
-    told, old = run(MODEL, batches(4), decay=decay), None
-    for steps, (found, g, factors, _) in enumerate(told, 1):
+    results, old = run(MODEL, batches(4), decay=decay), None
+    for steps, (updates, g, factors, _) in enumerate(results, 1):
         old = jax.tree.map(jnp.zeros_like, factors) if old is None else old
         old = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, factors)
-        judge(found, solved(jax.tree.map(lambda a, n=steps: a / (1 - decay**n), old), g), jnp.float64)
+        judge(updates, solve(jax.tree.map(lambda a, n=steps: a / (1 - decay**n), old), g), jnp.float64)
 
 
-def test_eigenvectors_are_found_anew_every_so_many_steps():
-    told, each = run(MODEL, batches(5), every=3), run(MODEL, batches(5))
-    bases = [state.bases for *_, state in told]
+def test_eigenvectors_are_computed_again_only_at_their_interval():
+    results, always = run(MODEL, batches(5), every=3), run(MODEL, batches(5))
+    bases = [state.bases for *_, state in results]
     for kept in (1, 2):
         assert compare(bases[kept], bases[0]).error == 0
     assert compare(bases[4], bases[3]).error == 0
-    fresh = [state.bases for *_, state in each]
-    judge((bases[0], bases[3]), (fresh[0], fresh[3]), jnp.float64)  # the running means went on meanwhile
+    fresh = [state.bases for *_, state in always]
+    judge((bases[0], bases[3]), (fresh[0], fresh[3]), jnp.float64)  # the running means went on in between
     assert compare(bases[3], bases[0]).error > 1e-3
-    judge([told[4][3].factors], [each[4][3].factors], jnp.float64)
-    assert told[4][3].step == 5
+    judge([results[4][3].factors], [always[4][3].factors], jnp.float64)
+    assert results[4][3].step == 5
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
 def test_one_step_solves_linear_least_squares_where_features_have_mean_zero(weights):
-    """There G has nothing between W and b, left is I, and the step is Newton's: exact up to the damping."""
+    """There G couples no W with b and left is I, so the step is a Newton step, exact up to the damping."""
     share = np.full(23, 1 / 23) if weights is None else np.array(weights / weights.sum())
     x = np.array(X) - share @ np.array(X)
     t = np.sin(3 * x[:, :2]) + x[:, 1:] + 1
@@ -107,9 +108,9 @@ def test_one_step_solves_linear_least_squares_where_features_have_mean_zero(weig
     params, _ = fit(Dense(3, 2), SquaredError(), optimizer, x, t, key=KEY, epochs=1, batch_size=23, weights=weights)
     root = np.sqrt(share)[:, None]
     design = root * np.column_stack([x, np.ones(23)])
-    wanted = np.linalg.lstsq(design, root * t, rcond=None)[0].T
-    np.testing.assert_allclose(params["W"], wanted[:, :3], atol=1e-8)
-    np.testing.assert_allclose(params["b"], wanted[:, 3], atol=1e-8)
+    expected = np.linalg.lstsq(design, root * t, rcond=None)[0].T
+    np.testing.assert_allclose(params["W"], expected[:, :3], atol=1e-8)
+    np.testing.assert_allclose(params["b"], expected[:, 3], atol=1e-8)
 
 
 @pytest.mark.slow
@@ -126,7 +127,7 @@ def test_iris_is_learned_in_fewer_epochs_than_by_sgd_of_any_learning_rate():
 
 
 @pytest.mark.slow
-def test_a_short_last_batch_is_filled_with_what_does_not_count():
+def test_a_short_last_batch_is_filled_with_examples_of_weight_zero():
     settings = {"key": KEY, "epochs": 1, "shuffle": False}
     optimizer = optax.chain(kfac(MODEL, LOSS, damping=0.1), optax.sgd(0.1))
     params, _ = fit(MODEL, LOSS, optimizer, X, LABELS, batch_size=15, **settings)
@@ -173,16 +174,16 @@ def test_it_takes_the_gradients_of_a_rule_and_of_mixed_precision(model, gradient
 def test_a_run_in_pieces_is_the_run_to_the_bit_and_its_state_is_finite():
     model = mlp((3, 4, 2), hidden=tanh, dropout=0.3)
     optimizer = optax.chain(kfac(model, LOSS, damping=0.1, every=3), optax.sgd(0.1))
-    recipe, data = Recipe(model, LOSS, optimizer, 5), Examples(X, LABELS, WEIGHTS)
-    standing = begin(recipe, KEY)
-    assert is_finite(standing.state.opt_state)
-    whole, history = train(recipe, standing.state, data, 5)
-    told = list(train_in_pieces(recipe, data, Plan(5, piece=2, every=2), standing))
-    np.testing.assert_array_equal([row["loss"] for _, rows in told for row in rows], history.loss)
-    last, _ = told[-1]
-    assert compare((last.state.params, last.state.opt_state), (whole.params, whole.opt_state)).error == 0
-    assert is_finite(whole.opt_state)
-    assert whole.opt_state[0].step == 25
+    recipe, lanes = Recipe(model, LOSS, optimizer, 5), make_lanes(Examples(X, LABELS, WEIGHTS), 5)
+    progress = begin(recipe, KEY)
+    assert is_finite(progress.state.opt_state)
+    uncut, history = train(recipe, progress.state, lanes, 5)
+    pieces = list(train_in_pieces(recipe, lanes, Plan(5, piece=2, every=2), progress))
+    np.testing.assert_array_equal([row["loss"] for _, rows in pieces for row in rows], history.loss)
+    last, _ = pieces[-1]
+    assert compare((last.state.params, last.state.opt_state), (uncut.params, uncut.opt_state)).error == 0
+    assert is_finite(uncut.opt_state)
+    assert uncut.opt_state[0].step == 25
 
 
 def test_damping_and_decay_may_be_traced():
@@ -202,14 +203,14 @@ def test_updates_keep_the_precision_of_the_gradient_and_factors_have_float32_or_
     transformation = kfac(MODEL, LOSS)
     update = jax.jit(transformation.update) if compiled else transformation.update
     for batch in ((x, t), (x, t, weights), (x, t, weights.astype(float))):
-        found, state = update(params, transformation.init(params), params, batch=batch)
-        assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
+        updates, state = update(params, transformation.init(params), params, batch=batch)
+        assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
         assert {leaf.dtype for leaf in jax.tree.leaves((state.factors, state.bases))} == {jnp.dtype("float32")}
 
 
 @dataclass(frozen=True)
 class Plain(Layer):
-    """y = W x for a W whose gradient is left as a matrix."""
+    """y = W x, with a gradient of W that is a matrix and not an `Outer`."""
 
     n: int
     m: int
@@ -229,27 +230,29 @@ def test_a_matrix_whose_gradient_is_no_outer_is_refused_by_name():
     params = model.init(KEY)
     transformation = kfac(model, LOSS)
     state = transformation.init(params)
-    with pytest.raises(ValueError, match=r"kfac wants the gradient of 2.W as an Outer, but it is an array of \(2, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"expected an Outer for the gradient of 2.W in kfac, got an array of \(2, 4\)"
+    ):
         transformation.update(params, state, params, batch=(X, LABELS))
 
 
 def test_a_column_whose_gradient_is_no_outer_is_one_block():
     model = Sequential((Dense(3, 1), tanh, Plain(1, 2)))
-    ((found, g, factors, _),) = run(model, batches(1))
-    judge(found, solved(factors, g), jnp.float64)
+    ((updates, g, factors, _),) = run(model, batches(1))
+    judge(updates, solve(factors, g), jnp.float64)
     assert factors[2]["W"].left.shape == (2, 2)
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"damping": 0}, "damping is 0, but a finite number above 0 is wanted"),
-        ({"damping": -1.0}, "damping is -1.0, but a finite number above 0 is wanted"),
-        ({"damping": np.inf}, "damping is inf, but a finite number above 0 is wanted"),
-        ({"decay": 1}, "decay is 1, but a number below 1 is wanted"),
-        ({"decay": -0.1}, "decay is -0.1, but a finite number of at least 0 is wanted"),
-        ({"decay": np.nan}, "decay is nan, but a finite number of at least 0 is wanted"),
-        ({"every": 0}, "every is 0, but at least 1 step is wanted"),
+        ({"damping": 0}, "expected damping above 0, got 0"),
+        ({"damping": -1.0}, "expected damping above 0, got -1.0"),
+        ({"damping": np.inf}, "expected damping to be a finite number, got inf"),
+        ({"decay": 1}, "expected decay between 0 and 1, excluding 1, got 1"),
+        ({"decay": -0.1}, "expected decay between 0 and 1, excluding 1, got -0.1"),
+        ({"decay": np.nan}, "expected decay to be a finite number, got nan"),
+        ({"every": 0}, "expected every of at least 1, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, sentence):
@@ -261,7 +264,7 @@ def test_an_update_without_a_batch_or_parameters_is_refused():
     transformation, params = kfac(MODEL, LOSS), MODEL.init(KEY)
     state = transformation.init(params)
     for missing in ({"params": params}, {"batch": (X, LABELS)}):
-        with pytest.raises(ValueError, match=r"kfac's update wants params and batch=\(x, t, weights\)"):
+        with pytest.raises(ValueError, match=r"expected params and batch=\(x, t, weights\) in the update of kfac"):
             transformation.update(params, state, **missing)
 
 
