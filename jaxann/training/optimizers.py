@@ -62,7 +62,8 @@ def optimizer(
     for setting, value in settings.items():
         if setting not in known:
             raise SettingError("settings", f"of {name} among {', '.join(known)}", setting)
-        validate_number(setting, value)
+        if not isinstance(value, bool):  # `nesterov` is a switch
+            validate_number(setting, value)
     if "weight_decay" in parameters:
         decay = {} if weight_decay is None else {"weight_decay": weight_decay}
         update = make(learning_rate, mask=_is_matrix, **decay, **settings)
