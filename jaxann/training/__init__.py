@@ -1,4 +1,4 @@
-'''Training: one run, many runs at once, and runs on many devices.
+"""Training: one run, many runs at once, and runs on many devices.
 
 A run is one compiled program. `jaxann.fit` draws the parameters, takes every epoch's batches in a new order, and
 updates with any optax optimizer, from any gradient function: `gradient=backprop`, `autodiff` or a learning rule.
@@ -108,10 +108,12 @@ as many processes as before, and to rounding with another number.
 | you have | use |
 |---|---|
 | many small networks: seeds, or settings to choose from | a sweep, which also keeps all devices busy |
-| one network with batches too large or too slow for a device | `make_mesh(data)`; every step waits for the sum of all gradients, so small steps get slower |
+| one network with batches too large or too slow for a device | `make_mesh(data)` |
 | layers too wide for a device | `make_mesh(data, model)` |
 | devices in several machines | `processes.join`, under a launcher |
-'''
+
+On several devices every step waits for the sum of all gradients, so a network whose steps are short gets slower.
+"""
 
 from jaxann.training.devices import cpu_devices
 from jaxann.training.optimizers import optimizer, schedule
