@@ -3,8 +3,6 @@
 Example i has the share s_i = w_i / Σ w of every mean, or 1/B without weights.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
