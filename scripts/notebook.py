@@ -222,8 +222,9 @@ def plot_results(results: Sequence[Result]) -> Figure:
     mended.set_xticks(range(4), map(spell, Repairs._fields), rotation=45, ha="right")
     accuracy.set(xlim=(0, 1.1), xticks=(0, 0.5, 1))
     learn = "learns" if learning == 1 else "learn"
-    style.style_axes(mended, f"{learning} of {len(results)} networks {learn}", note="full: mended", grid=False)
-    style.style_axes(accuracy, "", "training accuracy", note=f"blue: learns (at least {LEARNS})")
+    title, note = f"{learning} of {len(results)} networks {learn}", f"blue: learns (at least {LEARNS})"
+    style.style_axes(mended, "", note="full: mended", grid=False)
+    style.style_axes(accuracy, title, "training accuracy", note=note)
     _draw_losses(losses, results)
     return figure
 

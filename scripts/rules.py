@@ -188,14 +188,14 @@ def format_outcomes(outcomes: Mapping[str, Outcome]) -> str:
 
 def plot_outcomes(outcomes: Mapping[str, Outcome]) -> Figure:
     """Draws, over the epochs, the training loss and the angle to the true gradient, each with its spread."""
-    figure = style.make_figure(12.5, 4.4)
+    figure = style.make_figure(13.5, 4.6)
     loss, angle = figure.subplots(1, 2)
     converged = {name: outcome for name, outcome in outcomes.items() if outcome.converged.any()}
     losses = {name: outcome.loss[outcome.converged] for name, outcome in converged.items()}
     angles = {name: outcome.hidden_angles()[outcome.converged] for name, outcome in converged.items()}
     _draw_bands(loss, losses, describe_best("ends with the lowest training loss", losses, ".2g"), "training loss")
     angles_of_others = {name: values for name, values in angles.items() if name != "backprop"}
-    title = describe_best("ends nearest to the true gradient", angles_of_others, ".0f", "°")
+    title = describe_best("ends nearest the true gradient", angles_of_others, ".0f", "°")
     _draw_bands(angle, angles, title, "degrees from the true gradient, hidden layers")
     return figure
 

@@ -124,8 +124,9 @@ def _draw_errors(axes: Axes, rows: list[Row], layers: list[str]) -> None:
 def _draw_comparison(axes: Axes, row: Row) -> None:
     """Draws every entry of a handwritten gradient over autodiff's; equal ones lie on the diagonal."""
     autodiff, handwritten = row.autodiff.ravel(), row.handwritten.ravel()
-    title = f"{row.path} of {row.owner[:40]}: {row.diagnosis or row.verdict}".replace("$", r"\$")
-    style_axes(axes, title, "gradient by autodiff", "handwritten gradient")
+    verdict = "differs on purpose" if row.verdict == ON_PURPOSE else f"is {row.verdict}"
+    title, note = (text.replace("$", r"\$") for text in (f"{row.path} of {row.owner[:40]} {verdict}", row.diagnosis))
+    style_axes(axes, title, "gradient by autodiff", "handwritten gradient", note=note)
     if not handwritten.size:
         axes.set_axis_off()
         return

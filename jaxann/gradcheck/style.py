@@ -22,8 +22,8 @@ BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)  # Okabe and Ito 2008: told apart with any colour vision
 INK, GREY, PALE, FAINT = "#222222", "#767676", "#C4C4C4", "#E8E8E8"
 TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 11, 9, 8.5  # points
-DPI = 150
-_CHARACTERS_PER_INCH = 10  # of a title, a few fewer than fit
+DPI = 110
+_TITLE_CHARACTERS, _NOTE_CHARACTERS = 13, 17.5  # that fit above an inch of axes
 
 
 def make_figure(width: float | int, height: float | int) -> Figure:
@@ -49,23 +49,24 @@ def style_axes(axes: Axes, title: str, x: str = "", y: str = "", *, note: str = 
     """Gives axes a title, labels, a light grid and spines.
 
     Args:
-        axes: The axes, with the number of subplots of their figure settled.
+        axes: The axes, a subplot of a figure that `make_figure` made.
         title: What the picture shows, as a sentence; it is aligned left and wrapped.
         x: The label of the horizontal axis.
         y: The label of the vertical axis.
-        note: A line in small print below the title, such as what a band around a line is.
+        note: A sentence in small print below the title, such as what a band around a line is.
         grid: Whether to draw a grid; an image has a faint frame instead.
     """
     figure, place = axes.get_figure(root=True), axes.get_subplotspec()
     assert figure is not None
-    columns = 1 if place is None else place.get_gridspec().ncols
-    count = len(textwrap.wrap(title, int(figure.get_figwidth() / columns * _CHARACTERS_PER_INCH)))
-    lines = textwrap.wrap(title, len(title) // max(count, 1) + 10)  # of nearly equal length
-    pad = 8 + (NOTE_SIZE + 5 if note else 0)
-    axes.set_title("\n".join(lines), loc="left", size=TITLE_SIZE, weight="bold", color=INK, pad=pad)
+    assert place is not None
+    width = place.get_position(figure).width * figure.get_figwidth()
+    title, note = _wrap(title, width * _TITLE_CHARACTERS), _wrap(note, width * _NOTE_CHARACTERS)
+    lines = note.count("\n") + 1 if note else 0
+    pad = 8 + 1.2 * NOTE_SIZE * lines + (3 if note else 0)
+    axes.set_title(title, loc="left", size=TITLE_SIZE, weight="bold", color=INK, pad=pad)
     if note:
-        place = {"xytext": (0, 6), "textcoords": "offset points", "annotation_clip": False}
-        axes.annotate(note, (0, 1), xycoords="axes fraction", size=NOTE_SIZE, color=GREY, **place)
+        offset = {"xytext": (0, 6), "textcoords": "offset points", "annotation_clip": False}
+        axes.annotate(note, (0, 1), xycoords="axes fraction", size=NOTE_SIZE, color=GREY, **offset)
     axes.set_xlabel(x, size=LABEL_SIZE, color=INK)
     axes.set_ylabel(y, size=LABEL_SIZE, color=INK)
     axes.tick_params(which="both", labelsize=NOTE_SIZE, labelcolor=INK, color=GREY, length=3 if grid else 0)
@@ -74,6 +75,13 @@ def style_axes(axes: Axes, title: str, x: str = "", y: str = "", *, note: str = 
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color=FAINT, linewidth=0.7)
         axes.set_axisbelow(True)
+
+
+def _wrap(text: str, characters: float) -> str:
+    """Breaks text into as few lines as have room, of nearly equal length."""
+    count = max(len(textwrap.wrap(text, int(characters))), 1)
+    shortest = next(n for n in range(len(text) // count, len(text) + 2) if len(textwrap.wrap(text, n + 1)) <= count)
+    return "\n".join(textwrap.wrap(text, shortest + 1))
 
 
 def scale_logarithmically(axes: Axes, axis: Literal["x", "y"], linear_below: float | int | None = None) -> None:

@@ -144,7 +144,7 @@ class Log:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Glyph")  # the font may lack letters of a class's name
                 for name, figure in pictures.items():
-                    figure.savefig(self._folder.path / f"{name}.png", dpi=100)
+                    figure.savefig(self._folder.path / f"{name}.png")
 
     def close(self) -> None:
         """Writes out the scalars that are still in memory."""

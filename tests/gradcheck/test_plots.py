@@ -58,17 +58,22 @@ def test_the_picture_shows_errors_and_the_wrong_gradient():
 def test_the_titles_say_what_was_found():
     assert titles(Report((*RIGHT, WRONG, CHAIN), 6, 9)) == [
         "1 of 4 gradients is wrong",
-        "2.b of Dense(5, 3): consistent with a flipped sign",
+        "2.b of Dense(5, 3) is wrong",
     ]
-    assert titles(Report((*RIGHT, WRONG), 6, 9), "0.W")[1] == "0.W of Dense(4, 5): right"
+    assert titles(Report((*RIGHT, WRONG), 6, 9), "0.W")[1] == "0.W of Dense(4, 5) is right"
     assert titles(Report((WRONG, row("3.dx", "tanh", "not finite", np.full(3, np.nan))), 6, 9))[0] == (
         "2 of 2 gradients are wrong"
     )
     assert titles(Report(RIGHT, 6, 9))[0] == "All 2 gradients are right"
     assert titles(Report((*RIGHT, ON_PURPOSE), 6, 9)) == [
         "2 of 3 gradients are right, 1 differs on purpose",
-        "2.dx of Dense(5, 3): on purpose",
+        "2.dx of Dense(5, 3) differs on purpose",
     ]
+
+
+def test_the_diagnosis_is_below_the_title():
+    _, comparison, _ = draw(plot_report(Report((*RIGHT, WRONG), 6, 9)))
+    assert comparison.texts[0].get_text() == "consistent with a flipped sign"
 
 
 def test_a_wrong_gradient_is_seen_without_colours():
@@ -91,7 +96,7 @@ def test_a_path_that_the_report_does_not_have_is_refused():
 
 def test_a_gradient_that_could_not_be_computed_has_a_title_only():
     report = Report((Row("1", "Odd", (), "wrong", "raises", "it raises"),), 1, 1)
-    assert titles(report) == ["1 of 1 gradients is wrong", "1 of Odd: it raises"]
+    assert titles(report) == ["1 of 1 gradients is wrong", "1 of Odd is wrong"]
 
 
 def test_without_matplotlib_a_sentence_says_how_to_install_it(monkeypatch):

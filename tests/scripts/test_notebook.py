@@ -157,7 +157,7 @@ def test_the_picture_shows_what_is_mended_the_accuracies_and_the_losses(results)
     np.testing.assert_allclose([bar.get_width() for bar in accuracy.patches], [result.accuracy for result in results])
     assert len({bar.get_facecolor() for bar in accuracy.patches[:15]}) == 1
     assert accuracy.patches[15].get_facecolor() != accuracy.patches[0].get_facecolor()
-    assert mended.get_title(loc="left") == "1 of 16 networks learns"
+    assert accuracy.get_title(loc="left") == "1 of 16 networks learns"
     assert losses.get_title(loc="left") == "With nothing mended the loss ends at 1.10"
     labels = {text.get_text() for text in losses.texts if "mended:" in text.get_text()}
     wrong = {"all but cross-entropy mended: 0.78", "all but bias mended: 0.33", "none mended: 0.33"}

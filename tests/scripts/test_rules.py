@@ -111,7 +111,7 @@ def test_the_picture_has_a_line_for_every_rule_and_says_which_is_best(outcomes):
             mean = of_rule if axes is loss else of_rule["gradient angle 0.W"]  # of the only hidden layer
             np.testing.assert_allclose(line.get_ydata(), mean.mean(axis=0))
     assert loss.get_title(loc="left").startswith("Feedback alignment ends with the lowest training loss")
-    assert angle.get_title(loc="left").replace("\n", " ").startswith("Feedback alignment ends nearest to the true")
+    assert angle.get_title(loc="left").replace("\n", " ").startswith("Feedback alignment ends nearest the true")
 
 
 def test_where_every_seed_diverged_there_is_a_picture_without_lines(outcomes, tmp_path):
