@@ -4,8 +4,6 @@ Lane j holds the examples j, B + j, 2B + j, ... and is shuffled by itself. A dev
 all that a batch ever takes from it, and the batches are the same on any number of devices.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple
 
