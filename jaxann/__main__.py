@@ -1,4 +1,4 @@
-"""`python -m jaxann`, the same program as the command `jaxann`."""
+"""`python -m jaxann`: the same program as the command `jaxann`."""
 
 import sys
 

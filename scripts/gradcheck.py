@@ -1,10 +1,12 @@
 """Checks handwritten gradients: the same program as `jaxann gradcheck`."""
 
+import signal
 import sys
 
 import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
 
-from jaxann.cli.gradcheck import main
-
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback, even while it imports
+    from jaxann.cli.gradcheck import main
+
     sys.exit(main())

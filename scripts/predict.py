@@ -1,10 +1,12 @@
-"""Predicts with a run's best parameters: the same program as `jaxann predict`."""
+"""Predicts with the parameters of a run: the same program as `jaxann predict`."""
 
+import signal
 import sys
 
 import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
 
-from jaxann.cli.predict import main
-
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback, even while it imports
+    from jaxann.cli.predict import main
+
     sys.exit(main())

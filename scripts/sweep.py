@@ -1,10 +1,12 @@
-"""Trains many networks on one table: the same program as `jaxann sweep`."""
+"""Trains many networks on one table of data: the same program as `jaxann sweep`."""
 
+import signal
 import sys
 
 import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
 
-from jaxann.cli.sweep import main
-
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback, even while it imports
+    from jaxann.cli.sweep import main
+
     sys.exit(main())

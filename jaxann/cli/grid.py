@@ -1,4 +1,4 @@
-"""The grid of a sweep: settings of train.py and their values, as the command line takes and a table shows them."""
+"""Grids of a sweep: settings with several values, as the command line takes them and a table shows them."""
 
 from __future__ import annotations
 
@@ -8,60 +8,89 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from jaxann.cli.settings import ELSEWHERE, Settings, matches
+from jaxann.cli.annotations import matches
+from jaxann.cli.settings import UNSTORED, Settings
+from jaxann.nn.hyperparameters import SettingError
 
-TRAIN_ONLY = ("patience", "evaluate_every", "score", "tensorboard", "checkpoint_seconds", *ELSEWHERE)
-ALIKE = ("dataset", "target", "weights", "kind", "seed", "split", "precision", "optimizer_settings", "plots")
+# Settings that only `jaxann train` takes, and those that are the same for all members of a sweep.
+TRAIN_ONLY = ("patience", "evaluate_every", "score", "tensorboard", "checkpoint_seconds", *UNSTORED)
+SHARED = ("dataset", "target", "weights", "kind", "seed", "split", "precision", "optimizer_settings", "plots")
+
+
+def sweepable_settings() -> list[str]:
+    """Returns the names of the settings that a grid may vary."""
+    return [field.name for field in fields(Settings) if field.name not in (*TRAIN_ONLY, *SHARED)]
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of each setting in the grid. Raises ValueError for what is none."""
-    hints, found = get_type_hints(Settings), {}
-    known = [field.name for field in fields(Settings) if field.name not in (*TRAIN_ONLY, *ALIKE)]
+    """Reads the values of each setting of a grid from texts such as "learning_rate=0.01,0.1".
+
+    Raises:
+        ValueError: If a text is not of this form, or names a setting that does not exist or cannot be swept, or a value
+            that the setting cannot have, or the same thing twice.
+    """
+    annotations, grid = get_type_hints(Settings), {}
+    sweepable = sweepable_settings()
     for text in texts:
-        given, there, listed = text.partition("=")
-        name = given.replace("-", "_")
-        if not there or not listed:
-            raise ValueError(f"grid has {text!r}, but a setting and its values are wanted: learning_rate=0.01,0.1")
-        if name not in known:
-            what = f"{name} cannot be swept" if name in hints else f"there is no setting {name}"
-            raise ValueError(f"{what}, only {', '.join(known)}")
-        if name in found:
-            raise ValueError(f"grid has {name} twice")
-        found[name] = [parse_value(name, one, hints[name]) for one in listed.split(",")]
-        for i, one in enumerate(found[name]):
-            if one in found[name][:i]:
-                raise ValueError(f"{name} has the value {format_value(one)} twice")
-    return found
+        written, _, listed = text.partition("=")
+        name = written.replace("-", "_")
+        if not listed:
+            raise SettingError("grid", "to hold settings and values such as learning_rate=0.01,0.1", text)
+        if name not in sweepable:
+            raise SettingError("grid", f"to hold only settings that can be swept: {', '.join(sweepable)}", written)
+        if name in grid:
+            raise SettingError("grid", "to hold each setting once", f"{written} twice")
+        grid[name] = [parse_value(written, value, annotations[name]) for value in listed.split(",")]
+        for i, value in enumerate(grid[name]):
+            if value in grid[name][:i]:
+                raise SettingError(written, "to have each value once", f"{format_value(value)} twice")
+    return grid
 
 
-def parse_value(name: str, text: str, hint: Any) -> Any:
-    """What `text` stands for, as an annotation has it. Raises ValueError where it stands for no such thing."""
-
-    def readings() -> Iterator[Any]:
-        yield from (None, []) if text == "none" else ()
-        for number in (float, int):
-            for read in (number, lambda text, number=number: [number(part) for part in text.split("-")]):
-                with suppress(ValueError):
-                    yield read(text)
-        yield text
-
-    for reading in readings():
-        if matches(reading, hint):
-            return tuple(reading) if isinstance(reading, list) else reading
-    raise ValueError(f"{name} is {text!r}, but {describe_hint(hint)} is wanted")
+def written_names(texts: Sequence[str]) -> dict[str, str]:
+    """Returns how the caller wrote the name of each setting in a grid: with underscores or dashes."""
+    names = {text.partition("=")[0].replace("-", "_"): text.partition("=")[0] for text in texts}
+    return {name: written for name, written in names.items() if name in sweepable_settings()}
 
 
-def describe_hint(hint: Any) -> str:
-    """An annotation in words."""
-    kind, args = get_origin(hint), get_args(hint)
-    if kind in (Union, UnionType):
-        return " or ".join(map(describe_hint, args))
-    if kind is Literal:
-        return " or ".join(args)
-    return {float: "a number", int: "a whole number", NoneType: "none"}.get(hint, "one such as 64-32")
+def parse_value(name: str, text: str, annotation: Any) -> Any:
+    """Returns the value of a setting that a text stands for: "64-32" for (64, 32), "none" for None or ().
+
+    Args:
+        name: The name of the setting, for the error message.
+        text: The text.
+        annotation: The annotation of the setting.
+
+    Raises:
+        SettingError: If the text stands for no value that the annotation allows.
+    """
+    for value in _read_values(text):
+        if matches(value, annotation):
+            return tuple(value) if isinstance(value, list) else value
+    raise SettingError(name, f"to be {_describe_texts(annotation)}", text)
 
 
 def format_value(value: Any) -> str:
-    """A value as the grid takes it."""
-    return "none" if value in (None, ()) else "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """Returns the text that stands for a value in a grid."""
+    if value in (None, ()):
+        return "none"
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _read_values(text: str) -> Iterator[Any]:
+    """Yields all values that a text may stand for, a list in place of a tuple."""
+    yield from (None, []) if text == "none" else ()
+    for number in (float, int):
+        for parse in (number, lambda text, number=number: [number(part) for part in text.split("-")]):
+            with suppress(ValueError):
+                yield parse(text)
+    yield text
+
+
+def _describe_texts(annotation: Any) -> str:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_describe_texts, args))
+    if origin is Literal:
+        return " or ".join(args)
+    return {float: "a number", int: "a whole number", NoneType: "none"}.get(annotation, "numbers such as 64-32")

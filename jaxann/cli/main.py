@@ -1,28 +1,54 @@
-"""The command `jaxann`: one program for each of its words."""
+"""The command `jaxann`, which starts one of the programs."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.metadata import version
+
+from jaxann.cli.signals import exit_at_interrupt
 
 COMMANDS = {
-    "train": "train a network on a table",
-    "sweep": "train many networks, and rank their settings",
-    "predict": "predict with the parameters of a run",
-    "gradcheck": "check handwritten gradients",
+    "train": "Trains a network on a table of data.",
+    "sweep": "Trains many networks on one table of data, and ranks their settings.",
+    "predict": "Predicts with the parameters of a run.",
+    "gradcheck": "Checks the handwritten gradients of a network or a layer.",
 }
 
 
+def format_help() -> str:
+    """Returns what `jaxann --help` prints."""
+    return "\n".join(
+        [
+            "usage: jaxann [-h] [--version] {" + ",".join(COMMANDS) + "} ...",
+            "",
+            "commands:",
+            *(f"  {name:<12}{summary}" for name, summary in COMMANDS.items()),
+            "",
+            "options:",
+            "  -h, --help  Shows this help; `jaxann COMMAND --help` shows the settings of a command.",
+            "  --version   Shows the version.",
+        ]
+    )
+
+
 def main() -> int:
-    """Runs the command that the first argument names, and returns its exit code; 2 where there is no such command."""
-    arguments = sys.argv[1:]
-    usage = "usage: jaxann {" + ",".join(COMMANDS) + "} [--help] ..."
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage, "", *(f"  {name:<10} {what}" for name, what in COMMANDS.items()), sep="\n")
-        return 0 if arguments else 2
-    command, *rest = arguments
+    """Runs the command that the first argument names.
+
+    Returns:
+        The exit code of that command, or 2 if the first argument is missing or names no command.
+    """
+    command, *arguments = sys.argv[1:] or [None]
+    if command in ("-h", "--help", None):
+        print(format_help(), file=sys.stdout if command else sys.stderr)
+        return 0 if command else 2
+    if command == "--version":
+        print(f"jaxann {version('jaxann')}")
+        return 0
     if command not in COMMANDS:
         print(f"jaxann: expected one of the commands {', '.join(COMMANDS)}, got {command!r}", file=sys.stderr)
         return 2
-    sys.argv = [f"jaxann {command}", *rest]
-    return import_module(f"jaxann.cli.{command}").main()
+    sys.argv = [f"jaxann {command}", *arguments]
+    with exit_at_interrupt():
+        # A program is imported only when it is called, so that `jaxann --help` does not wait for what it imports.
+        return import_module(f"jaxann.cli.{command}").main()

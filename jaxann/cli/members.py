@@ -1,8 +1,8 @@
-"""The members of a sweep: what each is made of, and how those that share data are trained together."""
+"""Members of a sweep: the task that each belongs to, and the training of those that share one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf, isfinite
@@ -11,115 +11,159 @@ from typing import Any
 import numpy as np
 
 from jaxann.cli.settings import Settings
-from jaxann.cli.task import Scorer, Task, check_settings, make_examples, make_recipe, prepare, weight_examples
+from jaxann.cli.task import (
+    TRACEABLE,
+    Scorer,
+    Task,
+    check_settings,
+    make_examples,
+    make_recipe,
+    prepare,
+    weight_examples,
+)
 from jaxann.data.batches import Examples
+from jaxann.data.targets import Targets
+from jaxann.data.validation import validate_schedule
+from jaxann.nn.hyperparameters import Number
+from jaxann.training.fit import evaluate_batch
 from jaxann.training.recipe import Recipe
-from jaxann.training.sweep import Outcome
+from jaxann.training.sweep import Outcome, sweep
 
 Row = dict[str, Any]
-NUMBERS = ("learning_rate", "weight_decay", "dropout", "init_scale", "clip")  # of a program that may compute with them
-PREPARED = ("held_out", "validation", "scaling", "loss", "class_weights", "label_smoothing")  # what arrays depend on
+PREPARED = ("held_out", "validation", "scaling", "loss", "class_weights", "label_smoothing")  # arrays depend on them
 
 
-def split_numbers(config: Settings, settings: Mapping[str, Any]) -> tuple[Settings, dict[str, float]]:
-    """The config without those of the settings that its program may compute with, and they.
+def split_traced(settings: Settings, swept: Mapping[str, Any]) -> tuple[Settings, dict[str, float]]:
+    """Splits the settings of a member into those of its compiled program and the numbers that vary inside it.
 
-    0 and None are left in: they mean built without.
+    Numbers that are 0 or None stay in the program's settings, since they stand for a network without that part.
+
+    Args:
+        settings: All settings of the member.
+        swept: The settings that the grid varies.
+
+    Returns:
+        The settings with the default of each number that varies inside the program, and those numbers.
     """
-    known = {*NUMBERS}
-    if config.loss == "softmax_cross_entropy":  # of other losses the targets are smoothed
-        known.add("label_smoothing")
-    found = {name: float(getattr(config, name)) for name in settings if name in known and getattr(config, name)}
-    return replace(config, **dict.fromkeys(found)), found
+    traced = {*TRACEABLE}
+    if settings.loss == "softmax_cross_entropy":  # it smooths the labels itself; other losses get smoothed targets
+        traced.add("label_smoothing")
+    numbers = {name: float(getattr(settings, name)) for name in swept if name in traced and getattr(settings, name)}
+    return replace(settings, **{name: getattr(Settings(), name) for name in numbers}), numbers
 
 
-def task_key(config: Settings, settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells members apart of which each needs a `Task` of its own."""
-    base, numbers = split_numbers(config, settings)
+def task_key(settings: Settings, swept: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns a key that is equal for members that can share a task."""
+    base, numbers = split_traced(settings, swept)
     return *(getattr(base, name) for name in PREPARED), "label_smoothing" in numbers
 
 
-def make_tasks(config: Settings, combinations: list[Row]) -> dict[tuple[Any, ...], Task]:
-    """The tasks of all combinations, by `place`. Raises ValueError for combinations that do not fit together."""
-    from jaxann.data.validation import validate_schedule
+def make_tasks(settings: Settings, candidates: list[Row]) -> dict[tuple[Any, ...], Task]:
+    """Makes the tasks of all combinations of settings, by their `task_key`.
 
-    found: dict[tuple[Any, ...], Task] = {}
-    for settings in combinations:
-        each = replace(config, **settings)
-        check_settings(each)
-        if task_key(each, settings) not in found:
-            found[task_key(each, settings)] = prepare(each)
-        task = found[task_key(each, settings)]
-        validate_schedule(len(task.data.train.x), each.epochs, each.batch_size)
-        make_member_recipe(each, task)
-    return found
-
-
-def make_member_recipe(config: Settings, task: Task) -> Recipe:
-    """The recipe of a config whose task has the same `place`."""
-    targets = task.targets
-    if config.loss == "softmax_cross_entropy" and config.label_smoothing is not None:
-        targets = replace(targets, smoothing=config.label_smoothing)
-    return make_recipe(config, task.data, targets)
+    Raises:
+        ValueError: If the settings of a combination do not fit together or do not fit the data.
+    """
+    tasks: dict[tuple[Any, ...], Task] = {}
+    for swept in candidates:
+        member = replace(settings, **swept)
+        check_settings(member)
+        key = task_key(member, swept)
+        if key not in tasks:
+            tasks[key] = prepare(member)
+        validate_schedule(len(tasks[key].data.train.x), member.epochs, member.batch_size)
+        base, numbers = split_traced(member, swept)
+        make_member_recipe(base, tasks[key], numbers)
+    return tasks
 
 
-def merge_validation(config: Settings, task: Task) -> Task:
-    """The task of training on the training and the validation part and showing the test part."""
-    from jaxann.data.targets import Targets
+def make_member_recipe(settings: Settings, task: Task, numbers: Mapping[str, Number]) -> Recipe:
+    """Makes the recipe of a member.
 
+    Args:
+        settings: The settings of its program, as `split_traced` returns them.
+        task: The task that it belongs to.
+        numbers: The numbers that vary inside the program. JAX may trace them.
+    """
+    targets, smoothing = task.targets, numbers.get("label_smoothing", settings.label_smoothing)
+    if settings.loss == "softmax_cross_entropy" and smoothing is not None:
+        targets = replace(targets, smoothing=smoothing)
+    return make_recipe(settings, task.data, targets, numbers)
+
+
+def merge_validation(settings: Settings, task: Task) -> Task:
+    """Returns a task that trains on the training and validation parts together and shows the test part."""
     data, old = task.data, task.targets
 
-    def both(name: str) -> np.ndarray:
+    def join(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in (data.train, data.validation)])
 
-    train = Examples(both("x"), both("t"), None if data.train.weights is None else both("weights"))
+    train = Examples(join("x"), join("t"), None if data.train.weights is None else join("weights"))
     task = task._replace(
         data=data._replace(train=train, validation=None),
         targets=Targets.fit(old.loss, old.classes, float(old.smoothing), train.t),
     )
     examples, shown = (
-        make_examples(task.recipe, task.targets, part) for part in (weight_examples(config, task.data), data.test)
+        make_examples(task.recipe, task.targets, part) for part in (weight_examples(settings, task.data), data.test)
     )
     return task._replace(examples=examples, shown=(shown, data.test.t))
 
 
 def recipe_maker(task: Task, bases: list[Settings]) -> Callable[..., Recipe]:
-    """What makes the recipe of a member: from the place of its config, and its own numbers."""
-    return lambda base, **numbers: make_member_recipe(replace(bases[base], **numbers), task)
+    """Returns the function that makes the recipe of a member, as `sweep` takes it.
+
+    Args:
+        task: The task that the members belong to.
+        bases: The settings of their programs.
+
+    Returns:
+        A function of `base`, the position of the member's settings in `bases`, and the numbers that vary.
+    """
+    return lambda base, **numbers: make_member_recipe(bases[base], task, numbers)
 
 
 def evaluate_member(recipe: Recipe, params: Any, examples: Examples) -> tuple[Any, Any]:
-    """The outputs for examples, and the loss over them."""
-    from jaxann.training.fit import evaluate_batch
-
+    """Returns the network's outputs for examples, and the loss on them."""
     return evaluate_batch(recipe.model, recipe.loss, params, examples)
 
 
 def train_members(
-    config: Settings, members: Iterable[Row], ready: Mapping[tuple[Any, ...], Task], how: Mapping[str, Any], part: str
+    settings: Settings,
+    members: Iterable[Row],
+    tasks: Mapping[tuple[Any, ...], Task],
+    part: str,
+    *,
+    devices: Sequence[Any],
+    budget: float | None,
 ) -> Iterator[tuple[Row, int]]:
-    """The members with their losses and scores on the `part` that their tasks show, as they come.
+    """Trains members and scores them on the examples that their tasks show.
 
-    With each, how many more of its chunk are to come, which are computed already.
+    Args:
+        settings: The settings that the members have in common.
+        members: The members, each with the "settings" that the grid varies and a "seed".
+        tasks: The tasks of the members, by their `task_key`.
+        part: The part that the tasks show, "validation" or "test".
+        devices: The devices over which members are spread.
+        budget: The most memory that a chunk of members may take, in bytes; None is as `sweep` has it.
 
-    `how` are budget and devices, as `jaxann.sweep.sweep` takes them.
+    Returns:
+        An iterator over the members, each with its losses and scores, and the number of members of the same chunk,
+        already trained, that will follow it.
     """
-    from jaxann.training.sweep import sweep
-
-    runs: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for member in members:
-        each = replace(config, **member["settings"])
-        _, numbers = split_numbers(each, member["settings"])
-        key = task_key(each, member["settings"]), each.epochs, tuple(numbers)
-        runs.setdefault(key, []).append(member)
-    for (key, epochs, traced), here in runs.items():
-        task, bases, described = ready[key], [], []
-        for member in here:
-            base, numbers = split_numbers(replace(config, **member["settings"]), member["settings"])
+        own = replace(settings, **member["settings"])
+        _, numbers = split_traced(own, member["settings"])
+        key = task_key(own, member["settings"]), own.epochs, tuple(numbers)
+        groups.setdefault(key, []).append(member)
+    for (key, epochs, traced), group in groups.items():
+        task, bases, described = tasks[key], [], []
+        for member in group:
+            base, numbers = split_traced(replace(settings, **member["settings"]), member["settings"])
             if base not in bases:
                 bases.append(base)
             described.append({"seed": member["seed"], "base": bases.index(base), **numbers})
-        for outcome in sweep(
+        outcomes = sweep(
             recipe_maker(task, bases),
             described,
             task.examples,
@@ -127,16 +171,19 @@ def train_members(
             traced=traced,
             measure=evaluate_member,
             measure_data=task.shown[0],
-            **how,
-        ):
-            yield here[outcome.place] | score_member(outcome, task, part), outcome.more
+            devices=devices,
+            budget=budget,
+        )
+        for outcome in outcomes:
+            yield group[outcome.place] | score_member(outcome, task, part), outcome.more
 
 
 def score_member(outcome: Outcome, task: Task, part: str) -> Row:
-    """What a member came to; None for what is no finite number."""
+    """Returns the losses and the score of a member, with None for numbers that are not finite."""
     (examples, t), (y, loss), score = task.shown, outcome.measured, inf
     if outcome.finite and np.isfinite(y).all():
-        with suppress(FloatingPointError), np.errstate(all="ignore"):  # numbers too large are diverged too
+        # A member diverged as well if its numbers are too large to compute the score.
+        with suppress(FloatingPointError), np.errstate(all="ignore"):
             score = Scorer(task).score(t, y, examples.weights)
     numbers = {"loss": outcome.loss[-1], f"{part}_loss": loss, f"{part}_score": score}
     finite = {name: float(number) if isfinite(number) else None for name, number in numbers.items()}

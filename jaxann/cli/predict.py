@@ -1,6 +1,6 @@
-"""Predict with a run's best parameters: from a .csv's named columns, or an .npz file's x, to a .csv.
+"""Predicts with the best parameters of a run, from the named columns of a .csv file or the array x of an .npz file.
 
-A column for the prediction and, where there are classes, one for the probability of each.
+The result is a .csv file: a column with the prediction, and for classes a column with the probability of each class.
 """
 
 from __future__ import annotations
@@ -11,73 +11,79 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
+import numpy as np
 import tyro
 
+from jaxann.cli.errors import ERRORS, flags, print_error, program_name
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import DataDescription, make_network
+from jaxann.data.splits import Scaling
+from jaxann.data.tables import read_features
+from jaxann.data.targets import Targets
+from jaxann.data.validation import validate_features
+from jaxann.runs.checkpoints import Checkpoints
+from jaxann.runs.folder import Folder
+from jaxann.training.fit import predict
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """Whose parameters, and what to predict from."""
+class PredictSettings:
+    """Which run predicts, and from what."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    """Folder of the run."""
     input: Path
-    """A .csv with the columns that the run was trained on, in any order, or an .npz file with x."""
+    """A .csv file with the columns that the run was trained on, in any order, or an .npz file with the array x."""
     output: Path | None = None
-    """Where to write; None prints."""
+    """New .csv file for the predictions. By default they are printed."""
     checkpoint: int | None = None
-    """Take what was best at the checkpoint of this epoch instead of the last."""
+    """Epoch of the checkpoint whose best parameters predict. By default the last one."""
 
 
-def predict_rows(arguments: Arguments) -> list[list[Any]]:
-    """A row of names, then one for each example. Raises ValueError for what does not fit, ImportError without orbax."""
-    import jax
-    import numpy as np
+def predict_rows(settings: PredictSettings) -> list[list[Any]]:
+    """Predicts from each example of the input.
 
-    from jaxann.data.splits import Scaling
-    from jaxann.data.tables import read_features
-    from jaxann.data.targets import Targets
-    from jaxann.data.validation import validate_features
-    from jaxann.runs.checkpoints import Checkpoints
-    from jaxann.runs.folder import Folder
-    from jaxann.training.fit import predict
+    Returns:
+        The rows of a .csv file: one with the names of the columns, and then one for each example.
 
-    folder = Folder(arguments.run, reader=True)
-    config, known = Settings.from_file(folder.path / "config.json"), DataDescription.read(folder)
-    jax.config.update("jax_enable_x64", config.precision == "float64")
-    classes, targets = known.classes, Targets(**known.targets)
-    x = read_features(str(arguments.input), tuple(known.columns), (known.target, config.weights))
-    scaling = Scaling(np.array(known.mean), np.array(known.sd))
-    model, _ = make_network(config, len(known.columns), targets)
+    Raises:
+        ValueError: If the run cannot be read, or the input does not fit it.
+        ImportError: If orbax, which reads the checkpoints, is missing.
+    """
+    folder = Folder(settings.run, reader=True)
+    stored, description = Settings.from_file(folder.path / "config.json"), DataDescription.read(folder)
+    jax.config.update("jax_enable_x64", stored.precision == "float64")
+    classes, targets = description.classes, Targets(**description.targets)
+    x = read_features(str(settings.input), tuple(description.columns), (description.target, stored.weights))
+    scaling = Scaling(np.array(description.mean), np.array(description.sd))
+    model, _ = make_network(stored, len(description.columns), targets)
     like = jax.jit(model.init)(jax.random.key(0))
-    params = Checkpoints(folder.path / "checkpoints", reader=True).best(like, arguments.checkpoint)
+    params = Checkpoints(folder.path / "checkpoints", reader=True).best(like, settings.checkpoint)
     y = np.asarray(predict(model, params, validate_features(scaling(x))))
-    found, probabilities = targets.decode(y), targets.probabilities(y)
-    rows = [[classes[label] if classes else repr(float(label))] for label in found]
-    names: list[str] = [known.target]
+    predictions, probabilities = targets.decode(y), targets.probabilities(y)
+    rows = [[classes[value] if classes else repr(float(value))] for value in predictions]
+    names: list[str] = [description.target]
     if probabilities is not None:
         names += [f"P({name})" for name in classes]
-        rows = [row + [repr(float(p)) for p in more] for row, more in zip(rows, probabilities, strict=True)]
+        rows = [row + [repr(float(p)) for p in shares] for row, shares in zip(rows, probabilities, strict=True)]
     return [names, *rows]
 
 
 def main() -> int:
-    """0; 2 for bad input, after one sentence."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    """Predicts as the command line says.
+
+    Returns:
+        The exit code: 0, or 2 for bad input after a sentence on stderr.
+    """
+    settings = tyro.cli(PredictSettings, prog=program_name(), description=__doc__)
     try:
-        rows = predict_rows(arguments)
-        if arguments.output is None:
+        rows = predict_rows(settings)
+        if settings.output is None:
             csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         else:
-            with arguments.output.open("x", encoding="utf-8", newline="") as file:
+            with settings.output.open("x", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows(rows)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"predict.py: {error}", file=sys.stderr)
-        return 2
+    except ERRORS as error:
+        return print_error(error, flags(PredictSettings))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

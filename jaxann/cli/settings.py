@@ -1,211 +1,217 @@
-"""The settings of a training run: what the command line takes, what a run's config.json holds."""
+"""The settings of a training run: the command line takes them, and a run's config.json stores them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from math import inf
+from importlib.metadata import version
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, get_type_hints
 
-# jaxann's own names, written out because importing jax for them would make --help wait.
-Activation = Literal[
-    "identity",
-    "sigmoid",
-    "tanh",
-    "relu",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "softplus",
-    "gelu",
-    "silu",
-    "hard_tanh",
-    "softmax",
-]
-Loss = Literal[
-    "cross_entropy",
-    "softmax_cross_entropy",
-    "sigmoid_cross_entropy",
-    "hinge",
-    "squared_error",
-    "absolute_error",
-    "huber",
-    "poisson",
-]
-Optimizer = Literal[
-    "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "radam", "lamb", "lion"
-]
-Schedule = Literal["constant", "linear", "cosine", "exponential"]
-DEVICES = ("devices", "model_devices", "distributed", "coordinator", "processes", "process", "connect_seconds")
-ELSEWHERE = ("run", "resume", "checkpoint", "config", *DEVICES)  # where a run lies and what runs it: no settings of it
-LATER = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoint_seconds")  # what resuming may change
+from jaxann.cli.annotations import describe_annotation, matches
+from jaxann.nn.activations import ACTIVATIONS
+from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.losses import LOSSES
+from jaxann.runs.folder import require_readable_version
+from jaxann.training.optimizers import OPTIMIZERS, SCHEDULES
+
+# The choices are the names in the library's tables, which a type checker cannot know.
+Activation: TypeAlias = Literal[*ACTIVATIONS]  # pyright: ignore[reportInvalidTypeForm]
+Loss: TypeAlias = Literal[*LOSSES]  # pyright: ignore[reportInvalidTypeForm]
+Optimizer: TypeAlias = Literal[*OPTIMIZERS]  # pyright: ignore[reportInvalidTypeForm]
+Schedule: TypeAlias = Literal[*SCHEDULES]  # pyright: ignore[reportInvalidTypeForm]
+
+DEVICE_SETTINGS = ("devices", "model_devices", "distributed", "coordinator", "processes", "process", "connect_seconds")
+# config.json does not store where a run lies and on which devices it is computed.
+UNSTORED = ("run", "resume", "checkpoint", "config", *DEVICE_SETTINGS)
+# Resuming a run may change these settings.
+CHANGEABLE = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoint_seconds")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to train, on what, and how."""
+    """The settings of a training run."""
 
     dataset: str = "iris"
-    """iris, wine, breast_cancer, digits, diabetes; mnist_784, Fashion-MNIST or openml:NAME, fetched once; a .csv file
-    with named columns; an .npz file with x and t; a folder of MNIST's IDX files."""
+    """Data to learn from: iris, wine, breast_cancer, digits or diabetes of scikit-learn,
+    mnist_784, Fashion-MNIST or openml:NAME, which are downloaded once,
+    a .csv file with named columns, an .npz file with the arrays x and t, or a folder with MNIST's IDX files."""
     target: str | None = None
-    """A .csv's column that is to be predicted; None is the last."""
+    """Column of a .csv file that is predicted. By default the last one."""
     weights: str | None = None
-    """A .csv's column that says how much each example counts."""
+    """Column of a .csv file that says how much each example counts. By default all examples count alike."""
     kind: Literal["classes", "numbers"] | None = None
-    """What the targets are. None: text is classes, and so are whole numbers of at most 20 values."""
+    """Whether the targets are classes or numbers.
+    By default texts are classes, and so are whole numbers with at most 20 different values."""
     held_out: float | None = None
-    """Share of the examples kept apart for the test; None is the dataset's own test part, or 0.2."""
+    """Share of the examples that is set apart as the test part.
+    By default the dataset's own test part is used, or a share of 0.2 if it has none."""
     validation: float = 0.0
-    """Share of the other examples that is not trained on but evaluated on the way; the best parameters are kept."""
+    """Share of the other examples that is set apart as the validation part. By default there is no such part.
+    The network is evaluated on it during training, and the best parameters are kept."""
     scaling: Literal["feature", "all", "none"] = "feature"
-    """Standardise each feature, all by one mean and sd (for images), or none; fitted on the training part."""
+    """How features are standardised: each by its own mean and standard deviation (feature),
+    all by the same ones, which suits images (all), or not at all (none)."""
     hidden: tuple[int, ...] = (50, 20, 10)
-    """Sizes of the hidden layers."""
+    """Number of units of each hidden layer."""
     activation: Activation = "sigmoid"
-    """Of the hidden layers."""
+    """Activation of the hidden layers."""
     init_scale: float = 1.0
-    """Factor on the weights that are drawn."""
+    """Factor on the initial weights, which are drawn as Glorot and Bengio do."""
     dropout: float = 0.0
-    """Share of each hidden layer's outputs that is dropped at every step."""
+    """Share of each hidden layer's outputs that is dropped, drawn anew in every training step."""
     loss: Loss | None = None
-    """None is cross_entropy for classes, squared_error for numbers."""
+    """Loss that is minimised. By default cross_entropy for classes and squared_error for numbers."""
     label_smoothing: float | None = None
-    """Share of a class's target spread over all; None is 0.03 (targets .98 and .01 of three classes) where it fits."""
+    """Share of each class target that is spread evenly over all classes: 0.03 makes .98 and .01 of three classes.
+    By default 0.03 for classes, and 0 for numbers and for the hinge loss."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
-    """How much each class counts; balanced is by the inverse of its frequency."""
+    """How much each class counts: a number for each, in the order of the confusion matrix,
+    or balanced, which is the inverse of its frequency. By default all classes count alike."""
     optimizer: Optimizer = "sgd"
+    """Optimizer, by its name in optax; momentum and nesterov are variants of sgd."""
     optimizer_settings: dict[str, float] = field(default_factory=dict)
-    """Others of the optimiser's numbers by optax's names: b1 0.8 eps 1e-7."""
+    """Other numbers of the optimizer by their names in optax, such as b1 0.8 eps 1e-7. By default those of optax."""
     learning_rate: float = 0.5
+    """Learning rate l, the factor on every step of the optimizer."""
     schedule: Schedule = "constant"
     """How the learning rate falls over the run."""
     warmup: float = 0.0
-    """Epochs over which the learning rate rises to its value first."""
+    """Number of epochs at the beginning over which the learning rate rises from 0 to its value."""
     final: float | None = None
-    """Share of the learning rate at the schedule's end; None is 0, or 0.01 where it is exponential."""
+    """Share of the learning rate that is left at the end of the schedule. By default 0, or 0.01 if exponential."""
     weight_decay: float | None = None
-    """W ← W - l λ W at every step, not for biases. None is the optimiser's own, 0 for most."""
+    """Weight decay λ: every step also subtracts l λ W from each weight matrix W, but nothing from a bias.
+    By default the optimizer's own in optax, which is 0 for most."""
     clip: float | None = None
-    """The gradient's norm is scaled down to this where it is larger."""
+    """Largest norm of the gradient: a longer gradient is scaled down to it. By default none is scaled down."""
     epochs: int = 500
+    """Number of passes over the training part."""
     batch_size: int = 2
+    """Number of examples in a batch."""
     evaluate_every: int | None = None
-    """Epochs between evaluations on the validation part; None is every some hundred steps, and 50 times at least."""
+    """Number of epochs from one evaluation on the validation part to the next.
+    By default as many as take some hundred steps, but at most a fiftieth of the run."""
     patience: int | None = None
-    """End when so many epochs have brought no better validation score."""
+    """Number of epochs without a better validation score after which the run ends. By default it never ends early."""
     score: Literal["loss", "accuracy"] = "loss"
-    """Which one that is; accuracy is R² for numbers."""
+    """Validation score that decides which parameters are best; accuracy means R² if the targets are numbers."""
     seed: int = 0
-    """Of the parameters, the order of the examples and the dropout."""
+    """Random seed of the parameters, the order of the examples, dropout and, by default, the split into parts."""
     split: int | None = None
-    """Seed of the parts; None is the same."""
+    """Random seed of the split into training, validation and test parts. By default the same as --seed."""
     gradient: Literal["backprop", "autodiff"] = "backprop"
-    """Written by hand, or by jax.grad."""
+    """How the gradient is computed: by the handwritten backward passes, or by jax.grad."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
-    """bfloat16 is for what a layer computes; parameters and sums stay float32."""
+    """Precision of all numbers; with bfloat16 the layers compute in it, but parameters and sums stay float32."""
     run: Path | None = None
-    """A new folder for settings, metrics, checkpoints and pictures."""
+    """New folder for the run's settings, metrics, checkpoints and pictures. By default nothing is stored."""
     checkpoint_seconds: float = 10.0
-    """At least so long from one checkpoint to the next."""
+    """Least time from one checkpoint to the next, in seconds."""
     tensorboard: bool = True
-    """In the run's folder, scalars for TensorBoard too."""
+    """Whether the run's folder also gets scalars for TensorBoard."""
     plots: bool = True
-    """In the run's folder, pictures too."""
+    """Whether the run's folder also gets pictures."""
     resume: Path | None = None
-    """Go on with the run in this folder, by its own settings; with more epochs, if you like."""
+    """Folder of a run that is continued with its own settings, of which --epochs, for example, may be increased."""
     checkpoint: int | None = None
-    """Resume from the checkpoint of this epoch instead of the last."""
+    """Epoch of the checkpoint from which --resume continues. By default the last one."""
     devices: int | None = None
-    """How many devices each batch is spread over; None is one, or as many as --distributed finds. The run is the same,
-    but for rounding."""
+    """Number of devices over which each batch is spread, which changes the results by rounding only.
+    By default one, or with --distributed all devices of all processes."""
     model_devices: int = 1
-    """Over how many devices, for each of those, the outputs of the hidden layers are spread."""
+    """Number of devices, for each of --devices, over which the outputs of the hidden layers are spread."""
     distributed: bool = False
-    """Be one of several processes, started by Slurm, Open MPI or, with the next three, by hand."""
+    """Whether this is one of several processes that train together.
+    They are started by Slurm, by Open MPI, or by hand with --coordinator, --processes and --process."""
     coordinator: str | None = None
-    """HOST:PORT of process 0."""
+    """Address of process 0, as HOST:PORT. By default the launcher's."""
     processes: int | None = None
-    """How many there are."""
+    """Number of processes. By default the launcher's."""
     process: int | None = None
-    """Which one this is, from 0."""
+    """Number of this process, counted from 0. By default the launcher's."""
     connect_seconds: float = 60.0
-    """Give up when the processes have not found each other by then."""
+    """Time after which a process gives up waiting for the others, in seconds."""
     config: Path | None = None
-    """Take the settings from this file, such as a run's config.json; others on the command line go before."""
+    """JSON file with settings, such as a run's config.json. Flags on the command line override it."""
 
     def check(self) -> None:
-        """Raises ValueError for settings that are out of range or have no effect."""
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}, but a whole number from 0 to below 2³² is wanted")
-        if not 0 < self.init_scale < inf:
-            raise ValueError(f"init_scale is {self.init_scale}, but a finite number above 0 is wanted")
+        """Checks all that can be checked without the data.
+
+        Raises:
+            SettingError: If a setting is out of range, or has no effect without another one.
+        """
+        for name in ("seed", "split"):
+            if getattr(self, name) is not None:
+                validate_number(name, getattr(self, name), least=0, most=2**32 - 1, integer=True)
+        validate_number("init_scale", self.init_scale, above=0)
+        validate_number("dropout", self.dropout, least=0, below=1)
         for name in ("warmup", "checkpoint_seconds", "connect_seconds"):
-            if not 0 <= getattr(self, name) < inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, but a finite number of at least 0 is wanted")
-        for name in ("devices", "model_devices"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"{name} is {number}, but at least 1 is wanted")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience is {self.patience}, but at least 1 epoch is wanted")
-        if not self.validation:
-            for name, unset in {"patience": None, "evaluate_every": None, "score": "loss"}.items():
-                if getattr(self, name) != unset:
-                    raise ValueError(f"{name} is {getattr(self, name)}, but a share for validation is wanted for that")
-        for name in ("coordinator", "processes", "process"):
-            if getattr(self, name) is not None and not self.distributed:
-                raise ValueError(f"{name} is {getattr(self, name)}, but only with distributed it has an effect")
+            validate_number(name, getattr(self, name), least=0)
+        for name in ("devices", "model_devices", "patience", "evaluate_every"):
+            if getattr(self, name) is not None:
+                validate_number(name, getattr(self, name), least=1, integer=True)
+        if min(self.hidden, default=1) < 1:
+            raise SettingError("hidden", "to be sizes of at least 1", self.hidden)
+        for name, default in {"patience": None, "evaluate_every": None, "score": "loss"}.items():
+            if getattr(self, name) != default and not self.validation:
+                raise SettingError(name, "only together with --validation", getattr(self, name))
+        join = {name: getattr(self, name) for name in ("coordinator", "processes", "process")}
+        for name in (name for name, value in join.items() if value is not None):
+            if not self.distributed:
+                raise SettingError(name, "only together with --distributed", join[name])
+            if None in join.values():
+                others = " and ".join(f"--{other}" for other in join if other != name)
+                raise SettingError(name, f"only together with {others}", join[name])
         if self.checkpoint is not None and self.resume is None:
-            raise ValueError(f"checkpoint is {self.checkpoint}, but there is no run to resume")
+            raise SettingError("checkpoint", "only together with --resume", self.checkpoint)
 
     def to_json(self) -> dict[str, Any]:
-        """All that `from_json` needs to make the same run."""
-        return {name: value for name, value in asdict(self).items() if name not in ELSEWHERE}
+        """Returns what a file has to hold so that `from_file` makes the same run, and the version of jaxann."""
+        stored = {name: value for name, value in asdict(self).items() if name not in UNSTORED}
+        return {"version": version("jaxann"), **stored}
 
     @classmethod
     def from_file(cls, path: Path) -> Settings:
-        """The settings that a file holds. Raises ValueError for one that cannot be read or holds something else."""
+        """Reads settings from a JSON file. Those that are missing in it have their defaults.
+
+        Raises:
+            ValueError: If the file cannot be read, holds anything but settings, or is of a version of jaxann that this
+                one cannot read.
+        """
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as settings: {error}") from None
-        hints = get_type_hints(Settings)
-        if not isinstance(settings, dict):
-            raise ValueError(f"{path} holds a {type(settings).__name__}, but names and values of settings are wanted")
-        for name, value in settings.items():
-            if name not in hints or name in ELSEWHERE:
-                raise ValueError(f"{path}: there is no setting {name}")
-            if not matches(value, hints[name]):
-                wanted = str(Settings.__annotations__[name])
-                raise ValueError(f"{path}: {name} is {value!r}, but {wanted} is wanted")
-        known: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in settings.items()}
-        return cls(**known)
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: expected an object with names and values of settings, got {content!r}")
+        made_by = content.pop("version", None)
+        if not matches(made_by, str | None):
+            raise ValueError(f"{path}: expected version to be a text, got {made_by!r}")
+        require_readable_version(path, made_by)
+        annotations = get_type_hints(Settings)
+        for name, value in content.items():
+            if name not in annotations or name in UNSTORED:
+                raise ValueError(f"{path}: expected names of settings, got {name!r}")
+            if not matches(value, annotations[name]):
+                expectation = describe_annotation(annotations[name])
+                raise ValueError(f"{path}: expected {name} to be {expectation}, got {value!r}")
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in content.items()}
+        return cls(**values)
 
-    def resuming(self, stored: Settings) -> Settings:
-        """These settings, for a run that was begun with those `stored`. Raises ValueError for what cannot change."""
-        for setting in fields(Settings):
-            before, now = (getattr(config, setting.name) for config in (stored, self))
-            if before != now and setting.name not in (*ELSEWHERE, *LATER):
-                raise ValueError(f"{setting.name} is {now}, but the run that is to be resumed has {before}")
+    def check_resumable(self, stored: Settings) -> None:
+        """Checks that a run can be continued with these settings.
+
+        Args:
+            stored: The settings with which the run was started.
+
+        Raises:
+            SettingError: If a setting has changed that must not.
+        """
+        for name in (setting.name for setting in fields(Settings)):
+            before, now = getattr(stored, name), getattr(self, name)
+            if before != now and name not in (*UNSTORED, *CHANGEABLE):
+                raise SettingError(name, f"to be {before}, as in the run that is resumed", now)
         if self.epochs != stored.epochs and self.schedule != "constant":
-            raise ValueError(f"epochs is {self.epochs}, but the run's learning rate is scheduled for {stored.epochs}")
-        return self
-
-
-def matches(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is what an annotation says."""
-    kind, args = get_origin(hint), get_args(hint)
-    if kind in (Union, UnionType):
-        return any(matches(value, arg) for arg in args)
-    if kind is Literal:
-        return value in args
-    if kind is tuple:
-        return isinstance(value, list) and all(matches(item, args[0]) for item in value)
-    if kind is dict:
-        return isinstance(value, dict) and all(matches(item, args[1]) for item in value.values())
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return isinstance(value, NoneType if hint is NoneType else hint)
+            expectation = f"to be {stored.epochs}, over which the run's learning rate is scheduled"
+            raise SettingError("epochs", expectation, self.epochs)

@@ -1,7 +1,4 @@
-"""Train a network on a table of data, its gradient written by hand.
-
-Without arguments: the derivation's own network, 4-50-20-10-3 with sigmoids, softmax and cross-entropy, on Iris.
-"""
+"""Signals that end a program: Ctrl-C (SIGINT) and SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,16 +9,32 @@ from contextlib import contextmanager
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """The signals that were to end the run, Ctrl-C's and SIGTERM; it is to end itself. A second one ends it at once."""
+    """Collects the signals that ask the program to end, so that it can end in an orderly way.
+
+    A second signal of the same kind ends the process at once.
+
+    Returns:
+        A context with the numbers of the signals that have come so far, a list that grows.
+    """
     signals: list[int] = []
 
-    def hear(number, frame):
+    def collect(number, frame):
         signals.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, collect) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield signals
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def exit_at_interrupt() -> Iterator[None]:
+    """Lets Ctrl-C end the process at once, without a traceback, as long as the program has nothing to report."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""What came of a sweep: its combinations of settings with the scores of their members, as a table and as a picture."""
+"""Summaries of a sweep: the scores of each combination of settings over its seeds, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxann.cli.grid import format_value
+from jaxann.gradients.table import format_table
+from jaxann.runs.plots import plot_scores
 
 Row = dict[str, Any]
 
 
 class Summary(NamedTuple):
-    """A combination of settings, and what its members came to: those that diverged are only counted."""
+    """A combination of settings, and the results of its members.
+
+    Attributes:
+        settings: The settings that the grid varies.
+        scores: The score of each member that has not diverged.
+        losses: The loss of each member that has not diverged.
+        diverged: The number of members that have diverged.
+    """
 
     settings: Row
     scores: list[float]
@@ -23,44 +32,57 @@ class Summary(NamedTuple):
     diverged: int
 
     def rank(self) -> tuple[float, float]:
-        """The less the better."""
+        """Returns a key by which the best summary is sorted first."""
         return (-float(np.mean(self.scores)), float(np.mean(self.losses))) if self.scores else (inf, inf)
 
 
-def summarize(rows: list[Row], combinations: list[Row], part: str) -> list[Summary]:
-    """Those of the combinations that have rows."""
-    found = []
-    for settings in combinations:
-        here = sorted((row for row in rows if row["settings"] == settings), key=lambda row: row["seed"])
-        good = [row for row in here if not row["diverged"]]
+def summarize(rows: list[Row], candidates: list[Row], part: str) -> list[Summary]:
+    """Summarises the members of each combination of settings, without the combinations that have no members yet.
+
+    Args:
+        rows: A row for each member that has been trained.
+        candidates: The combinations of settings.
+        part: The part on which the members were scored, "validation" or "test".
+    """
+    summaries = []
+    for settings in candidates:
+        members = sorted((row for row in rows if row["settings"] == settings), key=lambda row: row["seed"])
+        good = [row for row in members if not row["diverged"]]
         losses = [inf if row[f"{part}_loss"] is None else row[f"{part}_loss"] for row in good]
-        if here:
-            found.append(Summary(settings, [row[f"{part}_score"] for row in good], losses, len(here) - len(good)))
-    return found
+        if members:
+            scores = [row[f"{part}_score"] for row in good]
+            summaries.append(Summary(settings, scores, losses, len(members) - len(good)))
+    return summaries
 
 
-def format_summaries(found: list[Summary], part: str, measure: str) -> str:
-    """A row a combination."""
-    rows: list[tuple[str, ...]] = [(*found[0].settings, f"{part} {measure}", f"{part} loss", "diverged")]
-    for settings, scores, losses, diverged in found:
+def format_summaries(summaries: list[Summary], part: str, score: str) -> str:
+    """Returns a table with a line for each summary, its mean score ± one standard deviation over the seeds.
+
+    Args:
+        summaries: The summaries, at least one.
+        part: The part on which the members were scored, "validation" or "test".
+        score: The name of the score.
+    """
+    rows: list[tuple[str, ...]] = [(*summaries[0].settings, f"{part} {score}", f"{part} loss", "diverged")]
+    for settings, scores, losses, diverged in summaries:
         spread = f" ± {np.std(scores, ddof=1):.3f}" if len(scores) > 1 else ""
         means = (f"{np.mean(scores):.3f}{spread}", f"{np.mean(losses):.4f}") if scores else ("", "")
         note = f"{diverged} of {diverged + len(scores)}" if diverged else ""
         rows.append((*map(format_value, settings.values()), *means, note))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return format_table(rows)
 
 
-def plot_summaries(found: list[Summary], swept: Mapping[str, list[Any]], path: Path, measure: str) -> None:
-    """The scores over the numeric setting with most values, a line for each combination of the others."""
-    from jaxann.runs.plots import plot_scores
+def plot_summaries(summaries: list[Summary], grid: Mapping[str, list[Any]], path: Path, score: str) -> None:
+    """Draws the validation scores over the setting with the most values, preferably a number, into a file.
 
-    several = [name for name, values in swept.items() if len(values) > 1]
-    numeric = [name for name in several if all(isinstance(value, (int, float)) for value in swept[name])]
+    There is a line for each combination of the other settings. Without a setting of several values nothing is drawn.
+    """
+    several = [name for name, values in grid.items() if len(values) > 1]
+    numeric = [name for name in several if all(isinstance(value, (int, float)) for value in grid[name])]
     if not several:
         return
-    x, lines = max(several, key=lambda name: (name in numeric, len(swept[name]))), {}
-    for settings, scores, *_ in found:
+    x, lines = max(several, key=lambda name: (name in numeric, len(grid[name]))), {}
+    for settings, scores, *_ in summaries:
         line = ", ".join(f"{name} {format_value(settings[name])}" for name in several if name != x)
         lines.setdefault(line, {})[settings[x] if x in numeric else format_value(settings[x])] = scores
-    plot_scores(lines, x, f"validation {measure}").savefig(path, dpi=150)
+    plot_scores(lines, x, f"validation {score}").savefig(path, dpi=150)

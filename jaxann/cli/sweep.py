@@ -1,250 +1,245 @@
-"""Trains many networks on one table of data, and says which settings do best on its validation part.
+"""Trains many networks on one table of data, and shows which settings do best on its validation part.
 
-Every combination of the grid's values is trained from several seeds on the same parts; what counts is the score after
-the last epoch, without early stopping. The test part is looked at only with --top, once, for the best combinations.
+Every combination of the grid's values is trained from several seeds on the same parts of the data. The score is the one
+after the last epoch, without early stopping. The test part is used only with --top: once, for the best combinations.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, fields, replace
-from importlib.util import find_spec
+from functools import partial
 from itertools import takewhile
-from math import inf
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tyro
+from tqdm import tqdm
 
-from jaxann.cli.grid import TRAIN_ONLY, parse_grid
+from jaxann.cli.errors import ERRORS, flags, print_error, program_name, require_optional_packages
+from jaxann.cli.grid import TRAIN_ONLY, parse_grid, written_names
 from jaxann.cli.members import Row, make_tasks, merge_validation, task_key, train_members
-from jaxann.cli.settings import Settings as Training
+from jaxann.cli.settings import Settings
 from jaxann.cli.signals import catch_signals
 from jaxann.cli.summary import Summary, format_summaries, plot_summaries, summarize
+from jaxann.cli.sweep_folder import member_key, open_folder, read_rows
 from jaxann.cli.task import DataDescription, Scorer, Task
-from jaxann.cli.train import ERRORS
+from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.runs.folder import Folder
-
-COLUMNS = ("loss", "validation_loss", "validation_score", "diverged")
+from jaxann.training.devices import cpu_devices
+from jaxann.training.sweep import combinations
 
 
 @dataclass(frozen=True)
-class SweepSettings(Training):
-    """What to train, and with which settings. The first are train.py's; those of a single run are not taken."""
+class SweepSettings(Settings):
+    """The settings of a sweep. Those of `jaxann train` that concern a single run are refused."""
 
     validation: float = 0.25
-    """Share of the examples outside the test part that is not trained on, but scored."""
+    """Share of the examples outside the test part that is set apart as the validation part, which gives the scores."""
     devices: int | None = None
-    """How many devices the networks are spread over; None is all that there are."""
+    """Number of devices over which the networks are spread. By default all devices."""
     grid: tuple[str, ...] = ()
-    """Settings and their values: learning_rate=0.01,0.1 hidden=64-64,128 clip=none,1."""
+    """Settings to vary, and their values, such as learning_rate=0.01,0.1 hidden=64-64,128 clip=none,1."""
     seeds: int = 5
-    """Networks for each combination, from --seed on. The parts are the same for all."""
+    """Number of networks for each combination, with the seeds from --seed on. All have the same parts of the data."""
     top: int = 0
-    """Retrain so many of the best combinations on the training and validation parts, and score the test part."""
+    """Number of best combinations that are trained again, now on the training and validation parts together,
+    and scored on the test part. By default the test part is not used."""
     budget: float | None = None
-    """GiB of memory that is not to be exceeded."""
+    """Memory that is not to be exceeded, in GiB. By default all memory of a GPU, and no limit on a CPU."""
     out: Path | None = None
-    """A folder for the results. With one that is there the sweep in it goes on."""
+    """Folder for the results. If it holds this sweep already, the sweep goes on. By default nothing is stored."""
     plots: bool = True
-    """In the folder, a picture too."""
+    """Whether the folder also gets a picture."""
 
     def check(self) -> None:
-        """Raises ValueError for settings that are out of range or have no effect."""
+        """Checks all that can be checked without the data.
+
+        Raises:
+            SettingError: If a setting is out of range, has no effect without another one, or is for a single run.
+        """
         for name in set(TRAIN_ONLY) - {"devices"}:
-            if getattr(self, name) != getattr(Training(), name):
-                raise ValueError(f"{name} is {getattr(self, name)}, but only train.py takes it")
-        if not self.validation:
-            raise ValueError(
-                f"validation is {self.validation}, but a share above 0 is wanted, for it is what is scored"
-            )
-        for name, least in {"seeds": 1, "top": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, but at least {least} is wanted")
-        if self.budget is not None and not 0 < self.budget < inf:
-            raise ValueError(f"budget is {self.budget}, but a finite number above 0 is wanted")
+            if getattr(self, name) != getattr(Settings(), name):
+                raise SettingError(name, "only for `jaxann train`", getattr(self, name))
+        validate_number("validation", self.validation, above=0, below=1, note="a share on which networks are scored")
+        validate_number("seeds", self.seeds, least=1, integer=True)
+        validate_number("top", self.top, least=0, integer=True)
+        if self.budget is not None:
+            validate_number("budget", self.budget, above=0)
         super().check()
-        if self.seed + self.seeds > 2**32:
-            raise ValueError(f"seeds is {self.seeds}, but from seed {self.seed} on there are {2**32 - self.seed}")
+        validate_number("seeds", self.seeds, most=2**32 - self.seed, note="the number of seeds from --seed on")
 
     def to_json(self) -> Row:
-        """What the members have in common, as train.py takes it."""
-        own = {field.name for field in fields(SweepSettings)} - {field.name for field in fields(Training)}
+        """Returns the settings that the members have in common, as `jaxann train --config` takes them."""
+        own = {field.name for field in fields(SweepSettings)} - {field.name for field in fields(Settings)}
         return {name: value for name, value in super().to_json().items() if name not in {*own, *TRAIN_ONLY, "plots"}}
 
 
-def identity(row: Row) -> str:
-    """What a member and its row have in common."""
-    return json.dumps([row["settings"], row["seed"]], sort_keys=True)
+def find_devices(settings: SweepSettings) -> Sequence[Any]:
+    """Returns the devices over which the networks are spread.
 
-
-def open_folder(config: SweepSettings, path: Path, stored: Row) -> Folder:
-    """The sweep's folder at `path`, new or with the same settings. Raises ValueError where it is something else."""
-    from jaxann.runs.folder import Folder
-
-    files = {"config": config.to_json(), "sweep": stored}
-    if not (path / "sweep.json").is_file():
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise ValueError(f"{path} is there already, but holds no sweep")
-        return Folder.create(path, **files)
-    folder = Folder(path)
-    try:
-        for file, settings in json.loads(json.dumps(files)).items():
-            before = dict(folder.json(file))
-            for name, now in settings.items():
-                if before.get(name) != now:
-                    what = f"{name} is {now}, but the sweep in {path} has {before.get(name)}"
-                    raise ValueError(f"the data are not those that {path} was begun with" if name == "data" else what)
-    except Exception:
-        folder.close()
-        raise
-    return folder
-
-
-def read_rows(path: Path, members: list[Row]) -> list[Row]:
-    """The rows in a file, from which a line that a kill cut short is taken away. Raises ValueError for others' rows."""
-    content = path.read_bytes() if path.exists() else b""
-    whole, rows, known = content[: content.rfind(b"\n") + 1], [], {identity(member): member for member in members}
-    if whole != content:
-        os.truncate(path, len(whole))
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            row = json.loads(line)
-            rows.append({name: row[name] for name in COLUMNS} | known[identity(row)])
-        except (ValueError, LookupError, TypeError):
-            raise ValueError(f"{path} is damaged: line {number} tells of no network of this sweep") from None
-    return rows
-
-
-def find_devices(config: SweepSettings) -> Sequence[Any]:
-    """The devices that are asked for. Raises ValueError where there are fewer."""
-    import jax
-
-    from jaxann.training.devices import cpu_devices
-
-    cpu_devices(config.devices or os.cpu_count() or 1)
-    found = jax.local_devices()
-    if config.devices is not None and config.devices > len(found):
-        raise ValueError(f"devices is {config.devices}, but there are {len(found)}")
-    return found[: config.devices]
-
-
-def run(config: SweepSettings) -> tuple[list[Row], list[int]]:
-    """Trains what is not finished yet, prints and stores what came of it; the rows, and the signals that ended it.
-
-    Raises ValueError for what does not fit together, and ImportError for a picture without matplotlib.
+    Raises:
+        SettingError: If the settings ask for more devices than this process has.
     """
-    from tqdm import tqdm
+    cpu_devices(settings.devices or os.cpu_count() or 1)
+    devices = jax.local_devices()
+    if settings.devices is not None:
+        validate_number("devices", settings.devices, most=len(devices), note="the number of devices")
+    return devices[: settings.devices]
 
-    from jaxann.training.sweep import combinations
 
-    config = replace(config, split=config.seed if config.split is None else config.split)
-    config.check()
-    swept = parse_grid(config.grid)
-    combinations = combinations(**swept)
-    if config.top > len(combinations):
-        raise ValueError(f"top is {config.top}, but the grid has {len(combinations)} combinations")
-    if config.out is not None and config.plots and not find_spec("matplotlib"):
-        raise ImportError("a picture takes matplotlib: pip install 'jaxann[plots]' (or give --no-plots)")
-    how = {"devices": find_devices(config), "budget": config.budget and config.budget * 2**30}
-    ready = make_tasks(config, combinations)
-    measure = Scorer(task := next(iter(ready.values()))).name
-    stored = {"grid": swept, "seeds": config.seeds, "data": DataDescription.of(task).digest}
-    folder = None if config.out is None else open_folder(config, config.out, stored)
-    seeds = range(config.seed, config.seed + config.seeds)
-    members = [{"settings": settings, "seed": seed} for settings in combinations for seed in seeds]
+def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
+    """Trains the members that have not been trained yet, and prints and stores the results.
+
+    Returns:
+        A row for each member, and the numbers of the signals that ended the sweep.
+
+    Raises:
+        ValueError: If a setting is out of range, or settings, data and folder do not fit together.
+        ImportError: If matplotlib, which draws the picture, is missing.
+    """
+    settings = replace(settings, split=settings.seed if settings.split is None else settings.split)
+    settings.check()
+    grid = parse_grid(settings.grid)
+    candidates = combinations(**grid)
+    validate_number("top", settings.top, most=len(candidates), note="the number of combinations in the grid")
+    if settings.out is not None and settings.plots:
+        require_optional_packages("a picture", (), {"matplotlib.figure": "--no-plots"})
+    budget = None if settings.budget is None else settings.budget * 2**30
+    train = partial(train_members, settings, devices=find_devices(settings), budget=budget)
+    tasks = make_tasks(settings, candidates)
+    task = next(iter(tasks.values()))
+    score = Scorer(task).name
+    folder = None
+    if settings.out is not None:
+        description = {"grid": grid, "seeds": settings.seeds, "data": DataDescription.from_task(task).digest}
+        folder = open_folder(settings.out, settings.to_json(), description)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    members = [{"settings": swept, "seed": seed} for swept in candidates for seed in seeds]
     with closing(folder) if folder else nullcontext(), catch_signals() as signals:
-        path = folder.path / "members.jsonl" if folder else Path(os.devnull)
-        rows = read_rows(path, members)
-        begun = set(map(identity, rows))
-        left = [member for member in members if identity(member) not in begun]
-        bar = tqdm(total=len(members), initial=len(rows), unit="network", disable=None)
-        with path.open("a", encoding="utf-8") as file, bar:
-            for row, more in train_members(config, left, ready, how, "validation"):
-                file.write(f"{json.dumps(row)}\n")
-                file.flush()
-                rows.append(row)
-                best = max((row["validation_score"] for row in rows if not row["diverged"]), default=np.nan)
-                bar.set_postfix({f"best {measure}": f"{best:.3f}"})
-                bar.update()
-                if signals and not more:
-                    break
-        found = sorted(summarize(rows, combinations, "validation"), key=Summary.rank)
-        print(told := format_summaries(found, "validation", measure))
+        rows = train_rest(lambda rest: train(rest, tasks, "validation"), members, folder, score, signals)
+        summaries = sorted(summarize(rows, candidates, "validation"), key=Summary.rank)
+        table = format_summaries(summaries, "validation", score)
+        print(table)
         if signals:
-            print(f"sweep.py: interrupted after {len(rows)} of {len(members)} networks", file=sys.stderr)
+            print(f"{program_name()}: interrupted after {len(rows)} of {len(members)} networks", file=sys.stderr)
             return rows, signals
         if folder:
-            (folder.path / "table.txt").write_text(f"{told}\n", encoding="utf-8")
-            if config.plots:
-                plot_summaries(found, swept, folder.path / "sweep.png", measure)
-        if config.top:
-            best = [one.settings for one in found[: config.top] if one.scores]
+            (folder.path / "table.txt").write_text(f"{table}\n", encoding="utf-8")
+            if settings.plots:
+                plot_summaries(summaries, grid, folder.path / "sweep.png", score)
+        if settings.top:
+            best = [summary.settings for summary in summaries[: settings.top] if summary.scores]
             chosen = [member for member in members if member["settings"] in best]
-            tests = retrain(config, chosen, ready, how, folder, signals)
+            tests = retrain(settings, chosen, tasks, train, folder, signals)
             if signals:
-                print("sweep.py: interrupted while retraining", file=sys.stderr)
+                print(f"{program_name()}: interrupted while retraining", file=sys.stderr)
                 return rows, signals
             print("\nthe best, retrained on the training and validation parts:")
-            print(format_summaries(summarize(tests, best, "test"), "test", measure))
+            print(format_summaries(summarize(tests, best, "test"), "test", score))
     return rows, signals
 
 
-def retrain(
-    config: SweepSettings,
+def train_rest(
+    train: Callable[[list[Row]], Iterator[tuple[Row, int]]],
     members: list[Row],
-    ready: Mapping[Any, Task],
-    how: Mapping[str, Any],
+    folder: Folder | None,
+    score: str,
+    signals: list[int],
+) -> list[Row]:
+    """Trains the members that have no row in the folder yet, and stores a row for each as soon as it is trained.
+
+    Args:
+        train: A function that trains members, as `train_members` does.
+        members: All members of the sweep.
+        folder: The folder of the sweep.
+        score: The name of the score, for the progress bar.
+        signals: The signals that have come so far. One ends the training after the current chunk of members.
+
+    Returns:
+        The rows of all members that have been trained.
+    """
+    path = folder.path / "members.jsonl" if folder else Path(os.devnull)
+    rows = read_rows(path, members)
+    trained = set(map(member_key, rows))
+    rest = [member for member in members if member_key(member) not in trained]
+    bar = tqdm(total=len(members), initial=len(rows), unit="network", disable=None)
+    with path.open("a", encoding="utf-8") as file, bar:
+        for row, remaining in train(rest):
+            file.write(f"{json.dumps(row)}\n")
+            file.flush()
+            rows.append(row)
+            best = max((row["validation_score"] for row in rows if not row["diverged"]), default=np.nan)
+            bar.set_postfix({f"best {score}": f"{best:.3f}"})
+            bar.update()
+            if signals and not remaining:
+                break
+    return rows
+
+
+def retrain(
+    settings: SweepSettings,
+    members: list[Row],
+    tasks: Mapping[Any, Task],
+    train: Callable[..., Iterator[tuple[Row, int]]],
     folder: Folder | None,
     signals: list[int],
 ) -> list[Row]:
-    """The rows of members trained anew on the training and validation parts, scored on the test part, and stored.
+    """Trains members again on the training and validation parts together, and scores them on the test part.
 
-    Where one of `signals` comes they are those that are done, and not stored. Raises ValueError for none, and where the
-    test part has been looked at for others.
+    Args:
+        settings: The settings of the sweep.
+        members: The members of the best combinations.
+        tasks: The tasks of the sweep.
+        train: A function of members, their tasks and the part on which they are scored, as `train_members` is.
+        folder: The folder of the sweep, which stores the scores. If it has them already, nothing is trained.
+        signals: The signals that have come so far. One ends the training, and then nothing is stored.
+
+    Returns:
+        A row for each member that has been trained.
+
+    Raises:
+        ValueError: If there are no members, or the folder has scores of other members on the test part.
     """
-    from tqdm import tqdm
-
     if not members:
-        raise ValueError(f"top is {config.top}, but every network diverged")
+        raise SettingError("top", "to be 0 (every network diverged)", settings.top)
     if folder and (folder.path / "top.json").exists():
-        rows, known = folder.json("top"), {identity(member): member for member in members}
-        if {identity(row) for row in rows} != set(known):
-            raise ValueError(f"{folder.path / 'top.json'} has scored the test part already, for another number of best")
-        return [row | known[identity(row)] for row in rows]
-    whole = {}
-    for settings in (member["settings"] for member in members):
-        each = replace(config, **settings)
-        if task_key(each, settings) not in whole:
-            whole[task_key(each, settings)] = merge_validation(each, ready[task_key(each, settings)])
-    coming = train_members(config, members, whole, how, "test")
-    coming = tqdm(coming, "retraining", len(members), unit="network", disable=None)
-    rows = [row for row, _ in takewhile(lambda _: not signals, coming)]
+        rows, by_key = folder.json("top"), {member_key(member): member for member in members}
+        if {member_key(row) for row in rows} != set(by_key):
+            expectation = f"as before, since {folder.path / 'top.json'} has scores of the test part already"
+            raise SettingError("top", expectation, settings.top)
+        return [row | by_key[member_key(row)] for row in rows]
+    merged = {}
+    for swept in (member["settings"] for member in members):
+        own = replace(settings, **swept)
+        key = task_key(own, swept)
+        if key not in merged:
+            merged[key] = merge_validation(own, tasks[key])
+    results = tqdm(train(members, merged, "test"), "retraining", len(members), unit="network", disable=None)
+    rows = [row for row, _ in takewhile(lambda _: not signals, results)]
     if folder and not signals:
         folder.write("top", rows)
     return rows
 
 
 def main() -> int:
-    """0; after one sentence 2 for bad input; 128 and the signal's number, 130 for Ctrl-C, where a signal ended it.
+    """Trains the networks that the command line describes.
 
-    A signal ends it after the chunk that is being trained, a second one at once.
+    A signal, such as Ctrl-C, ends the sweep after the chunk of networks that is being trained, a second one at once.
+
+    Returns:
+        The exit code: 0, or 2 for bad input after a sentence on stderr. A sweep that a signal ended returns 128 + the
+        signal's number: 130 for Ctrl-C.
     """
-    config = tyro.cli(SweepSettings, description=__doc__)
+    settings = tyro.cli(SweepSettings, prog=program_name(), description=__doc__)
     try:
-        _, signals = run(config)
+        _, signals = run(settings)
     except ERRORS as error:
-        print(f"sweep.py: {error}", file=sys.stderr)
-        return 2
+        return print_error(error, flags(SweepSettings) | written_names(settings.grid))
     return 128 + signals[0] if signals else 0
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to keep, Ctrl-C just ends it
-    sys.exit(main())

@@ -1,188 +1,245 @@
-"""A config made concrete: data, network and plan, and the measure of how well the network does."""
+"""Tasks: the data, network and plan that the settings of a run stand for, and the score of the network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.nn import initializers
+from jaxtyping import Array
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils.class_weight import compute_class_weight
 
 from jaxann.cli.settings import Settings
 from jaxann.data.batches import Examples
-from jaxann.data.splits import Dataset
+from jaxann.data.splits import Dataset, load
 from jaxann.data.targets import Targets
+from jaxann.data.validation import validate, validate_schedule, validate_weights
+from jaxann.gradients.autodiff import autodiff
+from jaxann.gradients.backprop import backprop
+from jaxann.nn.activations import ACTIVATIONS, identity, softmax
 from jaxann.nn.base import Layer
+from jaxann.nn.hyperparameters import Number, SettingError, validate_number
 from jaxann.nn.loss import Loss
+from jaxann.nn.precision import MixedPrecision
+from jaxann.nn.sequential import mlp
 from jaxann.runs.folder import Folder
-from jaxann.training.loop import Plan
+from jaxann.training.fit import evaluate
+from jaxann.training.loop import Plan, piece_length
+from jaxann.training.optimizers import optimizer, schedule
 from jaxann.training.recipe import Recipe
+
+TRACEABLE = ("learning_rate", "weight_decay", "dropout", "init_scale", "clip")  # may vary inside a compiled program
+SHOWN = 2000  # training examples on which progress is shown without a validation part
 
 
 class Task(NamedTuple):
-    """A config made concrete: the data, their targets, what is compiled in, training arrays, and how far it goes.
+    """A training run made of settings.
 
-    `shown` are examples and true targets to show progress on: the validation part, or some of the training part.
+    Attributes:
+        data: The parts of the dataset, standardised.
+        targets: How the targets are encoded for the loss, and outputs decoded.
+        recipe: The network and all else that is compiled in.
+        examples: The training part, as arrays for the recipe.
+        shown: Examples on which progress is shown, and their true targets: the validation part, or without one up to
+            2000 examples of the training part.
+        plan: How many epochs the run takes, and when it is evaluated.
     """
 
     data: Dataset
     targets: Targets
     recipe: Recipe
     examples: Examples
-    shown: tuple[Examples, np.ndarray]
+    shown: tuple[Examples, Array | np.ndarray]
     plan: Plan
 
 
-def check_settings(config: Settings) -> None:
-    """Raises ValueError for settings that are out of range, whatever the data."""
-    import numpy as np
+def check_settings(settings: Settings) -> None:
+    """Checks all of a run's settings that can be checked without the data.
 
-    config.check()
-    if not 0 < config.learning_rate <= np.finfo(np.float64 if config.precision == "float64" else np.float32).max:
-        raise ValueError(f"learning_rate is {config.learning_rate}, but a finite number above 0 is wanted")
+    Raises:
+        SettingError: If a setting is out of range, or has no effect without another one.
+    """
+    settings.check()
+    validate_number("epochs", settings.epochs, least=1, integer=True)
+    validate_number("warmup", settings.warmup, below=settings.epochs, note="the number of epochs")
+    dtype = "float64" if settings.precision == "float64" else "float32"
+    validate_number("learning_rate", settings.learning_rate, above=0)
+    largest = float(np.finfo(dtype).max)
+    validate_number("learning_rate", settings.learning_rate, most=largest, note=f"the largest {dtype} number")
 
 
-def prepare(config: Settings) -> Task:
-    """Raises ValueError for what does not fit together."""
-    import jax
+def prepare(settings: Settings) -> Task:
+    """Loads the data and makes the network that the settings describe, and sets JAX's default precision.
 
-    from jaxann.data.splits import load
-    from jaxann.data.targets import Targets
-    from jaxann.data.validation import validate_schedule
-    from jaxann.training.loop import Plan, piece_length
-
-    jax.config.update("jax_enable_x64", config.precision == "float64")
-    check_settings(config)
+    Raises:
+        ValueError: If a setting is out of range, or settings and data do not fit together.
+    """
+    jax.config.update("jax_enable_x64", settings.precision == "float64")
+    check_settings(settings)
     data = load(
-        config.dataset,
-        held_out=config.held_out,
-        validation=config.validation,
-        seed=config.seed if config.split is None else config.split,
-        scaling=config.scaling,
-        target=config.target,
-        weights=config.weights,
-        kind=config.kind,
+        settings.dataset,
+        held_out=settings.held_out,
+        validation=settings.validation,
+        seed=settings.seed if settings.split is None else settings.split,
+        scaling=settings.scaling,
+        target=settings.target,
+        weights=settings.weights,
+        kind=settings.kind,
     )
-    name = config.loss or ("cross_entropy" if data.classes else "squared_error")
-    smoothing = config.label_smoothing
+    loss = settings.loss or ("cross_entropy" if data.classes else "squared_error")
+    smoothing = settings.label_smoothing
     if smoothing is None:
-        smoothing = 0.03 if data.classes and name != "hinge" else 0.0
-    targets = Targets.fit(name, len(data.classes), smoothing, data.train.t)
-    validate_schedule(len(data.train.x), config.epochs, config.batch_size)
-    made = make_recipe(config, data, targets)
-    examples = make_examples(made, targets, weight_examples(config, data))
+        smoothing = 0.03 if data.classes and loss != "hinge" else 0.0
+    targets = Targets.fit(loss, len(data.classes), smoothing, data.train.t)
+    validate_schedule(len(data.train.x), settings.epochs, settings.batch_size)
+    recipe = make_recipe(settings, data, targets)
+    examples = make_examples(recipe, targets, weight_examples(settings, data))
     x, t, weights = data.train
-    shown = data.validation or Examples(x[:2000], t[:2000], None if weights is None else weights[:2000])
-    plan = Plan(
-        config.epochs,
-        *piece_length(steps_per_epoch(config, data), config.epochs, config.evaluate_every),
-        config.patience,
-    )
-    return Task(data, targets, made, examples, (make_examples(made, targets, shown), np.asarray(shown.t)), plan)
+    shown = data.validation or Examples(x[:SHOWN], t[:SHOWN], None if weights is None else weights[:SHOWN])
+    length, every = piece_length(steps_per_epoch(settings, data), settings.epochs, settings.evaluate_every)
+    plan = Plan(settings.epochs, length, every, settings.patience)
+    return Task(data, targets, recipe, examples, (make_examples(recipe, targets, shown), shown.t), plan)
 
 
-def steps_per_epoch(config: Settings, data: Dataset) -> int:
-    """Of an epoch."""
-    return -(-len(data.train.x) // config.batch_size)
+def steps_per_epoch(settings: Settings, data: Dataset) -> int:
+    """Returns the number of batches in an epoch."""
+    return -(-len(data.train.x) // settings.batch_size)
 
 
-def make_recipe(config: Settings, data: Dataset, targets: Targets) -> Recipe:
-    """What is compiled in. The numbers of the config may be traced, but for those that tell shares and lengths."""
-    from jaxann.gradients.autodiff import autodiff
-    from jaxann.gradients.backprop import backprop
-    from jaxann.training.optimizers import optimizer, schedule
-    from jaxann.training.recipe import Recipe
+def make_recipe(
+    settings: Settings, data: Dataset, targets: Targets, numbers: Mapping[str, Number] | None = None
+) -> Recipe:
+    """Makes the part of a run that is compiled in.
 
-    model, loss = make_network(config, data.train.x.shape[1], targets)
-    warmup, whole = round(config.warmup * steps_per_epoch(config, data)), config.epochs * steps_per_epoch(config, data)
-    final = config.final if config.final is not None else 0.01 if config.schedule == "exponential" else 0.0
-    rate = schedule(config.schedule, config.learning_rate, whole, warmup=warmup, final=final)
+    Args:
+        settings: The settings of the run.
+        data: The dataset, for its numbers of features and examples.
+        targets: How the targets are encoded for the loss.
+        numbers: Values of settings in `TRACEABLE` that replace those in `settings`. JAX may trace them.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+    values = {name: getattr(settings, name) for name in TRACEABLE} | dict(numbers or {})
+    model, loss = make_network(settings, data.train.x.shape[1], targets, values)
+    steps = steps_per_epoch(settings, data)
+    final = settings.final
+    if final is None:
+        final = 0.01 if settings.schedule == "exponential" else 0.0
+    warmup = round(settings.warmup * steps)
+    rate = schedule(settings.schedule, values["learning_rate"], settings.epochs * steps, warmup=warmup, final=final)
     update = optimizer(
-        config.optimizer,
+        settings.optimizer,
         rate,
-        settings=config.optimizer_settings,
-        weight_decay=config.weight_decay,
-        clip=config.clip,
+        settings=settings.optimizer_settings,
+        weight_decay=values["weight_decay"],
+        clip=values["clip"],
     )
-    gradient = {"backprop": backprop, "autodiff": autodiff}[config.gradient]
-    return Recipe(model, loss, update, config.batch_size, gradient)
+    gradient = {"backprop": backprop, "autodiff": autodiff}[settings.gradient]
+    return Recipe(model, loss, update, settings.batch_size, gradient)
 
 
-def make_network(config: Settings, features: int, targets: Targets) -> tuple[Layer, Loss]:
-    """The model and the loss, which need no data."""
-    from jax.nn import initializers
+def make_network(
+    settings: Settings, features: int, targets: Targets, numbers: Mapping[str, Number] | None = None
+) -> tuple[Layer, Loss]:
+    """Makes the network and the loss.
 
-    from jaxann.nn.activations import ACTIVATIONS, identity, softmax
-    from jaxann.nn.precision import MixedPrecision
-    from jaxann.nn.sequential import mlp
-
-    weights = initializers.variance_scaling(config.init_scale**2, "fan_avg", "uniform")  # Glorot and Bengio, scaled
+    Args:
+        settings: The settings of the run.
+        features: The number of features.
+        targets: How the targets are encoded for the loss.
+        numbers: Values of settings in `TRACEABLE` that replace those in `settings`. JAX may trace them.
+    """
+    values = {"init_scale": settings.init_scale, "dropout": settings.dropout} | dict(numbers or {})
+    weights = initializers.variance_scaling(
+        values["init_scale"] ** 2, "fan_avg", "uniform"
+    )  # Glorot and Bengio, scaled
     output = softmax if targets.loss == "cross_entropy" else identity
-    sizes = (features, *config.hidden, targets.outputs)
-    model = mlp(sizes, ACTIVATIONS[config.activation], output, config.dropout, weights)
-    return MixedPrecision(model) if config.precision == "bfloat16" else model, targets.make_loss()
+    sizes = (features, *settings.hidden, targets.outputs)
+    model = mlp(sizes, ACTIVATIONS[settings.activation], output, values["dropout"], weights)
+    return MixedPrecision(model) if settings.precision == "bfloat16" else model, targets.make_loss()
 
 
-def weight_examples(config: Settings, data: Dataset) -> Examples:
-    """The training part, its examples' weights times those of their classes."""
-    import numpy as np
-    from sklearn.utils.class_weight import compute_class_weight
+def weight_examples(settings: Settings, data: Dataset) -> Examples:
+    """Returns the training part, with each example's weight multiplied by the weight of its class.
 
+    Raises:
+        ValueError: If there are class weights, but no classes, or not one weight for each class.
+    """
     part, classes = data.train, len(data.classes)
-    if config.class_weights is None:
+    if settings.class_weights is None:
         return part
     if not classes:
-        raise ValueError("class_weights are given, but the targets are numbers")
-    if config.class_weights == "balanced":
+        raise SettingError("class_weights", "only for classes (the targets are numbers)", settings.class_weights)
+    if settings.class_weights == "balanced":
         for label in np.flatnonzero(np.bincount(part.t, minlength=classes) == 0):
-            raise ValueError(f"class_weights are balanced, but there is no example of class {data.classes[label]}")
+            raise ValueError(f"expected examples of every class to balance, got none of class {data.classes[label]}")
         weights = compute_class_weight("balanced", classes=np.arange(classes), y=part.t)
-    elif len(config.class_weights) != classes:
-        raise ValueError(
-            f"class_weights are {len(config.class_weights)}, but one for each of {classes} classes is wanted"
-        )
+    elif len(settings.class_weights) != classes:
+        raise SettingError("class_weights", f"to be one for each of {classes} classes", settings.class_weights)
     else:
-        weights = np.array(config.class_weights)
+        weights = np.array(settings.class_weights)
     return part._replace(weights=weights[part.t] * (1 if part.weights is None else part.weights))
 
 
 def make_examples(recipe: Recipe, targets: Targets, part: Examples) -> Examples:
-    """A part's examples as arrays that fit the model and the loss."""
-    from jaxann.data.batches import Examples
-    from jaxann.data.validation import validate, validate_weights
+    """Returns a part of the dataset as arrays for a recipe's network and loss.
 
+    Raises:
+        ValueError: If the part does not fit the network or the loss.
+    """
     x, t = validate(recipe.model, recipe.loss, part.x, targets.encode(part.t))
     return Examples(x, t, validate_weights(part.weights, len(x)))
 
 
 class Scorer:
-    """From parameters, examples and their true targets to accuracy, or R² of numbers, and loss."""
+    """A function of parameters, examples and their true targets: how well the network predicts.
+
+    Attributes:
+        name: What the score is, as a reader calls it: accuracy, or R² if the targets are numbers.
+        key: The same in files: accuracy or r2.
+    """
 
     def __init__(self, task: Task) -> None:
-        from sklearn.metrics import accuracy_score, r2_score
-
         classes = ("accuracy", "accuracy", accuracy_score)
         self.name, self.key, self._score = classes if task.data.classes else ("R²", "r2", r2_score)
         self._task = task
 
-    def __call__(self, params: Any, examples: Examples, t: np.ndarray) -> tuple[float, float]:
-        from jaxann.training.fit import evaluate
-
+    def __call__(self, params: Any, examples: Examples, t: Array | np.ndarray) -> tuple[float, float]:
+        """Returns the score and the loss on examples with true targets t [N]."""
         y, loss = evaluate(self._task.recipe.model, self._task.recipe.loss, params, examples)
         return self.score(t, y, examples.weights), float(loss)
 
-    def score(self, t: np.ndarray, y: Any, weights: Any = None) -> float:
-        import numpy as np
+    def score(self, t: Array | np.ndarray, y: Any, weights: Any = None) -> float:
+        """Returns the score of outputs y [N, m] for true targets t [N].
 
+        Raises:
+            FloatingPointError: If a prediction is not finite.
+        """
         predicted = self._task.targets.decode(np.asarray(y))
         if not np.isfinite(predicted).all():
-            raise FloatingPointError(f"{np.sum(~np.isfinite(predicted))} of {len(t)} predictions are not finite")
+            count = np.sum(~np.isfinite(predicted))
+            raise FloatingPointError(f"expected finite predictions, got {count} of {len(t)} that are not finite")
         return float(self._score(t, predicted, sample_weight=weights))
 
 
 class DataDescription(NamedTuple):
-    """What a run keeps of its data, in data.json: enough to predict from others, and to know the same again."""
+    """What a run stores of its data, in data.json: enough to predict, and to recognise the same data.
+
+    Attributes:
+        classes: The names of the classes; none if the targets are numbers.
+        columns: The names of the features.
+        target: The name of the target.
+        mean: The mean of each feature in the training part.
+        sd: The standard deviation of each feature in the training part.
+        targets: The fields of `Targets`.
+        digest: The SHA-256 digest of all parts.
+    """
 
     classes: Sequence[str]
     columns: Sequence[str]
@@ -193,20 +250,23 @@ class DataDescription(NamedTuple):
     digest: str
 
     @classmethod
-    def of(cls, task: Task) -> DataDescription:
-        """What is to be kept of a task's data."""
-        import numpy as np
-
+    def from_task(cls, task: Task) -> DataDescription:
+        """Describes the data of a task."""
         data, digest = task.data, sha256()
-        for numbers in (a for part in (data.train, data.validation, data.test) if part for a in part if a is not None):
-            digest.update(np.ascontiguousarray(numbers).data)
+        parts = [part for part in (data.train, data.validation, data.test) if part]
+        for array in (array for part in parts for array in part if array is not None):
+            digest.update(np.ascontiguousarray(array).data)
         scaling = data.scaling.mean.tolist(), data.scaling.sd.tolist()
         return cls(data.classes, data.columns, data.target, *scaling, asdict(task.targets), digest.hexdigest())
 
     @classmethod
     def read(cls, folder: Folder) -> DataDescription:
-        """What was kept in a run's folder. Raises ValueError where it is not what `of` makes."""
-        kept = folder.json("data")
-        if not isinstance(kept, dict) or kept.keys() != set(cls._fields):
-            raise ValueError(f"{folder.path / 'data.json'} is damaged: {', '.join(cls._fields)} are wanted in it")
-        return cls(**kept)
+        """Reads the description in a run's folder.
+
+        Raises:
+            ValueError: If data.json cannot be read or is damaged.
+        """
+        stored = folder.json("data")
+        if not isinstance(stored, dict) or stored.keys() != set(cls._fields):
+            raise ValueError(f"{folder.path / 'data.json'} is damaged: expected {', '.join(cls._fields)} in it")
+        return cls(**stored)

@@ -1,11 +1,10 @@
-"""Train a network on a table of data, its gradient written by hand.
+"""Trains a network on a table of data, by gradients that are computed by hand.
 
-Without arguments: the derivation's own network, 4-50-20-10-3 with sigmoids, softmax and cross-entropy, on Iris.
+Without arguments it trains the derivation's own network on Iris: 4-50-20-10-3 with sigmoids, softmax and cross-entropy.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
 from contextlib import closing, nullcontext, redirect_stdout
@@ -14,145 +13,187 @@ from math import ceil
 from time import perf_counter
 from typing import NamedTuple
 
+import jax
+import numpy as np
 import tyro
+from jax.sharding import Mesh
+from sklearn.metrics import confusion_matrix
+from tqdm import tqdm
 
+from jaxann.cli.errors import ERRORS, flags, print_error, program_name, require_optional_packages
 from jaxann.cli.settings import Settings
 from jaxann.cli.signals import catch_signals
-from jaxann.cli.task import DataDescription, Scorer, Task, prepare
-from jaxann.cli.task import steps_per_epoch as epoch_steps
+from jaxann.cli.task import DataDescription, Scorer, Task, check_settings, prepare, steps_per_epoch
+from jaxann.data.batches import make_lanes
+from jaxann.data.validation import validate_features
+from jaxann.nn.hyperparameters import SettingError
+from jaxann.runs.folder import Folder
 from jaxann.runs.record import Record
-from jaxann.training.loop import Progress
-
-ERRORS = (ValueError, FloatingPointError, OSError, ImportError)  # of which a sentence is enough
+from jaxann.training.devices import cpu_devices, gather, make_mesh, shard_examples
+from jaxann.training.fit import predict
+from jaxann.training.loop import Progress, begin, compile_pieces, is_finished, train_in_pieces
+from jaxann.training.processes import (
+    GONE,
+    any_process,
+    broadcast_from_first,
+    exit_now,
+    is_first,
+    is_lost,
+    join,
+    run_first_then_others,
+)
 
 
 class Outcome(NamedTuple):
-    """What came of a run: accuracy, or R² of numbers, on the test part, and what it took."""
+    """What a run has come to.
+
+    Attributes:
+        score: The accuracy on the test part, or R² if the targets are numbers.
+        epochs: The number of the last epoch.
+        steps: The number of steps, without those before a run was resumed.
+        seconds: The time that the steps took.
+        compile_seconds: The time that compiling took before them.
+        signals: The numbers of the signals that ended the run.
+    """
 
     score: float
     epochs: int
     steps: int
     seconds: float
-    compiling: float
+    compile_seconds: float
     signals: tuple[int, ...]
 
 
-def run(task: Task, config: Settings) -> Outcome:
-    """Trains in pieces, between which progress is shown and recorded and a signal ends the run; then reports.
+def run(task: Task, settings: Settings) -> Outcome:
+    """Trains in pieces, shows and records the progress between them, and prints the score on the test part.
 
-    Raises FloatingPointError where the loss stops being finite, ValueError for a folder that cannot be the run's, and
-    OSError and ImportError where the record cannot be written.
+    A signal, such as Ctrl-C, ends the run after the current piece.
+
+    Raises:
+        FloatingPointError: If the loss stops being finite.
+        ValueError: If the run cannot have the folder or the devices that it asks for.
+        OSError: If the record cannot be written.
+        ImportError: If a package that the record needs is missing.
     """
-    import jax
-    from tqdm import tqdm
-
-    from jaxann.data.batches import make_lanes
-    from jaxann.training.devices import gather, make_mesh, shard_examples
-    from jaxann.training.loop import begin, compile_pieces, is_finished, train_in_pieces
-    from jaxann.training.processes import any_process, broadcast_from_first, is_first
-
-    def look(params):
-        score, loss = broadcast_from_first(measure(gather(params), *task.shown))
-        better = score if config.score == "accuracy" else -loss
-        return better, {"validation_loss": loss, f"validation_{measure.key}": score}
-
-    began = perf_counter()
-    over = None
-    if config.distributed or config.devices is not None or config.model_devices > 1:
-        there = jax.device_count() if config.distributed else 1
-        over = make_mesh(config.devices or ceil(there / config.model_devices), config.model_devices)
-        if config.distributed and over.size != there:
-            raise ValueError(f"{over.size} devices are asked for, but {there} are there, and each is to take part")
-        lanes = shard_examples(task.examples, config.batch_size, over)
+    start = perf_counter()
+    mesh = choose_devices(settings)
+    if mesh is None:
+        lanes = make_lanes(task.examples, settings.batch_size)
     else:
-        lanes = make_lanes(task.examples, config.batch_size)
-    measure = Scorer(task)
-    record, standing = open_record(task, config, begin(task.recipe, jax.random.key(config.seed), over))
-    compiled = compile_pieces(task.recipe, lanes, task.plan, standing)
-    measure(gather(standing.best), *task.shown)
-    compiling, began = perf_counter() - began, perf_counter()
-    before = int(standing.state.epoch)
-    evaluate = None if task.data.validation is None else look
-    rest = train_in_pieces(task.recipe, lanes, task.plan, standing, evaluate, compiled)
-    progress = tqdm(total=config.epochs, initial=before, unit="epoch", disable=not is_first())
+        lanes = shard_examples(task.examples, settings.batch_size, mesh)
+    scorer = Scorer(task)
+
+    def score_validation(params):
+        score, loss = broadcast_from_first(scorer(gather(params), *task.shown))
+        better = score if settings.score == "accuracy" else -loss
+        return better, {"validation_loss": loss, f"validation_{scorer.key}": score}
+
+    record, progress = open_record(task, settings, begin(task.recipe, jax.random.key(settings.seed), mesh))
+    compiled = compile_pieces(task.recipe, lanes, task.plan, progress)
+    scorer(gather(progress.best), *task.shown)  # compiles it
+    compile_seconds, start = perf_counter() - start, perf_counter()
+    first_epoch = int(progress.state.epoch)
+    evaluate = None if task.data.validation is None else score_validation
+    pieces = train_in_pieces(task.recipe, lanes, task.plan, progress, evaluate, compiled)
+    bar = tqdm(total=settings.epochs, initial=first_epoch, unit="epoch", disable=not is_first())
     with catch_signals() as signals:
-        with closing(record) if record else nullcontext(), progress as bar:
-            for standing, rows in rest:
+        with closing(record) if record else nullcontext(), bar:
+            for progress, rows in pieces:
                 if record is not None:
-                    record.add(standing, rows)
-                drawn = any_process(bool(bar.update(len(rows))))
-                if drawn or is_finished(task.plan, standing):
-                    score = rows[-1].get(f"validation_{measure.key}")
-                    score = measure(gather(standing.state.params), *task.shown)[0] if score is None else score
-                    bar.set_postfix({"loss": f"{rows[-1]['loss']:.4f}", measure.name: f"{score:.3f}"})
+                    record.add(progress, rows)
+                is_drawn = any_process(bool(bar.update(len(rows))))
+                if is_drawn or is_finished(task.plan, progress):
+                    score = rows[-1].get(f"validation_{scorer.key}")
+                    if score is None:
+                        score, _ = scorer(gather(progress.state.params), *task.shown)
+                    bar.set_postfix({"loss": f"{rows[-1]['loss']:.4f}", scorer.name: f"{score:.3f}"})
                 if any_process(bool(signals)):
-                    bar.write(f"interrupted after epoch {standing.state.epoch}", file=sys.stderr)
+                    bar.write(f"interrupted after epoch {progress.state.epoch}", file=sys.stderr)
                     break
-        seconds, epochs = perf_counter() - began, int(standing.state.epoch)
-        steps = (epochs - before) * epoch_steps(config, task.data)
-        # A signal may come to another process of the run later than to the one that told them of it.
-        score = report(task, standing, measure, record, config)
-    outcome = Outcome(score, epochs, steps, seconds, compiling, tuple(signals))
+        seconds, epochs = perf_counter() - start, int(progress.state.epoch)
+        steps = (epochs - first_epoch) * steps_per_epoch(settings, task.data)
+        # Signals are still caught here, for this process may get its own after another process has ended the run.
+        score = report(task, progress, scorer, record, settings)
     rate = f"{steps / seconds:,.0f} steps a second"
-    print(f"{steps} steps in {seconds:.2f} s: {rate}; compiling took {compiling:.2f} s before")
-    return outcome
+    print(f"{steps} steps in {seconds:.2f} s: {rate}; compiling took {compile_seconds:.2f} s before")
+    return Outcome(score, epochs, steps, seconds, compile_seconds, tuple(signals))
 
 
-def open_record(task: Task, config: Settings, standing: Progress) -> tuple[Record | None, Progress]:
-    """The record that the config asks for, in a new folder or an old one, and where its run stands."""
-    path = config.resume or config.run
+def choose_devices(settings: Settings) -> Mesh | None:
+    """Returns the devices of the run, or None for a single one.
+
+    Raises:
+        ValueError: If there are fewer devices than the settings ask for, or, in a run of several processes, more.
+    """
+    if not settings.distributed and settings.devices is None and settings.model_devices == 1:
+        return None
+    available = jax.device_count() if settings.distributed else 1
+    mesh = make_mesh(settings.devices or ceil(available / settings.model_devices), settings.model_devices)
+    if settings.distributed and mesh.size != available:
+        expectation = f"times --model-devices to be {available}, the number of devices of all processes"
+        raise SettingError("devices", expectation, mesh.size)
+    return mesh
+
+
+def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Record | None, Progress]:
+    """Opens the record of a run, in a new folder or in that of the run that is resumed.
+
+    Args:
+        task: What is trained.
+        settings: The settings, which say where the folder is.
+        progress: The progress of a run before its first epoch.
+
+    Returns:
+        The record, or None if the run has no folder, and the progress from which the run goes on.
+
+    Raises:
+        ValueError: If the run cannot have the folder, or the folder is that of a run on other data or with more epochs.
+        ImportError: If a package that the record needs is missing.
+    """
+    path = settings.resume or settings.run
     if path is None:
-        return None, standing
-    from jaxann.data.extras import require_packages
-    from jaxann.runs.folder import Folder
-    from jaxann.runs.record import Record
-    from jaxann.training.processes import is_first, run_first_then_others
-
-    flags = {"tensorboardX": "--no-tensorboard"} if config.tensorboard else {}
-    flags |= {"matplotlib.figure": "--no-plots"} if config.plots else {}
-    try:
-        require_packages("a run folder", "orbax.checkpoint", *flags)
-    except ImportError as error:
-        hints = [flag for module, flag in flags.items() if module.split(".")[0] in str(error)]
-        raise ImportError(f"{error} (or give {' and '.join(hints)})" if hints else str(error)) from None
+        return None, progress
+    refusable = {"tensorboardX": "--no-tensorboard"} if settings.tensorboard else {}
+    refusable |= {"matplotlib.figure": "--no-plots"} if settings.plots else {}
+    require_optional_packages("a run folder", ("orbax.checkpoint",), refusable)
     if task.data.validation is not None:
-        config = replace(config, evaluate_every=task.plan.every)  # the same where it goes on for longer
-    kept, how = DataDescription.of(task), {"tensorboard": config.tensorboard, "seconds": config.checkpoint_seconds}
-    if config.resume is None:
-        folder = run_first_then_others(
-            lambda: Folder.create(path, config=config.to_json(), data=kept._asdict()), lambda: Folder(path, reader=True)
-        )
-        return Record.open(folder, standing, **how)
+        settings = replace(settings, evaluate_every=task.plan.every)  # it stays the same when the run gets more epochs
+    description = DataDescription.from_task(task)
+    options = {"tensorboard": settings.tensorboard, "seconds": settings.checkpoint_seconds}
+
+    def create_folder() -> Folder:
+        if (path / "config.json").exists():
+            expectation = f"to be a new folder (--resume {path} continues the run in it)"
+            raise SettingError("run", expectation, path)
+        return Folder.create(path, config=settings.to_json(), data=description._asdict())
+
+    if settings.resume is None:
+        folder = run_first_then_others(create_folder, lambda: Folder(path, reader=True))
+        return Record.open(folder, progress, **options)
     folder = run_first_then_others(lambda: Folder(path), lambda: Folder(path, reader=True))
     try:
-        if DataDescription.read(folder).digest != kept.digest:
-            raise ValueError(f"the data are not those that {path} was begun with")
-        come = folder.rows()[-1:] if config.checkpoint is None else [{"epoch": config.checkpoint}]
-        if come and config.epochs < come[0]["epoch"]:
-            raise ValueError(f"epochs is {config.epochs}, but the run has come to {come[0]['epoch']} already")
-        record, standing = Record.open(folder, standing, config.checkpoint, **how)
+        if DataDescription.read(folder).digest != description.digest:
+            raise ValueError(f"expected the data with which {path} was started, got other data")
+        rows = folder.rows()[-1:] if settings.checkpoint is None else [{"epoch": settings.checkpoint}]
+        if rows and settings.epochs < rows[0]["epoch"]:
+            expectation = f"of at least {rows[0]['epoch']}, which the run has reached"
+            raise SettingError("epochs", expectation, settings.epochs)
+        record, progress = Record.open(folder, progress, settings.checkpoint, **options)
         if is_first():
-            folder.write("config", config.to_json())
+            folder.write("config", settings.to_json())
     except Exception:
         folder.close()
         raise
-    return record, standing
+    return record, progress
 
 
-def report(task: Task, standing: Progress, measure: Scorer, record: Record | None, config: Settings) -> float:
-    """The test part's score, printed with its confusion matrix where there are classes, and recorded."""
-    import numpy as np
-    from sklearn.metrics import confusion_matrix
-
-    from jaxann.data.validation import validate_features
-    from jaxann.training.devices import gather
-    from jaxann.training.fit import predict
-
+def report(task: Task, progress: Progress, scorer: Scorer, record: Record | None, settings: Settings) -> float:
+    """Prints and records the score on the test part, and for classes the confusion matrix. Returns the score."""
     data, counts = task.data, None
-    y = predict(task.recipe.model, gather(standing.best), validate_features(data.test.x))
-    score = measure.score(np.asarray(data.test.t), y, data.test.weights)
-    of = "" if data.validation is None else f", the parameters of epoch {standing.best_epoch}"
-    print(f"held-out {measure.name}: {score:.3f} ({len(data.test.t)} examples{of})")
+    y = predict(task.recipe.model, gather(progress.best), validate_features(data.test.x))
+    score = scorer.score(data.test.t, y, data.test.weights)
+    parameters = "" if data.validation is None else f", the parameters of epoch {progress.best_epoch}"
+    print(f"held-out {scorer.name}: {score:.3f} ({len(data.test.t)} examples{parameters})")
     if data.classes:
         labels = range(len(data.classes))
         counts = confusion_matrix(data.test.t, task.targets.decode(np.asarray(y)), labels=labels)
@@ -161,66 +202,70 @@ def report(task: Task, standing: Progress, measure: Scorer, record: Record | Non
         for name, row in zip(data.classes, counts, strict=True):
             print(f"  {name:>{width}}", *(f"{count:4d}" for count in row))
     if record is not None:
-        result = {"epoch": int(standing.state.epoch), "best_epoch": standing.best_epoch, measure.key: score}
-        record.end(standing, result, counts, data.classes, plots=config.plots)
+        result = {"epoch": int(progress.state.epoch), "best_epoch": progress.best_epoch, scorer.key: score}
+        record.end(progress, result, counts, data.classes, plots=settings.plots)
     return score
 
 
-def load_settings(config: Settings) -> Settings:
-    """The config with the settings of the file or the run that it names below its own."""
-    source = config.config if config.resume is None else config.resume / "config.json"
-    if source is None:
-        return config
-    if config.resume is not None and (config.config is not None or config.run is not None):
-        raise ValueError("resume goes on in its own folder, with its own settings: give neither run nor config with it")
-    if config.resume is not None and not source.is_file():
-        raise ValueError(f"{config.resume} holds no run: there is no config.json in it")
-    stored = Settings.from_file(source)
-    config = tyro.cli(Settings, default=stored, description=__doc__)
-    return config if config.resume is None else config.resuming(stored)
+def load_settings(settings: Settings) -> tuple[Settings, dict[str, str]]:
+    """Completes the settings of the command line by those of the file or the run that they name.
+
+    Returns:
+        The settings, and how the caller wrote each: as a flag, or, if it comes from the file, by its name.
+
+    Raises:
+        ValueError: If the file cannot be read, or a run cannot be resumed with these settings.
+    """
+    path = settings.config if settings.resume is None else settings.resume / "config.json"
+    if path is None:
+        return settings, flags(Settings)
+    if settings.resume is not None:
+        if settings.config is not None or settings.run is not None:
+            expectation = "without --run and --config, for a run goes on in its own folder with its own settings"
+            raise SettingError("resume", expectation, settings.resume)
+        Folder(settings.resume, reader=True)  # raises where there is no run
+    stored = Settings.from_file(path)
+    settings = tyro.cli(Settings, default=stored, prog=program_name(), description=__doc__)
+    if settings.resume is not None:
+        settings.check_resumable(stored)
+    changed = {name: flag for name, flag in flags(Settings).items() if getattr(settings, name) != getattr(stored, name)}
+    return settings, changed
 
 
 def main() -> int:
-    """0; after one sentence 2 for bad input, a loss that stops being finite, or a folder that cannot be written.
+    """Trains with the settings on the command line.
 
-    128 and the signal's number, 130 for Ctrl-C, for a run that a signal ended.
+    Returns:
+        The exit code: 0, or after a sentence on stderr 2 if the input is bad, the loss stops being finite or the folder
+        cannot be written. A run that a signal ended returns 128 + the signal's number: 130 for Ctrl-C.
     """
-    config = tyro.cli(Settings, description=__doc__)
-    if config.distributed:
-        return main_distributed(config)
+    settings, spelling = tyro.cli(Settings, prog=program_name(), description=__doc__), flags(Settings)
+    if settings.distributed:
+        return main_distributed(settings)
     try:
-        config = load_settings(config)
-        if (config.devices or 1) * config.model_devices > 1:
-            from jaxann.training.devices import cpu_devices
-
-            cpu_devices((config.devices or 1) * config.model_devices)
-        outcome = run(prepare(config), config)
+        settings, spelling = load_settings(settings)
+        devices = (settings.devices or 1) * settings.model_devices
+        if devices > 1:
+            cpu_devices(devices)
+        outcome = run(prepare(settings), settings)
     except ERRORS as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
+        return print_error(error, spelling)
     return 128 + outcome.signals[0] if outcome.signals else 0
 
 
-def main_distributed(config: Settings) -> int:
-    """`main` of one of several processes: the first one speaks, and all end where one is gone."""
-    from jaxann.training import processes
-
+def main_distributed(settings: Settings) -> int:
+    """Trains as one of several processes. Only the first one prints, and if one is gone, all others end."""
+    spelling = flags(Settings)
     try:
-        config = load_settings(config)
-        config.check()
-        processes.join(config.coordinator, config.processes, config.process, config.connect_seconds)
-        with redirect_stdout(None) if not processes.is_first() else nullcontext():
-            outcome = run(prepare(config), config)
+        settings, spelling = load_settings(settings)
+        check_settings(settings)
+        join(settings.coordinator, settings.processes, settings.process, settings.connect_seconds)
+        with redirect_stdout(None) if not is_first() else nullcontext():
+            outcome = run(prepare(settings), settings)
     except Exception as error:
-        if processes.is_lost(error):
-            error = RuntimeError(processes.GONE)
+        if is_lost(error):
+            error = RuntimeError(GONE)
         elif not isinstance(error, ERRORS):
             traceback.print_exc()
-        print(f"train.py: {error}", file=sys.stderr)
-        processes.exit_now(2)
+        exit_now(print_error(error, spelling))
     return 128 + outcome.signals[0] if outcome.signals else 0
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to report, Ctrl-C just ends it
-    sys.exit(main())

@@ -1,19 +1,18 @@
-"""`scripts/gradcheck.py` as its user meets it."""
+"""The program gradcheck as its user meets it."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from support.paths import SCRIPTS
+from support.programs import call
 
 from jaxann.cli import gradcheck
 
 LAYER = """
 from dataclasses import dataclass
 import jax.numpy as jnp
-from jaxann import Dense, Elementwise, Layer
+from jaxann.nn import Elementwise, Layer
 
 @dataclass(frozen=True)
 class Scale(Layer):
@@ -35,51 +34,46 @@ class Scale(Layer):
 
 cube = Elementwise("cube", lambda x: x**3, lambda x, y: 3 * x**2)
 nothing = 3
+LAYER_TYPE = dict
 """
 
 
 @pytest.fixture
-def script(monkeypatch, capsys, tmp_path):
-    """Runs `main` on a command line in a folder with a layer of the user's own; gives exit code, output and errors."""
+def call_gradcheck(monkeypatch, tmp_path):
+    """Calls the program in a folder with a layer of the user's own."""
     (tmp_path / "own.py").write_text(LAYER)
     (tmp_path / "broken.py").write_text("1 / 0")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "own", raising=False)
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gradcheck.py", "--precision", "float64", *map(str, arguments)])
-        try:
-            code = gradcheck.main()
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
+        return call(gradcheck.main, "--precision", "float64", *arguments, name="gradcheck.py", folder=tmp_path)
 
     return run
 
 
-def test_a_network_that_train_can_train(script, tmp_path):
+def test_a_network_that_train_can_train(call_gradcheck, tmp_path):
     small = ("--dataset", "wine", "--hidden", 6, "--activation", "relu", "--loss", "hinge", "--after", 2)
-    code, out, _ = script(*small, "--json", "--plot", "check.png", "--learning-rate", 0.01, "--batch-size", 20)
+    options = ("--json", "--plot", "check.png", "--learning-rate", 0.01, "--batch-size", 20)
+    code, out, _ = call_gradcheck(*small, *options)
     assert code == 0
-    found = json.loads(out)
-    assert list(found) == ["at initialisation", "after 2 epochs"]
-    for report in found.values():
+    reports = json.loads(out)
+    assert list(reports) == ["at initialisation", "after 2 epochs"]
+    for report in reports.values():
         assert report["ok"]
         assert {"0.W", "1.dx", "2.b", "loss", "gradient.0.W"} <= {row["path"] for row in report["rows"]}
     assert (tmp_path / "check.png").stat().st_size > 5000
 
 
-def test_a_layer_of_the_users_own(script):
-    code, out, _ = script("--layer", "own:Scale(5)")
+def test_a_layer_of_the_users_own(call_gradcheck):
+    code, out, _ = call_gradcheck("--layer", "own:Scale(5)")
     assert code == 0
     assert "all 2 gradients are right" in out
-    code, out, _ = script("--layer", "own:cube", "--shape", 3)
-    assert code == 0
-    code, out, _ = script("--layer", "own:Scale(5, times=2.0)")
+    assert call_gradcheck("--layer", "own:cube", "--shape", 3).code == 0
+    code, out, _ = call_gradcheck("--layer", "own:Scale(5, times=2.0)")
     assert code == 1
     assert "scale: consistent with a factor of 2" in out
-    code, out, _ = script("--layer", "own:Scale(5, times=2.0)", "--on-purpose", "scale")
+    code, out, _ = call_gradcheck("--layer", "own:Scale(5, times=2.0)", "--on-purpose", "scale")
     assert code == 0
     assert "scale: 0.0 degrees from the true gradient" in out
 
@@ -89,36 +83,44 @@ def test_a_layer_of_the_users_own(script):
     [
         (
             ("--layer", "own"),
-            "layer is 'own', but module:Class, module:Class(5, rate=0.1) or module:instance is wanted",
+            "expected --layer to be module:Class, module:Class(5, rate=0.1) or module:instance, got 'own'",
         ),
-        (("--layer", "own:a.b"), "layer is 'own:a.b', but module:Class"),
-        (("--layer", "own:Scale(open)"), "layer is 'own:Scale(open)', but"),
-        (("--layer", "none:Scale"), "layer 'none:Scale' cannot be made: ModuleNotFoundError: No module named 'none'"),
-        (("--layer", "broken:Scale"), "layer 'broken:Scale' cannot be made: ZeroDivisionError: division by zero"),
-        (("--layer", "own:Sale"), "layer 'own:Sale' cannot be made: AttributeError: module 'own' has no attribute"),
-        (("--layer", "own:Scale"), "layer 'own:Scale' cannot be made: TypeError: "),
-        (("--layer", "own:nothing"), "layer 'own:nothing' cannot be made: TypeError: 'int' object is not callable"),
+        (("--layer", "own:a.b"), "expected --layer to be module:Class, module:Class(5, rate=0.1) or module:instance"),
+        (("--layer", "own:Scale(open)"), "expected --layer to be module:Class, module:Class(5, rate=0.1) or"),
+        (
+            ("--layer", "none:Scale"),
+            "the layer 'none:Scale' cannot be made: ModuleNotFoundError: No module named 'none'",
+        ),
+        (("--layer", "broken:Scale"), "the layer 'broken:Scale' cannot be made: ZeroDivisionError: division by zero"),
+        (("--layer", "own:Sale"), "the layer 'own:Sale' cannot be made: AttributeError: module 'own' has no attribute"),
+        (("--layer", "own:Scale"), "the layer 'own:Scale' cannot be made: TypeError: "),
+        (("--layer", "own:nothing"), "the layer 'own:nothing' cannot be made: TypeError: 'int' object is not callable"),
+        (
+            ("--layer", "own:LAYER_TYPE()"),
+            "expected --layer to stand for a jaxann.nn.Layer, got 'own:LAYER_TYPE() of type dict'",
+        ),
         (
             ("--layer", "own:cube", "--on-purpose", "W"),
-            "expected on_purpose to name gradients of the report (dx), got 'W'",
+            "expected --on-purpose to name gradients of the report (dx), got 'W'",
         ),
-        (("--layer", "own:cube", "--shape", -1), "shape is (-1,), but sizes of at least 1 are wanted"),
-        (("--after", -1), "after is -1, but 0 or more epochs are wanted"),
-        (("--held-out", 2), "held_out is 2.0, but a share between 0 and 1 is wanted"),
+        (("--layer", "own:cube", "--shape", -1), "expected --shape to be sizes of at least 1, got (-1,)"),
+        (("--after", -1), "expected --after of at least 0, got -1"),
+        (("--run", "a"), "expected --run only for `jaxann train`, got a"),
+        (("--precision", "bfloat16"), "expected --precision to be float32 or float64, whose rounding a check allows"),
+        (("--held-out", 2), "expected --held-out between 0 and 1, excluding 0 and 1, got 2.0"),
         (("--layer", "own:cube", "--plot", "no/such/folder.png"), "[Errno 2] No such file or directory"),
     ],
 )
-def test_bad_input_gets_one_sentence_and_exit_code_2(script, arguments, sentence):
-    code, out, err = script(*arguments)
-    assert code == 2
-    assert not out
-    assert err.startswith(f"gradcheck.py: {sentence}")
+def test_bad_input_gets_one_sentence_and_exit_code_2(call_gradcheck, arguments, sentence):
+    code, out, err = call_gradcheck(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"gradcheck.py: {sentence}"), err
     assert len(err.splitlines()) == 1
 
 
-def test_as_a_process_it_checks_the_derivations_own_network():
-    run = subprocess.run([sys.executable, SCRIPTS / "gradcheck.py", "--json"], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    (report,) = json.loads(run.stdout).values()
+def test_the_derivations_own_network_is_right(call_gradcheck):
+    code, out, err = call_gradcheck("--precision", "float32", "--json")
+    assert (code, err) == (0, "")
+    (report,) = json.loads(out).values()
     assert (report["examples"], report["total"]) == (64, 120)
     assert np.max([row["float64"] for row in report["rows"]]) < 1e-12

@@ -1,0 +1,76 @@
+"""Folders of sweeps: the settings of a sweep, and a line for each member that has been trained."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxann.nn.hyperparameters import SettingError
+from jaxann.runs.folder import Folder, require_readable_version
+
+Row = dict[str, Any]
+COLUMNS = ("loss", "validation_loss", "validation_score", "diverged")
+
+
+def member_key(row: Row) -> str:
+    """Returns what a member and its row have in common, the settings and the seed, as one text."""
+    return json.dumps([row["settings"], row["seed"]], sort_keys=True)
+
+
+def open_folder(path: Path, config: Row, sweep: Row) -> Folder:
+    """Opens the folder of a sweep, or creates it.
+
+    Args:
+        path: Where the folder is.
+        config: What config.json holds: the settings that the members have in common.
+        sweep: What sweep.json holds: the grid, the number of seeds and the digest of the data.
+
+    Raises:
+        ValueError: If the folder holds anything but a sweep, a sweep with other settings or on other data, or one that
+            another process or another version of jaxann has written.
+    """
+    files = {"config": config, "sweep": sweep}
+    if not (path / "sweep.json").is_file():
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise ValueError(f"expected {path} to be a new folder or that of a sweep, got one with other files")
+        return Folder.create(path, **files)
+    folder = Folder(path)
+    try:
+        for file, content in json.loads(json.dumps(files)).items():
+            stored = dict(folder.json(file))
+            require_readable_version(path / f"{file}.json", stored.get("version"))
+            for name, value in content.items():
+                if name != "version" and stored.get(name) != value:
+                    if name == "data":
+                        raise ValueError(f"expected the data with which {path} was started, got other data")
+                    raise SettingError(name, f"to be {stored.get(name)}, as in the sweep in {path}", value)
+    except Exception:
+        folder.close()
+        raise
+    return folder
+
+
+def read_rows(path: Path, members: list[Row]) -> list[Row]:
+    """Reads the rows in a file, and removes from it a last line that a kill has cut short.
+
+    Args:
+        path: The file, which need not exist.
+        members: The members of the sweep.
+
+    Raises:
+        ValueError: If a line is not that of a member of the sweep.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    complete = content[: content.rfind(b"\n") + 1]
+    if complete != content:
+        os.truncate(path, len(complete))
+    rows, by_key = [], {member_key(member): member for member in members}
+    for number, line in enumerate(complete.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows.append({name: row[name] for name in COLUMNS} | by_key[member_key(row)])
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(f"{path} is damaged: line {number} does not describe a network of this sweep") from None
+    return rows
