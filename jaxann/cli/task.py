@@ -133,13 +133,13 @@ def make_recipe(
         final = 0.01 if settings.schedule == "exponential" else 0.0
     warmup = round(settings.warmup * steps)
     rate = schedule(settings.schedule, values["learning_rate"], settings.epochs * steps, warmup=warmup, final=final)
-    update = optimizer(
-        settings.optimizer,
-        rate,
-        settings=settings.optimizer_settings,
-        weight_decay=values["weight_decay"],
-        clip=values["clip"],
-    )
+    others: Any = {"weight_decay": values["weight_decay"], "clip": values["clip"]}
+    try:
+        update = optimizer(settings.optimizer, rate, settings=settings.optimizer_settings, **others)
+    except SettingError as error:
+        if error.name != "settings":
+            raise
+        raise SettingError("optimizer_settings", error.expectation, error.value) from None
     gradient = {"backprop": backprop, "autodiff": autodiff}[settings.gradient]
     return Recipe(model, loss, update, settings.batch_size, gradient)
 

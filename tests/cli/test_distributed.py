@@ -80,7 +80,10 @@ def test_one_killed_ends_the_other_and_what_is_resumed_is_the_run(start, pair, u
         (("--process", 0), "expected --process only together with --distributed, got 0"),
         ((*JOIN, 2), "expected --process between 0 and 1 (they are numbered from 0), got 2"),
         ((*JOIN, -1), "expected --process between 0 and 1 (they are numbered from 0), got -1"),
-        ((*JOIN, 1, "--coordinator", "127.0.0.1:65536"), "expected --coordinator to be HOST:PORT, got '127.0.0.1:65536'"),
+        (
+            (*JOIN, 1, "--coordinator", "127.0.0.1:65536"),
+            "expected --coordinator to be HOST:PORT, got '127.0.0.1:65536'",
+        ),
         ((*JOIN, 0, "--connect-seconds", "nan"), "expected --connect-seconds to be a finite number, got nan"),
         ((*JOIN, 0, "--learning-rate", 0), "expected --learning-rate above 0, got 0.0"),
     ],
@@ -104,5 +107,7 @@ def test_without_a_launcher_or_with_one_that_says_too_little_it_ends_itself_at_o
     processes = [start("--distributed"), start("--distributed", **few)]
     code, out, sentence = processes[0].ended()
     assert (code, out) == (2, "")
-    assert sentence.startswith("train.py: expected a launcher, such as Slurm or Open MPI, or coordinator, processes and")
+    assert sentence.startswith(
+        "train.py: expected a launcher, such as Slurm or Open MPI, or coordinator, processes and"
+    )
     assert processes[1].ended() == (2, "", "train.py: the launcher has not set 'OMPI_COMM_WORLD_RANK'")

@@ -59,7 +59,7 @@ from jaxann.cli.grid import format_value, parse_grid
         (("--budget", "nan"), "expected --budget to be a finite number, got nan"),
         (
             ("--budget", 0.001, "--seeds", 1),
-            "budget is 1,073,74. bytes, of which .* are left, but a member for each of 1 devices",
+            "expected a budget that leaves .* bytes for a member on each of 1 devices, got 1,073,742, of which 0",
         ),
         (("--devices", 0), "expected --devices of at least 1, got 0"),
         (("--devices", 4096), r"expected --devices of at most \d+ \(the number of devices\), got 4096"),

@@ -78,7 +78,10 @@ def test_numbers_are_predicted_in_their_own_unit(loss):
     [
         (("--devices", 0), "expected --devices of at least 1, got 0"),
         (("--model-devices", 0), "expected --model-devices of at least 1, got 0"),
-        (("--devices", 16), "expected at least 16 devices for a mesh of 16 x 1, got 8 .JAX_NUM_CPU_DEVICES=16 makes a CPU"),
+        (
+            ("--devices", 16),
+            "expected at least 16 devices for a mesh of 16 x 1, got 8 .JAX_NUM_CPU_DEVICES=16 makes a CPU",
+        ),
         (("--model-devices", 4), "expected outputs that divide over 4 model devices, got 50 in 0.W"),
         (("--process", 1), "expected --process only together with --distributed, got 1"),
         (("--batch-size", 0), r"expected --batch-size between 1 and 120 \(the number of examples\), got 0"),
@@ -125,7 +128,10 @@ def test_numbers_are_predicted_in_their_own_unit(loss):
         (("--warmup", "inf"), "expected --warmup to be a finite number, got inf"),
         (("--warmup", 500), r"expected --warmup below 500 \(the number of epochs\), got 500.0"),
         (("--evaluate-every", 0, "--validation", 0.2), "expected --evaluate-every of at least 1, got 0"),
-        (("--optimizer-settings", "b1", 0.5), "sgd has no setting b1, only momentum, nesterov"),
+        (
+            ("--optimizer-settings", "b1", 0.5),
+            "expected --optimizer-settings of sgd among momentum, nesterov.*, got 'b1'",
+        ),
         (("--optimizer-settings", "momentum", "nan"), "expected momentum to be a finite number, got nan"),
         (("--weight-decay", -1), "expected --weight-decay of at least 0, got -1.0"),
         (("--clip", 0), "expected --clip above 0, got 0.0"),
