@@ -15,7 +15,7 @@ from support.layers import LayerNorm, Tied
 from jaxann import autodiff, backprop, fit
 from jaxann.data import Examples
 from jaxann.data.batches import make_lanes
-from jaxann.gradients import leaves, moments, per_example
+from jaxann.gradients import Stateful, leaves, moments, per_example
 from jaxann.gradients.per_example import (
     Kronecker,
     clipped_gradient,
@@ -506,19 +506,31 @@ def recorder(steps):
 
 @pytest.mark.slow
 def test_training_draws_new_noise_at_every_step():
-    epochs, batch_size = 100, 5  # 13 examples: the last batch of an epoch has 3 and two of weight 0
-    private = partial(clipped_gradient, max_norm=0.3, noise=1.7)
-    recipe = Recipe(SMALL, SMALL_LOSS, recorder(3 * epochs), batch_size, private)
+    epochs, batch_size = 100, 5
+    steps = 3 * epochs  # 13 examples: some batches of an epoch are filled up with examples of weight 0
+
+    def private(model, loss):
+        """Returns the clipped gradient, with the number of examples in each batch as its state."""
+        gradient = clipped_gradient(model, loss, max_norm=0.3, noise=1.7)
+
+        def step(params, counts, x, t, weights, key):
+            value, grads, _, metrics = gradient.step(params, (), x, t, weights, key)
+            return value, grads, jnp.append(counts[1:], jnp.sum(weights > 0)), metrics
+
+        return Stateful(step, lambda key: jnp.zeros(steps, int), random=True)
+
+    recipe = Recipe(SMALL, SMALL_LOSS, recorder(steps), batch_size, private)
     x, t = jnp.tile(SMALL_X[:1], (13, 1)), jnp.tile(SMALL_T[:1], (13, 1))  # only the noise differs
     state, _ = train(recipe, start(recipe, jax.random.key(0)), make_lanes(Examples(x, t), batch_size), epochs)
     _, exact = jax.jit(clipped_gradient(SMALL, SMALL_LOSS, max_norm=0.3))(state.params, x, t)
-    kept = np.asarray(state.opt_state[1])
-    assert len(np.unique(kept, axis=0)) == 3 * epochs
-    ξ = (kept - np.asarray(flat(exact))).reshape(epochs, 3, -1)
-    entries = epochs * 14
-    for step, count in enumerate((5, 5, 3)):
-        actual = ξ[:, step].std() / (0.3 * 1.7 / count)
-        np.testing.assert_allclose(actual, 1, atol=6 / (2 * entries) ** 0.5)
+    recorded, counts = np.asarray(state.opt_state[1]), np.asarray(state.gradient_state)
+    assert len(np.unique(recorded, axis=0)) == steps
+    assert counts.sum() == 13 * epochs
+    ξ = (recorded - np.asarray(flat(exact))) / (0.3 * 1.7 / counts[:, None])
+    assert len(np.unique(counts)) > 1
+    for count in np.unique(counts):
+        of_count = ξ[counts == count]
+        np.testing.assert_allclose(of_count.std(), 1, atol=6 / (2 * of_count.size) ** 0.5)
 
 
 @pytest.mark.slow
