@@ -4,9 +4,9 @@ A gradient function is `(params, x, t, weights=None, key=None) -> (loss, grads)`
 one from the handwritten backwards and `jaxann.autodiff(model, loss)` makes one by `jax.grad`. `jaxann.compare` shows
 how far two gradients are apart, and training takes any gradient function, as in `fit(..., gradient=autodiff)`.
 
-The backward pass keeps each example's gradient, and keeps the gradient of a matrix as two factors. The module `per_example` computes
-norms, clipped means and noise scales from these factors without ever forming a gradient, and the module `curvature`
-computes products with second derivatives and Gauss-Newton matrices from the same backward pass:
+The backward pass keeps each example's gradient, and keeps the gradient of a matrix as two factors. The module
+`per_example` computes norms, clipped means and noise scales from these factors without ever materializing a gradient.
+The module `curvature` computes products with second derivatives and Gauss-Newton matrices from the same backward pass:
 
 ```python
 import jax

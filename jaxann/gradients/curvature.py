@@ -210,8 +210,8 @@ def eigenvalues(product: Callable[[PyTree], PyTree], like: PyTree, k: int = 1) -
         k: How many eigenvalues, from 1 to one less than the number of entries of `like`.
 
     Returns:
-        The eigenvalues [k], the one of largest magnitude first, and a list of their k eigenvectors, each in the structure
-        and shapes of `like`.
+        The eigenvalues [k], the one of largest magnitude first, and a list of their k eigenvectors, each in the
+        structure and shapes of `like`.
 
     Raises:
         SettingError: If `k` is out of range. It is a ValueError.
@@ -227,7 +227,7 @@ def eigenvalues(product: Callable[[PyTree], PyTree], like: PyTree, k: int = 1) -
     multiply = jax.jit(lambda v: ravel_pytree(product(unravel(v)))[0])
     shape, matvec = (flat.size, flat.size), lambda v: np.asarray(multiply(v.astype(flat.dtype).ravel()))
     operator = LinearOperator(shape, matvec, dtype=flat.dtype)  # pyright: ignore[reportCallIssue]: SciPy's own __new__
-    start = np.random.default_rng(0).standard_normal(flat.size).astype(flat.dtype)  # so that two calls agree to the bit
+    start = np.random.default_rng(0).standard_normal(flat.size).astype(flat.dtype)  # two calls agree to the bit
     values, vectors = eigsh(operator, k, v0=start)
     order = np.argsort(-abs(values))
     return values[order], [unravel(jnp.asarray(vectors[:, i])) for i in order]

@@ -111,8 +111,8 @@ def observe(
         params: The parameters of the network.
         x: [B, ...], the inputs.
         t: [B, ...], the targets.
-        key: A random key, split so that every example has its own. Without a key, layers that draw random numbers run in
-            evaluation mode.
+        key: A random key, split so that every example has its own. Without a key, layers that draw random numbers run
+            in evaluation mode.
 
     Returns:
         The `ForwardRecord`s from the first layer to the last, the losses [B], their gradients ∂E/∂y [B, ...], and the

@@ -1,8 +1,8 @@
 """Interoperation: the handwritten backward in other people's code.
 
 `jaxann.differentiable(model)` is a network as a plain function, and `jax.grad` of it runs the handwritten backward
-instead of differentiating the forward pass. With a learning rule, `jax.grad` returns the rule's gradients, so a rule can
-train a network inside somebody else's code:
+instead of differentiating the forward pass. With a learning rule, `jax.grad` returns the rule's gradients, so a rule
+can train a network inside somebody else's code:
 
 ```python
 import jax

@@ -106,12 +106,12 @@ class Wrapper(Layer):
 
 
 def map_parts(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:
-    """Replaces each part of a layer: each layer that is one of its fields, or an element of a field of layers in a tuple.
+    """Replaces each part of a layer: each layer that is one of its fields, or an element of a field that is a tuple.
 
     Args:
         layer: Any layer. Only a dataclass has parts.
-        change: Maps the name of a part and the part to the layer that takes its place. The name of a part is the name of
-            its field or, in a tuple, its position there.
+        change: Maps the name of a part and the part to the layer that takes its place. The name is that of the field,
+            or the position in the tuple.
 
     Returns:
         A copy of the layer with the new parts, or the layer itself if it has no parts.

@@ -24,8 +24,8 @@ class Dense(Layer):
 
     x is [n] and y is [m]. The parameters are {"W": [m, n], "b": [m]}: each neuron has a row of W and an entry of b.
 
-    Do not initialize all weights to zero. With W = 0 in the next layer, dx = Wᵀ dy = 0 and no gradient reaches this one.
-    Moreover, neurons with equal weights get equal gradients, so that they stay equal. Zero biases do no harm.
+    Do not initialize all weights to zero. With W = 0 in the next layer, dx = Wᵀ dy = 0 there, and no gradient reaches
+    this layer. Neurons with equal weights also get equal gradients, so that they stay equal. Zero biases do no harm.
 
     Attributes:
         n: Number of features of the input, at least 1.
@@ -43,7 +43,7 @@ class Dense(Layer):
 
     n: int
     m: int
-    weights: Callable = field(default_factory=lambda: glorot_uniform)  # as a class attribute the function would become a method
+    weights: Callable = field(default_factory=lambda: glorot_uniform)  # as a class attribute it would become a method
     biases: Callable = field(default_factory=lambda: initializers.zeros)
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ class SettingError(ValueError):
 
 
 def is_traced(value: Any) -> bool:
-    """Returns whether a value is being traced by JAX, as a setting is inside a sweep, so that its number is not known yet."""
+    """Returns whether JAX is tracing a value, as it does with a setting in a sweep: its number is not known yet."""
     return isinstance(value, Tracer)
 
 

@@ -74,7 +74,7 @@ RULES: dict[str, Rule] = {
     "sign_symmetric_uniform": SignSymmetric("uniform"),
     "output_layer_only": OutputLayerOnly(),
 }
-"""The rules that need no settings, by name. `KolenPollack` needs an optimizer, other rules a number or a `threshold`."""
+"""The rules that need no settings, by name. `KolenPollack` needs an optimizer, others a number or a `threshold`."""
 
 
 __all__ = [

@@ -114,7 +114,7 @@ class Rule:
             ValueError: If the rule does not apply to this model.
         """
         ruled = RuledLayer(model, self)
-        # The mean's 1/B enters after the backward pass, because a rule may depend on the size of an example's own deltas.
+        # The mean's 1/B enters after the backward pass, as a rule may depend on the size of an example's own deltas.
         compute_gradients = per_example.gradients(ruled, loss)
 
         def step(
