@@ -41,8 +41,8 @@ print("largest eigenvalue of the Hessian", sharpness[0])
 ```
 
 A `Comparison` prints a row for each parameter: max|a - b| / max|b|, the ratio of the two gradients, which is constant
-if a factor was forgotten, and the cosine of the angle between them. Near a minimum the examples' gradients cancel and
-fewer of the digits that remain are exact, so compare two routes at parameters that have not been trained.
+if a factor was forgotten, and the cosine of the angle between them. Near a minimum the examples' gradients cancel, and
+fewer digits of their sum are exact, so compare two routes at parameters that have not been trained.
 
 ## What it contains
 

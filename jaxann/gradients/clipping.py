@@ -1,4 +1,4 @@
-"""Norms of per-example gradients, and the mean of gradients after clipping each to a largest norm."""
+"""Norms of per-example gradients, and the mean of gradients after clipping each to a maximum norm."""
 
 from __future__ import annotations
 

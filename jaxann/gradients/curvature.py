@@ -227,7 +227,7 @@ def eigenvalues(product: Callable[[PyTree], PyTree], like: PyTree, k: int = 1) -
     multiply = jax.jit(lambda v: ravel_pytree(product(unravel(v)))[0])
     shape, matvec = (flat.size, flat.size), lambda v: np.asarray(multiply(v.astype(flat.dtype).ravel()))
     operator = LinearOperator(shape, matvec, dtype=flat.dtype)  # pyright: ignore[reportCallIssue]: SciPy's own __new__
-    start = np.random.default_rng(0).standard_normal(flat.size).astype(flat.dtype)  # two calls agree to the bit
+    start = np.random.default_rng(0).standard_normal(flat.size).astype(flat.dtype)  # so that calls agree to the bit
     values, vectors = eigsh(operator, k, v0=start)
     order = np.argsort(-abs(values))
     return values[order], [unravel(jnp.asarray(vectors[:, i])) for i in order]

@@ -97,7 +97,7 @@ def noise_scale(grads: PyTree, weights: Float[Array, " B"] | None = None) -> Flo
 
     tr Σ / ‖G‖², with Σ the covariance of the examples' gradients and G their expectation, both estimated without bias
     from this one batch. Far below this number, doubling the batch size halves the number of steps; far above
-    it, a larger batch brings nothing. The estimate is noisy: for a better one, average tr Σ and ‖G‖² over batches.
+    it, a larger batch saves no steps. The estimate is noisy: for a better one, average tr Σ and ‖G‖² over batches.
 
     Args:
         grads: Per-example gradients as `per_example.gradients` returns them; leaves are [B, ...] or batched `Outer`s.

@@ -106,7 +106,7 @@ class Wrapper(Layer):
 
 
 def map_parts(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:
-    """Replaces each part of a layer: each layer that is one of its fields, or an element of a field that is a tuple.
+    """Replaces each part of a layer: each layer that is one of its fields, or an element of a tuple of layers there.
 
     Args:
         layer: Any layer. Only a dataclass has parts.
@@ -127,7 +127,7 @@ def map_parts(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:
 
 
 def parts(layer: Layer) -> dict[str, Layer]:
-    """Returns the layers that a layer is made of, by the names that `map_parts` gives them; {} if none."""
+    """Returns the layers that a layer is made of, by the names that `map_parts` gives them; {} if it has none."""
     named: dict[str, Layer] = {}
 
     def collect(name: str, part: Layer) -> Layer:

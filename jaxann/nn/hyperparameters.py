@@ -51,8 +51,9 @@ def validate_number(
     integer: bool = False,
     note: str = "",
 ) -> None:
-    """Checks that a setting is a finite number in its range. A traced value passes, because its number is not
-    known yet.
+    """Checks that a setting is a finite number in its range.
+
+    A traced value passes, because its number is not known yet.
 
     Args:
         name: The name of the setting, as a Python caller writes it.
