@@ -1,4 +1,4 @@
-"""Neural networks in JAX whose backward pass is written by hand from the derivation, as fast as `jax.grad`.
+"""Neural networks in JAX whose backward pass is written by hand, as fast as `jax.grad`.
 
 Each layer's backward stands beside its forward, so that it can be read, checked against automatic differentiation,
 changed into another learning rule, or asked for more than the mean gradient.
@@ -30,7 +30,7 @@ print(compare(gradients, same_gradients))  # a row for each parameter
 
 ## The contract
 
-A layer is three pure functions on one example, a network is a layer too, and `jax.vmap` makes batches:
+A layer is three pure functions on one example. A network is a layer too, and `jax.vmap` makes batches:
 
     init(key)                      -> params
     forward(params, x, key=None)   -> (y, saved)
@@ -40,7 +40,8 @@ A layer is a frozen dataclass of sizes and settings; its parameters are a plain 
 backward needs of the forward pass. It never holds parameters, so `backward` can be called with other parameters than
 `forward` was. The gradient of a matrix for one example stays in its factors, as a `jaxann.nn.Outer`.
 
-A gradient function maps `(params, x, t, weights=None)` to the weighted mean loss of a batch and its gradients.
+A gradient function maps `(params, x, t, weights=None, key=None)` to the weighted mean loss of a batch and its
+gradients.
 `backprop`, `autodiff`, a clipped mean and every learning rule are gradient functions, and `fit` takes any of them.
 
 ## The rooms
@@ -52,7 +53,7 @@ A gradient function maps `(params, x, t, weights=None)` to the weighted mean los
 | `jaxann.data` | tables, splits, targets and batches |
 | `jaxann.rules` | learning rules: backward passes that differ from the true one on purpose |
 | `jaxann.gradcheck` | the gradient check, which names the formula that is wrong |
-| `jaxann.training` | training runs, sweeps, optimisers and devices |
+| `jaxann.training` | training runs, sweeps, optimizers and devices |
 | `jaxann.runs` | the folder of a run: checkpoints, metrics and pictures |
 | `jaxann.interop` | handwritten backward passes inside other libraries' models |
 | `jaxann.cli` | the command `jaxann` |
@@ -66,7 +67,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - a checkout can be imported by a 
     message = "jaxann needs Python 3.11 or newer, got " + sys.version.split()[0]
     program = sys.argv[0].replace("\\", "/").rpartition("/")[2]
     by_module = program == "-m" and "jaxann" in getattr(sys, "orig_argv", ["jaxann"])
-    if by_module or program in ("jaxann", "jaxann.exe"):  # these end with a sentence instead of a traceback
+    if by_module or program in ("jaxann", "jaxann.exe"):  # both programs end with a sentence instead of a traceback
         print(message, file=sys.stderr)
         sys.exit(2)
     raise ImportError(message)

@@ -1,9 +1,9 @@
 """Why does it not learn? Four formulas of a network on Iris are wrong at once, and the gradient check names each one.
 
-The network is 4-50-20-10-3 with sigmoids, softmax and cross-entropy, in batches of 2. All 16 ways to mend some of the
-four formulas are trained from the same parameters on all 150 flowers, each standardised over its own four numbers. As
-with the first such network, a run ends at the first flower whose loss is above 3. All 16 networks are also checked
-before training.
+The network is 4-50-20-10-3 with sigmoids, softmax and cross-entropy. Mending each subset of the four formulas gives 16
+networks. All of them start from the same parameters and train on all 150 flowers in batches of 2; each flower is
+standardized over its own four numbers. As with the first such network, a run ends at the first flower whose loss is
+above 3. All 16 networks are also checked before training.
 
 A network counts as learning if it classifies at least 0.85 of its training flowers correctly; a third is chance. With
 --no-stop no run ends early, and training says even less: with one or two formulas wrong, a network may still learn.
@@ -48,7 +48,7 @@ class NotebookSettings:
 
     epochs: int = 200
     seed: int = 47
-    """What the order of the flowers and the parameters are drawn from."""
+    """Seed of the parameters and of the order of the flowers."""
     stop: bool = True
     """End a run at the first flower whose loss is above 3."""
     figure: Path | None = None
@@ -63,7 +63,7 @@ class NotebookSettings:
 
 
 class Result(NamedTuple):
-    """What one way to mend comes to.
+    """The accuracy, losses and gradient check of the network in which some formulas are mended.
 
     Attributes:
         repairs: The formulas that are mended.
@@ -94,7 +94,13 @@ class Result(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Features [150, 4], each flower's of mean 0 and variance 1, targets of .98 and .01 [150, 3], and parameters."""
+    """The data and the parameters from which all networks start.
+
+    Attributes:
+        x: [150, 4], the features; those of each flower have mean 0 and variance 1.
+        t: [150, 3], the targets, 0.98 for the right class and 0.01 for the others.
+        params: The parameters of the network.
+    """
 
     x: np.ndarray
     t: np.ndarray
@@ -115,7 +121,7 @@ def make_start(seed: int) -> Start:
 
 
 def run_variants(settings: NotebookSettings) -> list[Result]:
-    """Trains and checks all `VARIANTS`; raises ValueError for settings that do not fit."""
+    """Trains and checks all `VARIANTS`; raises ValueError for a setting out of range."""
     settings.check()
     print(f"training {len(VARIANTS)} networks side by side", file=sys.stderr)
     start = make_start(settings.seed)
@@ -165,7 +171,7 @@ def check_variant(repairs: Repairs, start: Start) -> Report:
 
 
 def format_results(results: Sequence[Result]) -> str:
-    """Returns a table of what is mended, what training came to and what the check found, a line for each network."""
+    """Returns a table with a line for each network: what is mended, how training ended, and what the check found."""
     header = [*map(spell, Repairs._fields), "accuracy", "last loss", "epochs", "found wrong by the check"]
     rows = [
         [
@@ -199,7 +205,7 @@ def conclude(results: Sequence[Result]) -> str:
 
 
 def spell(name: str) -> str:
-    """Returns a formula's name as text has it."""
+    """Returns the name of a formula as it is spelled in text."""
     return name.replace("_", "-")
 
 
@@ -230,7 +236,7 @@ def plot_results(results: Sequence[Result]) -> Figure:
 
 
 def _draw_losses(axes: Axes, results: Sequence[Result]) -> None:
-    """Draws a line for each run that completed an epoch, with a name where all, none or all but one are mended."""
+    """Draws a line for each run that completed an epoch, named if all, none, or all but one formula is mended."""
     colors, lines = dict(zip(Repairs._fields, style.PALETTE[1:], strict=False)), {}
     for result in results:
         if not result.epochs:

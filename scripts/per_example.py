@@ -1,4 +1,4 @@
-"""Finds mislabelled digits: those whose own gradient is large.
+"""Finds mislabeled digits: those whose own gradient is large.
 
 Some labels of scikit-learn's digits are replaced by wrong ones, and a network is trained on all of them. Then each
 example is ranked by the norm of its gradient; one backward pass gives the norms of all examples. Precision at k is the
@@ -40,14 +40,14 @@ class SearchSettings:
     """How many labels are wrong, and how the network is trained on them."""
 
     flipped: float = 0.05
-    """Share of the labels that are replaced by another one."""
+    """Share of the labels that are replaced by wrong ones."""
     seeds: int = 5
-    """Each draws its own wrong labels, parameters and order of the examples."""
+    """Number of seeds. Each one draws its own wrong labels, parameters and order of the examples."""
     hidden: tuple[int, ...] = (64,)
     """Sizes of the hidden layers."""
     learning_rate: float = 0.1
     epochs: int = 10
-    """Few, because a network that is trained for long learns the wrong labels, too."""
+    """Few, because a network that is trained for long also learns the wrong labels."""
     batch_size: int = 32
     figure: Path | None = None
     """Where to save a picture of the 25 digits with the largest gradients, by the first seed."""
@@ -62,7 +62,7 @@ class SearchSettings:
 
 
 class Search(NamedTuple):
-    """The digits with the labels that one seed was trained on, and how suspicious each label is.
+    """The digits with the labels that a network was trained on, and how suspicious each label is.
 
     Attributes:
         images: [N, 64], the pixels.
@@ -93,7 +93,7 @@ def search(settings: SearchSettings, seed: int) -> Search:
         The labels, and the gradient norm and the loss of each example as scores.
 
     Raises:
-        ValueError: If the settings do not fit.
+        ValueError: If a setting is out of range.
         FloatingPointError: If the training diverges.
     """
     images, true = load_digits(return_X_y=True)
@@ -145,11 +145,11 @@ def plot_largest(search: Search) -> Figure:
     largest = np.argsort(-search.scores["gradient norm"])[:SHOWN]
     wrong = int(search.wrong[largest].sum())
     count = "All" if wrong == SHOWN else f"{wrong} of the"
-    title = f"{count} {SHOWN} digits with the largest gradients are mislabelled\n"
+    title = f"{count} {SHOWN} digits with the largest gradients are mislabeled\n"
     figure.suptitle(title, x=0.02, ha="left", size=style.TITLE_SIZE, weight="bold", color=style.INK)
     for axes, i in zip(figure.subplots(5, 5).flat, largest, strict=True):
         axes.imshow(search.images[i].reshape(8, 8), cmap="gray_r")
-        label = f"labelled {search.given[i]}" + (f", is {search.true[i]}" if search.wrong[i] else "")
+        label = f"labeled {search.given[i]}" + (f", is {search.true[i]}" if search.wrong[i] else "")
         axes.set_title(label, size=style.NOTE_SIZE, color=style.VERMILION if search.wrong[i] else style.INK)
         axes.set_axis_off()
     return figure

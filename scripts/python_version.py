@@ -1,4 +1,4 @@
-"""Ends the importing script with a sentence if Python is older than jaxann needs; such a Python lacks jaxann itself."""
+"""Ends the importing script with a sentence if Python is older than jaxann needs, because the import would fail."""
 
 import sys
 

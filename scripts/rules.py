@@ -1,10 +1,10 @@
 """Compares learning rules on scikit-learn's digits. All seeds of a rule train in one program.
 
 Each seed draws its own split of the data, parameters, feedback and order of the examples. The table has a line for each
-rule: the accuracy on held-out digits, as mean ± one standard deviation over the seeds, and two kinds of angles in the
-last epoch, in degrees and one for each matrix: between the rule's gradient and the true one, and between weights and
-their feedback. The feedback of the first matrix is not used. output_layer_only, which trains nothing but the last
-layer, is the control: a rule is worth what it has above that.
+rule. It gives the accuracy on held-out digits, as mean ± one standard deviation over the seeds. For each matrix it also
+gives two angles in the last epoch, in degrees: the angle between the rule's gradient and the true one, and the angle
+between the weights and their feedback. The feedback of the first matrix is not used. output_layer_only, which trains
+nothing but the last layer, is the control: a rule is worth what it gains over it.
 """
 
 from __future__ import annotations
@@ -52,15 +52,16 @@ LABELS = {
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What to train, by which rules, and what to leave behind."""
+    """Which rules to compare, how to train by them, and what to save."""
 
     rules: tuple[str, ...] = NAMES
     seeds: int = 20
+    """Number of networks that each rule trains."""
     hidden: tuple[int, ...] = (64, 64)
     """Sizes of the hidden layers."""
     learning_rate: float = 0.1
     weight_decay: float = 1e-3
-    """For all rules, W ← W - l λ W at every step; kolen_pollack needs some."""
+    """λ in W ← W - l λ W at every step, with the learning rate l, for all rules; kolen_pollack needs one above 0."""
     epochs: int = 80
     batch_size: int = 32
     held_out: float = 0.2
@@ -68,7 +69,7 @@ class ComparisonSettings:
     figure: Path | None = None
     """Where to save a picture of losses and angles over the epochs."""
     json: Path | None = None
-    """Where to save the outcome of every seed."""
+    """Where to save the outcome of every seed, as JSON."""
 
     def check(self) -> None:
         """Refuses rules that do not exist, fewer than one seed, and a picture without matplotlib."""
@@ -83,7 +84,7 @@ class ComparisonSettings:
 
 
 class Outcome(NamedTuple):
-    """What the seeds of a rule came to.
+    """What training by a rule led to, for each seed.
 
     Attributes:
         accuracy: [seeds], on the held-out digits; NaN where a seed diverged.
@@ -97,7 +98,7 @@ class Outcome(NamedTuple):
 
     @property
     def converged(self) -> np.ndarray:
-        """[seeds], whether each one did not diverge."""
+        """[seeds], False where a seed diverged."""
         return np.isfinite(self.accuracy)
 
     def last_angles(self, kind: str) -> list[float]:
@@ -118,13 +119,13 @@ def compare_rules(settings: ComparisonSettings) -> dict[str, Outcome]:
     """Trains all seeds of every rule.
 
     Args:
-        settings: What to train, by which rules.
+        settings: Which rules to compare, and how to train by them.
 
     Returns:
         The outcome of each rule.
 
     Raises:
-        ValueError: If the settings do not fit.
+        ValueError: If a setting is out of range or names an unknown rule.
         ImportError: If a picture is to be drawn and matplotlib is missing.
     """
     settings.check()
@@ -143,7 +144,7 @@ def compare_rules(settings: ComparisonSettings) -> dict[str, Outcome]:
         params, history = fit(model, loss, update, x, t, key=key, gradient=WithAngles(rule), **size)
         y = predict(model, params, x_test)
         accuracy = jnp.mean(y.argmax(axis=1) == t_test)
-        # Losses are from before each step, so that the outputs tell whether the last step was finite.
+        # Each loss is computed before its step, so only the outputs show whether the last step left finite parameters.
         finite = jnp.isfinite(history.loss).all() & jnp.isfinite(y).all()
         return jnp.where(finite, accuracy, jnp.nan), history.loss, history.metrics
 
@@ -162,12 +163,12 @@ def label(rule: str) -> str:
 
 
 def layer_number(metric: str) -> int:
-    """Returns the number of the layer that an angle belongs to; as text, 10.W would sort before 2.W."""
+    """Returns the number of the layer that an angle belongs to; sorted as text, 10.W would come before 2.W."""
     return int(metric.split()[-1].removesuffix(".W"))
 
 
 def make_rules(settings: ComparisonSettings, update: optax.GradientTransformation) -> dict[str, Rule]:
-    """Returns the rules that the settings name; Kolen-Pollack changes its feedback by the optimiser `update`."""
+    """Returns the rules that the settings name; Kolen-Pollack changes its feedback by the optimizer `update`."""
     known = RULES | {"kolen_pollack": KolenPollack(update)}
     return {name: known[name] for name in settings.rules}
 

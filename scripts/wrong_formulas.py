@@ -1,4 +1,4 @@
-"""The network of `notebook.py`: four of its formulas are wrong, each until it is mended."""
+"""The network of `notebook.py`: each of four formulas in it is wrong unless it is mended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jax.lax import logistic
 
 from jaxann import nn
 
-Switch = bool | Array  # an array where networks that differ in it train side by side
+Switch = bool | Array  # an array when networks that differ in this switch train side by side
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Sigmoid(nn.Layer):
 
 @dataclass(frozen=True)
 class Softmax(nn.Layer):
-    """y_i = exp(x_i) / Σ_j exp(x_j), with its Jacobian diag(z) - z zᵀ at z = y; unmended, at z = x."""
+    """y_i = exp(x_i) / Σ_j exp(x_j), with the Jacobian diag(z) - z zᵀ at z = y; unmended, at z = x."""
 
     mended: Switch
 
@@ -91,7 +91,7 @@ CULPRITS = {
 
 
 def make_network(repairs: Repairs) -> tuple[nn.Sequential, CrossEntropy]:
-    """Returns the network and its loss."""
+    """Returns the network and its loss, in which the formulas that `repairs` names are mended."""
     layers = []
     for n, m in ((4, 50), (50, 20), (20, 10)):
         layers += [Dense(n, m, mended=repairs.bias), Sigmoid(repairs.sigmoid)]

@@ -4,9 +4,9 @@ A gradient function is `(params, x, t, weights=None, key=None) -> (loss, grads)`
 one from the handwritten backwards and `jaxann.autodiff(model, loss)` makes one by `jax.grad`. `jaxann.compare` shows
 how far two gradients are apart, and training takes any gradient function, as in `fit(..., gradient=autodiff)`.
 
-The backward pass keeps each example's gradient, and leaves a matrix's in its factors. The module `per_example` computes
-norms, clipped means and noise scales from these factors without ever forming a gradient, and the module `curvature`
-computes products with second derivatives and Gauss-Newton matrices from the same backward pass:
+The backward pass keeps each example's gradient, and keeps the gradient of a matrix as two factors. The module
+`per_example` computes norms, clipped means and noise scales from these factors without ever materializing a gradient.
+The module `curvature` computes products with second derivatives and Gauss-Newton matrices from the same backward pass:
 
 ```python
 import jax
@@ -41,25 +41,25 @@ print("largest eigenvalue of the Hessian", sharpness[0])
 ```
 
 A `Comparison` prints a row for each parameter: max|a - b| / max|b|, the ratio of the two gradients, which is constant
-if a factor was forgotten, and the cosine of the angle between them. Near a minimum the examples' gradients cancel and
-leave fewer digits to agree in, so compare two routes at parameters that have not been trained.
+if a factor was forgotten, and the cosine of the angle between them. Near a minimum the examples' gradients cancel, and
+fewer digits of their sum are exact, so compare two routes at parameters that have not been trained.
 
 ## What it contains
 
 - `per_example`: `gradients`, `mean`, `materialize`, `count_examples`, `norms`, `leaf_norms`, `clipped_mean`,
-  `second_moment`, `variance`, `noise_scale`, `inner_products` and `kronecker_factors`. They hold for every layer, also
-  for one whose weights are shared over positions or used twice.
+  `second_moment`, `variance`, `noise_scale`, `inner_products` and `kronecker_factors`. They work for every
+  layer, including one whose weights are shared over positions or used twice.
 - `per_example.clipped_gradient`: DP-SGD's gradient for `fit`, as
-  `gradient=partial(per_example.clipped_gradient, max_norm=1.0, noise=1.1)`. It leaves counting the privacy budget to
-  dp-accounting or opacus.accountants.
+  `gradient=partial(per_example.clipped_gradient, max_norm=1.0, noise=1.1)`. It does not count the privacy budget; use
+  dp-accounting or opacus.accountants for that.
 - `curvature`: products of the Hessian and of the Gauss-Newton matrix with vectors, the diagonal and the Kronecker
   factors of the Gauss-Newton matrix, exact or sampled, and eigenvalues by Lanczos.
 - `Comparison`, which `jaxann.compare` returns.
 - `GradientFunction`, the type of a gradient function, and `Stateful`, one with a state of its own such as the feedback
   of a learning rule.
 
-`jaxann.training.kfac` is K-FAC, made of these factors and chained with optax's optimisers:
-`optax.chain(kfac(model, loss), optax.sgd(0.1))`. `scripts/per_example.py` finds mislabelled digits by the norms of
+`jaxann.training.kfac` is K-FAC, made of these factors and chained with optax's optimizers:
+`optax.chain(kfac(model, loss), optax.sgd(0.1))`. `scripts/per_example.py` finds mislabeled digits by the norms of
 their gradients.
 """
 

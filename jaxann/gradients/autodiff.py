@@ -1,6 +1,6 @@
 """The automatic route to a gradient: `jax.value_and_grad` of the same forward and the same loss.
 
-No other module differentiates: this one is the reference for the handwritten derivatives.
+It is the reference for the handwritten derivatives. No other module differentiates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxann.nn.loss import Loss, mean_weights
 def autodiff(model: Layer, loss: Loss) -> GradientFunction:
     """Returns the gradient function of a model and a loss that differentiates their forward pass automatically.
 
-    It has the arguments, value and shapes of `backprop(model, loss)`, and uses `jax.value_and_grad`.
+    It takes and returns the same as `backprop(model, loss)`, and uses `jax.value_and_grad`.
 
     Args:
         model: The network, a layer.
@@ -59,7 +59,7 @@ def mean_loss(model: Layer, loss: Loss) -> Callable[..., Float[Array, ""]]:
 
 
 def vjp(function: Callable, *primals: PyTree) -> tuple[PyTree, Callable[[PyTree], tuple[PyTree, ...]]]:
-    """Evaluates a function, and returns its transposed derivative beside the value.
+    """Evaluates a function, and returns its vector-Jacobian product beside the value.
 
     Args:
         function: The function to differentiate.

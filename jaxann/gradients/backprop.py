@@ -18,7 +18,7 @@ from jaxann.nn.outer import sum_examples
 def backprop(model: Layer, loss: Loss) -> GradientFunction:
     """Returns the gradient function of a model and a loss that uses their handwritten derivatives.
 
-    E = Σ_i s_i E(y_i, t_i) with s_i = w_i / Σ w. The mean enters once, at δ_N = ∂E/∂y_N.
+    E = Σ_i s_i E(y_i, t_i) with s_i = w_i / Σ w. The shares s_i enter the backward pass once, in ∂E/∂y at the output.
 
     Args:
         model: The network, a layer.

@@ -1,4 +1,4 @@
-"""Norms of per-example gradients, and the mean of gradients that are clipped to a norm."""
+"""Norms of per-example gradients, and the mean of gradients after clipping each to a maximum norm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxann.nn.outer import sum_examples
 
 
 def norms(grads: PyTree) -> Float[Array, " B"]:
-    """Returns the norm of every example's gradient over all leaves, without forming the gradients.
+    """Returns the norm of every example's gradient over all leaves, without materializing the gradients.
 
     ‖g_i‖ = √(Σ_leaves ‖g_i‖²), with ‖δ xᵀ‖² = ‖δ‖² ‖x‖² for a matrix that is used once.
 
@@ -32,7 +32,7 @@ def norms(grads: PyTree) -> Float[Array, " B"]:
 
 
 def leaf_norms(grads: PyTree) -> PyTree:
-    """Returns the norm of every example's gradient for each leaf alone.
+    """Returns the norm of every example's gradient, separately for each leaf.
 
     Args:
         grads: Per-example gradients as `per_example.gradients` returns them; leaves are [B, ...] or batched `Outer`s.

@@ -17,11 +17,11 @@ from jaxann.nn.outer import materialize
 class Leaf(NamedTuple):
     """The difference of one leaf a from its reference b.
 
-    Two leaves that are equal have error 0, ratio 1 and cosine 1, also where both are zero.
+    Two equal leaves have error 0, ratio 1 and cosine 1, even if both are zero.
 
     Attributes:
         path: Where the leaf lies in the gradient, such as "2.W".
-        shape: The shape of both.
+        shape: The shape of a and of b.
         error: max|a - b| / max|b|.
         ratio: ⟨a, b⟩ / ⟨b, b⟩. If a is a multiple of b, as after a forgotten factor, it is that factor.
         cosine: The cosine of the angle between a and b.
@@ -39,7 +39,7 @@ class Comparison:
     """The comparison of a gradient with its reference, which prints as a table.
 
     Attributes:
-        leaves: A `Leaf` for each pair of leaves.
+        leaves: A `Leaf` for each leaf of the gradients.
     """
 
     leaves: tuple[Leaf, ...]
@@ -70,7 +70,7 @@ def compare(grads: PyTree, reference: PyTree) -> Comparison:
         A `Comparison` with a row for each leaf.
 
     Raises:
-        ValueError: If the two do not have the same leaves, or two leaves not the same shape.
+        ValueError: If the two gradients do not have the same leaves, or if the shapes of two leaves differ.
     """
     a, b = (jax.tree_util.tree_leaves_with_path(materialize(tree)) for tree in (grads, reference))
     paths, expected = ([path_name(path) for path, _ in leaves] for leaves in (a, b))

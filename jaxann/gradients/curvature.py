@@ -1,11 +1,13 @@
-"""Second derivatives of the mean loss: products with them, and the Gauss-Newton matrix from the handwritten backward.
+"""Second derivatives of the mean loss: Hessian products, and the Gauss-Newton matrix from the handwritten backward.
 
 H = ∂²E/∂params² is the Hessian. G = Σ_i s_i J_iᵀ H_i J_i, with J_i = ∂y_i/∂params and H_i = ∂²E/∂y_i², is the
 Gauss-Newton matrix: what remains of H if the network is taken to be linear in its parameters. It is positive
 semidefinite for the losses here, and for a loss that is a negative log-likelihood it is the Fisher matrix. Example i
 has the share s_i = w_i / Σ w of the mean.
 
-Use it as a module: `curvature.hessian_product(model, loss)`. Sources: Schraudolph 2002; Martens 2020, sections 8 and 9.
+Use it as a module: `curvature.hessian_product(model, loss)`.
+
+Sources: Schraudolph 2002; Martens 2020, sections 8 and 9.
 """
 
 from __future__ import annotations
@@ -102,19 +104,19 @@ def gauss_newton_vectors(model: Layer, loss: Loss, samples: int | None = None) -
     `samples` each example has the C vectors √C J_iᵀ s_c, which give G exactly. With `samples` it has that many vectors
     J_iᵀ Σ_c ±s_c with random signs, which give G in expectation.
 
-    Of these vectors, `second_moment` is the diagonal of G, `kronecker_factors` are K-FAC's factors, and
-    `inner_products` divided by their number has the eigenvalues of G that differ from 0.
+    The `second_moment` of these vectors is the diagonal of G. Their `kronecker_factors` are K-FAC's factors. The matrix
+    of their `inner_products`, divided by the number of vectors, has the nonzero eigenvalues of G.
 
     Args:
-        model: The network, a layer. Layers that draw evaluate.
+        model: The network, a layer. Layers that draw random numbers run in evaluation mode.
         loss: The loss of one example.
-        samples: How many vectors are sampled for each example; None computes all of them.
+        samples: How many vectors are sampled for each example; None computes all C of them.
 
     Returns:
         (params, x, t, key=None) -> grads with a leading axis of B · C or B · samples, as `per_example.gradients`
-        returns them. The vectors of an example lie in a row, so its weight has to be repeated that many times. The
-        function raises NotImplementedError if the loss has no `hessian_factor`, and ValueError without a key to draw
-        samples with.
+        returns them. The vectors of an example are adjacent, so its weight has to be repeated for each of them. The
+        key draws the samples. The function raises NotImplementedError if the loss has no `hessian_factor`, and
+        ValueError if `samples` is set and there is no key.
 
     Raises:
         SettingError: If `samples` is not a whole number of at least 1. It is a ValueError.
@@ -152,8 +154,8 @@ def gauss_newton_diagonal(model: Layer, loss: Loss, samples: int | None = None) 
         samples: How many vectors are sampled for each example; None computes the diagonal exactly.
 
     Returns:
-        (params, x, t, weights=None, key=None) -> the diagonal of G, in the structure and shapes of the parameters. It
-        raises what the function of `gauss_newton_vectors` raises.
+        (params, x, t, weights=None, key=None) -> the diagonal of G, in the structure and shapes of the parameters. The
+        key draws the samples. The function raises what the function of `gauss_newton_vectors` raises.
 
     Raises:
         SettingError: If `samples` is not a whole number of at least 1. It is a ValueError.
@@ -166,7 +168,7 @@ def gauss_newton_diagonal(model: Layer, loss: Loss, samples: int | None = None) 
 def gauss_newton_factors(model: Layer, loss: Loss, samples: int | None = None) -> Callable[..., PyTree]:
     """Returns the function that approximates the Gauss-Newton matrix's block for each leaf by a Kronecker product.
 
-    The blocks of a chain's biases are exact. Those of matrices are, without `samples`, what is known as KFLR.
+    Without `samples`, the blocks of biases are exact, and the blocks of matrices are known as KFLR.
 
     Args:
         model: The network, a layer.
@@ -174,8 +176,8 @@ def gauss_newton_factors(model: Layer, loss: Loss, samples: int | None = None) -
         samples: How many vectors are sampled for each example; None uses all of them.
 
     Returns:
-        (params, x, t, weights=None, key=None) -> a `Kronecker` in place of each leaf. It raises what the function of
-        `gauss_newton_vectors` and `kronecker_factors` raise.
+        (params, x, t, weights=None, key=None) -> a `Kronecker` in place of each leaf. The key draws the samples. The
+        function raises what the function of `gauss_newton_vectors` raises, and what `kronecker_factors` raises.
 
     Raises:
         SettingError: If `samples` is not a whole number of at least 1. It is a ValueError.
@@ -208,7 +210,8 @@ def eigenvalues(product: Callable[[PyTree], PyTree], like: PyTree, k: int = 1) -
         k: How many eigenvalues, from 1 to one less than the number of entries of `like`.
 
     Returns:
-        The eigenvalues [k], the one of largest magnitude first, and for each its vector in the structure of `like`.
+        The eigenvalues [k], the one of largest magnitude first, and a list of their k eigenvectors, each in the
+        structure and shapes of `like`.
 
     Raises:
         SettingError: If `k` is out of range. It is a ValueError.

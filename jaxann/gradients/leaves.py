@@ -1,4 +1,4 @@
-"""The leaves of per-example gradients, and what the modules that reduce them share.
+"""The leaves of per-example gradients, and the functions that the modules which reduce them have in common.
 
 A leaf is an array [B, ...] with an entry for each of B examples, or an `Outer` whose factors are [B, ..., m] and
 [B, ..., n]. The axes in between, T places in all, are the positions of a sequence or the uses of a shared matrix:
@@ -17,7 +17,7 @@ from jaxann.nn.outer import Outer, accumulation_dtype, map_leaves
 
 
 def is_outer(leaf: PyTree) -> bool:
-    """Returns whether a leaf is an `Outer`; for the `is_leaf` of `jax.tree.map`."""
+    """Returns whether a leaf is an `Outer`, as the argument `is_leaf` of `jax.tree.map` needs it."""
     return isinstance(leaf, Outer)
 
 
@@ -37,13 +37,13 @@ def count_examples(grads: PyTree) -> int:
 
 
 def add_leaves(grads: PyTree) -> Array:
-    """Returns the sum of all leaves, which are arrays of one shape.
+    """Returns the sum of all leaves.
 
     Args:
-        grads: A pytree of arrays.
+        grads: A pytree of arrays that all have the same shape.
 
     Returns:
-        An array of the shape that each leaf has.
+        An array of that shape.
 
     Raises:
         ValueError: If `grads` has no leaves, because the model has no parameters.
@@ -75,10 +75,10 @@ def scale_examples(grads: PyTree, factors: Float[Array, " B"]) -> PyTree:
 
 
 def squared_norms(grads: PyTree) -> PyTree:
-    """Returns ‖g_i‖² for every example i and each leaf alone.
+    """Returns ‖g_i‖² for every example i, separately for each leaf.
 
-    ‖Σ_t l_t r_tᵀ‖² = Σ_ts (l_t·l_s) (r_t·r_s), which takes T² (m + n) multiplications an example. Where forming the
-    matrix takes fewer, it is formed.
+    ‖Σ_t l_t r_tᵀ‖² = Σ_ts (l_t·l_s) (r_t·r_s), which takes T² (m + n) multiplications for each example. Where
+    materializing the matrix takes fewer, it is materialized.
 
     Args:
         grads: Per-example gradients.
@@ -101,7 +101,7 @@ def squared_norms(grads: PyTree) -> PyTree:
 
 
 def flatten_places(outer: Outer) -> tuple[Float[Array, "B T m"], Float[Array, "B T n"]]:
-    """Returns the factors of an `Outer` with all axes between the first and the last in one, in float32 or better."""
+    """Returns the factors of an `Outer` with the axes between first and last made one, in float32 or higher."""
     dtype = accumulation_dtype(outer.left, outer.right)
     left, right = (f.reshape(len(f), -1, f.shape[-1]).astype(dtype) for f in (outer.left, outer.right))
     return left, right

@@ -96,8 +96,8 @@ def noise_scale(grads: PyTree, weights: Float[Array, " B"] | None = None) -> Flo
     """Estimates the batch size at which the noise of the mean gradient is as large as the gradient itself.
 
     tr Σ / ‖G‖², with Σ the covariance of the examples' gradients and G their expectation, both estimated without bias
-    from this one batch. A larger batch size pays in full far below this number, and not at all far above it. The
-    estimate is noisy: for a better one, average both parts over batches.
+    from this one batch. Far below this number, doubling the batch size halves the number of steps; far above
+    it, a larger batch saves no steps. The estimate is noisy: for a better one, average tr Σ and ‖G‖² over batches.
 
     Args:
         grads: Per-example gradients as `per_example.gradients` returns them; leaves are [B, ...] or batched `Outer`s.
@@ -121,11 +121,11 @@ def noise_scale(grads: PyTree, weights: Float[Array, " B"] | None = None) -> Flo
 
 
 class Kronecker(NamedTuple):
-    """left ⊗ right, an approximation of the second moments of a matrix's gradient [m, n], read row by row.
+    """left ⊗ right, an approximation of the second moments of the gradient of a matrix [m, n], flattened row by row.
 
     Attributes:
         left: [m, m], the second moments of the left factors.
-        right: [n, n], those of the right factors.
+        right: [n, n], the second moments of the right factors, averaged over the places T.
     """
 
     left: Float[Array, "m m"]
@@ -180,5 +180,5 @@ def _bessel_correction(grads: PyTree, weights: Float[Array, " B"] | None) -> Flo
 
 
 def _multiply_pairs(terms: Float[Array, "B T k"]) -> Float[Array, "B TT k"]:
-    """Returns the products of any two of an example's terms: (Σ_t l_t r_t)² = Σ_ts (l_t l_s) (r_t r_s)."""
+    """Returns the products of every two of an example's terms: (Σ_t l_t r_t)² = Σ_ts (l_t l_s) (r_t r_s)."""
     return (terms[:, :, None] * terms[:, None]).reshape(len(terms), -1, terms.shape[-1])

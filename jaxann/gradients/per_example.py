@@ -1,7 +1,7 @@
-"""Each example's own gradient from one backward pass, and what is computed from many of them.
+"""Each example's own gradient from one backward pass, and the quantities that are computed from these gradients.
 
-The gradients of matrices stay in their factors, and each quantity is written once for each kind of leaf, `Outer` or
-array, so that it serves every layer. Use it as a module: `per_example.gradients(model, loss)`,
+The gradients of matrices are kept as two factors. Each quantity is written once for each kind of leaf, `Outer` or
+array, so that it works for every layer. Use it as a module: `per_example.gradients(model, loss)`,
 `per_example.norms(grads)`. Its functions are
 
 - `gradients`, `mean`, `materialize` and `count_examples`,
@@ -58,8 +58,8 @@ def gradients(model: Layer, loss: Loss) -> Callable[..., tuple[Float[Array, " B"
 
     Returns:
         (params, x, t, key=None) -> (losses, grads) for x [B, ...] and t [B, ...]. The losses are [B]. The grads have a
-        leading example axis on every leaf, and a matrix's is an `Outer` of batched factors. Each example gets a key of
-        its own from `key`, as in `backprop`.
+        leading example axis on every leaf, and the gradient of a matrix is an `Outer` of batched factors. The key is
+        split so that every example has its own, as in `backprop`.
     """
 
     def compute_gradients(
@@ -74,7 +74,7 @@ def gradients(model: Layer, loss: Loss) -> Callable[..., tuple[Float[Array, " B"
 
 
 def materialize(grads: PyTree) -> PyTree:
-    """Multiplies every example's `Outer`s out to matrices, which takes B times the memory of the parameters.
+    """Multiplies out the `Outer`s of every example, which takes B times the memory of the parameters.
 
     Args:
         grads: Per-example gradients as `gradients` returns them; leaves are [B, ...] or batched `Outer`s.
@@ -91,8 +91,8 @@ def clipped_gradient(model: Layer, loss: Loss, max_norm: Number, noise: Number =
     ḡ = Σ_i s_i min(1, C / ‖g_i‖) g_i + max_i(s_i) C σ ξ, with s_i = w_i / Σ w, C = max_norm, σ = noise and ξ standard
     normal. `fit(..., gradient=partial(per_example.clipped_gradient, max_norm=1.0, noise=1.1))` trains with it.
 
-    It does not count the privacy budget, as dp-accounting and opacus.accountants do. These suppose batches that are
-    sampled at random, whereas training reshuffles the examples every epoch.
+    It does not count the privacy budget; dp-accounting and opacus.accountants do. Both assume that batches are sampled
+    at random, whereas training reshuffles the examples every epoch.
 
     Args:
         model: The network, a layer.
@@ -102,7 +102,7 @@ def clipped_gradient(model: Layer, loss: Loss, max_norm: Number, noise: Number =
             finite number of at least 0.
 
     Returns:
-        A gradient function without a state. If it has noise, every call needs a `key`, which training passes.
+        A gradient function whose state is (). If `noise` is above 0, every call needs a `key`, which training passes.
 
     Raises:
         SettingError: If `max_norm` or `noise` is out of range. It is a ValueError.

@@ -1,6 +1,7 @@
 """Probes around the layers of a network, which record what passes through each of them.
 
-Forward and backward stay the network's own: a probe is a layer, and its records lie in `saved` and `grads`.
+A probe is a layer around another one. It runs that layer's own forward and backward, and puts its records into `saved`
+and `grads`.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ class BackwardRecord:
 
     Attributes:
         probe: The probe that recorded it.
-        dy: ∂E/∂y, the gradient that came in from above.
+        dy: ∂E/∂y, the gradient that came from the next layer.
         grads: ∂E/∂params.
-        dx: ∂E/∂x, the gradient that was passed on below.
+        dx: ∂E/∂x, the gradient for the layer before.
     """
 
     probe: Probe = field(metadata={"static": True})
@@ -81,8 +82,8 @@ class BackwardRecord:
 def with_probes(model: Layer) -> Layer:
     """Returns a model with a `Probe` around each layer of its chain, at any depth.
 
-    Only a `Sequential` is entered. It passes the grads of its layers on as they are, which another layer that is made
-    of layers may not do.
+    Only the layers of a `Sequential` get probes of their own, because it returns their grads unchanged. Any other layer
+    that is made of layers may change them, so it gets a single probe.
 
     Args:
         model: The network; a layer that is not a `Sequential` gets one probe.
@@ -110,7 +111,8 @@ def observe(
         params: The parameters of the network.
         x: [B, ...], the inputs.
         t: [B, ...], the targets.
-        key: Each example gets a key of its own from it, for layers that draw. Without it, those layers evaluate.
+        key: A random key, split so that every example has its own. Without a key, layers that draw random numbers run
+            in evaluation mode.
 
     Returns:
         The `ForwardRecord`s from the first layer to the last, the losses [B], their gradients ∂E/∂y [B, ...], and the

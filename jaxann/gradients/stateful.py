@@ -35,10 +35,11 @@ class GradientFunction(Protocol):
             x: [B, ...], the inputs of the batch.
             t: [B, ...], the targets.
             weights: [B], how much each example counts; ones by default.
-            key: Each example gets a key of its own from it, for layers that draw. Without it, those layers evaluate.
+            key: A random key, split so that every example has its own. Without a key, layers that draw random numbers
+                run in evaluation mode.
 
         Returns:
-            The loss [], and gradients in the structure and shapes of `params`.
+            The loss, a scalar, and its gradients in the structure and shapes of `params`.
         """
         ...
 
@@ -73,7 +74,7 @@ class Stateful:
 
 
 def as_stateful(gradient: GradientFunction) -> Stateful:
-    """Returns a gradient function as a `Stateful`: itself if it is one, and else one whose state is ()."""
+    """Returns a gradient function as a `Stateful`: unchanged if it is one, otherwise with the empty state ()."""
     if isinstance(gradient, Stateful):
         return gradient
     return Stateful(lambda params, state, *batch, **options: (*gradient(params, *batch, **options), state, {}))

@@ -9,11 +9,11 @@ def format_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> 
     """Aligns the cells of a table in columns.
 
     Args:
-        rows: The cells of each line, all lines of one length; the first line is usually the header.
+        rows: The cells of each row; all rows have equally many, and the first one is usually the header.
         right: The indices of the columns that are aligned to the right.
 
     Returns:
-        A line for each row, columns two spaces apart, without trailing spaces.
+        The table, a line for each row, with two spaces between columns and no trailing spaces.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

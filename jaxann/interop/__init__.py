@@ -1,8 +1,8 @@
 """Interoperation: the handwritten backward in other people's code.
 
 `jaxann.differentiable(model)` is a network as a plain function, and `jax.grad` of it runs the handwritten backward
-instead of differentiating the forward pass. With a learning rule, `jax.grad` returns the rule's gradients, so the rule
-trains a network of somebody else's code:
+instead of differentiating the forward pass. With a learning rule, `jax.grad` returns the rule's gradients, so a rule
+can train a network inside somebody else's code:
 
 ```python
 import jax
@@ -29,10 +29,10 @@ by_rule = differentiable(model, FeedbackAlignment(), batched=True)  # differenti
 print(compare(jax.grad(mean_loss(by_rule))(params), gradient))
 ```
 
-The function is registered with JAX by `jax.custom_vjp`, so it can be part of an Equinox or a Flax model, and works
-under `jit`, `vmap` and `jax.grad`. Forward mode raises JAX's TypeError.
+The function's derivative is registered by `jax.custom_vjp`, so the function can be part of an Equinox or a Flax model,
+and works under `jit`, `vmap` and `jax.grad`. Forward mode, as in `jax.jvp`, raises JAX's TypeError.
 
-The room has no classes: `differentiable`, at the top level of the package, is all that it holds.
+Everything in this room is `differentiable`, which is exported at the top level of the package.
 """
 
 __all__: list[str] = []

@@ -22,22 +22,22 @@ from jaxann.rules.base import Rule, RuledLayer
 def differentiable(model: Layer, rule: Rule | None = None, *, batched: bool = False) -> Callable[..., Array]:
     """Returns a model as a plain function whose derivative is the model's backward, or a learning rule's.
 
-    It is registered by `jax.custom_vjp`, so it works under `jax.grad`, `jit` and `vmap`, and in whatever trains by
-    them. Forward mode, as in `jax.jvp` and `jax.jacfwd`, raises JAX's TypeError: it would differentiate the forward
-    pass rather than use the backward. Over the reverse mode it differentiates the backward.
+    The derivative is registered by `jax.custom_vjp`, so the function works under `jax.grad`, `jit` and `vmap`, and in
+    all code that uses them. Forward mode, as in `jax.jvp` and `jax.jacfwd`, raises JAX's TypeError, because it would
+    have to differentiate the forward pass. Forward mode over `jax.grad` works: it differentiates the backward.
 
     Args:
         model: The network, a layer.
         rule: The learning rule that replaces the model's backward; backprop by default. A rule gets dy as the caller's
             loss scales it, with the 1/B of a mean in it.
-        batched: Whether the function takes a batch, x [B, ...] and y [B, ...], and computes each weight gradient as one
-            matrix product. By default it takes one example; `vmap` makes batches of it, and XLA then sums the
-            examples' weight gradients one by one.
+        batched: Whether the function maps a batch x [B, ...] to y [B, ...], and computes each weight gradient as one
+            matrix product. By default it takes one example. Under `vmap` it then takes batches too, but XLA computes
+            and sums the examples' weight gradients one by one.
 
     Returns:
         (params, x, key=None, feedback=None) -> y. The feedback is what the rule uses in its backward, as
-        `rule.init(model, key)` returns it, and it gets no gradient. By default it is drawn with key 0: if the
-        parameters are drawn with key 0 too, feedback weights are equal to them, and the rule is backprop.
+        `rule.init(model, key)` returns it, and it gets no gradient. By default it is drawn with key 0. If the
+        parameters are drawn with key 0 too, feedback weights equal the parameters, and the rule is backprop.
     """
     rule = Rule() if rule is None else rule
     layer = RuledLayer(model, rule)
@@ -74,7 +74,7 @@ def differentiable(model: Layer, rule: Rule | None = None, *, batched: bool = Fa
 
 
 def _cast_like(grads: PyTree, primal: PyTree) -> PyTree:
-    """Returns gradients in the precision of what they are the gradients of, which `jax.grad` insists on."""
+    """Returns gradients in the dtypes of the values that they belong to, as `jax.grad` requires."""
     return jax.tree.map(lambda p, g: g.astype(p.dtype) if _is_float(p) else _zeros_like(p), primal, grads)
 
 

@@ -8,11 +8,11 @@ A layer is three pure functions on one example, and a network is a layer too:
 
 - A layer is a frozen dataclass of sizes and settings. It holds no arrays: the parameters are a pytree beside it.
 - `saved` is what `backward` needs of the forward pass. It never holds parameters, so that `backward` can be called
-  with others: feedback alignment is `backward(feedback, saved, dy)`.
+  with other parameters: feedback alignment is `backward(feedback, saved, dy)`.
 - The gradient of a matrix is an `Outer`, which keeps the two factors of Σ left rightᵀ apart. The factors of a batch
   give the mean gradient as one matrix product, and also the norm of each example's gradient. The gradient of any other
   parameter is an array of its shape.
-- A loss has a `value(y, t)` and a `gradient(y, t)`, again of one example. `jax.vmap` makes a batch of either.
+- A loss has a `value(y, t)` and a `gradient(y, t)`, again for one example. `jax.vmap` applies them to a batch.
 - At a kink, the slope is the one that `jax.nn` takes: relu'(0) = 0, leaky_relu'(0) = 1, elu'(0) = 1 and
   hard_tanh'(±1) = 1. The slope of |x| at 0 is 1.
 
@@ -60,8 +60,8 @@ model = mlp((4, 8, 3), hidden=softsign, output=softmax)
 
 ## Add a layer
 
-A layer is its forward and, below it, the backward that inverts each line. This one is a layer norm without scale and
-shift:
+A layer is its forward and, below it, the backward that differentiates its lines from last to first. This one is a
+layer norm without scale and shift:
 
 ```python
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ from jaxann.nn import Dense, Layer, Sequential
 
 
 @dataclass(frozen=True)
-class Normalise(Layer):
+class Normalize(Layer):
     \"\"\"y = (x - mean x) / sd, where sd² = var x + 10⁻⁵\"\"\"
 
     def forward(self, params, x, key=None):
@@ -83,11 +83,11 @@ class Normalise(Layer):
         return (), (dy - dy.mean() - y * jnp.mean(dy * y)) / sd  # y = (x - mean x) / sd
 
 
-model = Sequential((Dense(4, 8), Normalise(), softsign, Dense(8, 3), softmax))
+model = Sequential((Dense(4, 8), Normalize(), softsign, Dense(8, 3), softmax))
 ```
 
-A layer with parameters also has an `init(key)`, as `Dense` does. If it defines `sizes`, `Sequential` checks that it
-fits its neighbours.
+A layer with parameters also has an `init(key)`, as `Dense` does. If a layer defines `sizes`, `Sequential` checks that
+its neighbors have the same numbers of features.
 
 ## Add a loss
 
@@ -112,7 +112,7 @@ class LogCosh(Loss):
 A convex loss may also define `hessian_factor`, which Gauss-Newton curvature needs. `is_valid` and `expects` state
 which targets have a meaning.
 
-`jaxann.check_layer` and `jaxann.check` tell whether a backward pass of your own is right, and what is wrong if not.
+`jaxann.check_layer` and `jaxann.check` tell whether a backward pass of your own is right and, if not, what is wrong.
 """
 
 from jaxann.nn.activations import (

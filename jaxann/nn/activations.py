@@ -1,7 +1,7 @@
 """Activations: layers without parameters, each with its function beside its handwritten derivative.
 
-The derivative is a function of both the input x and the output y, and uses the one that makes it shorter. At a kink it
-takes the slope that `jax.nn` takes, and the description of the activation states it. A NaN in x stays a NaN in y.
+The derivative gets both the input x and the output y, and uses whichever makes it shorter. At a kink it takes the slope
+that `jax.nn` takes, and the description of the activation states that slope. A NaN in x stays a NaN in y.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Softmax(Layer):
 
     def backward(self, params: PyTree, saved: Vector, dy: Vector) -> tuple[PyTree, Vector]:
         y = saved
-        return (), y * (dy - y @ dy)  # y = e / Σe: (diag(y) - y yᵀ) dy without forming the matrix
+        return (), y * (dy - y @ dy)  # y = e / Σe: (diag(y) - y yᵀ) dy without materializing the matrix
 
     def __repr__(self) -> str:
         return "softmax"
@@ -112,7 +112,7 @@ leaky_relu = Elementwise(
 Source: Maas et al. 2013, section 2."""
 
 elu = Elementwise("elu", _elu, lambda x, y: jnp.where(y > 0, 1, y + 1))
-"""σ(x) = x for x > 0 and eˣ - 1 below, so that σ' is 1 or y + 1. σ'(0) = 1 from both sides.
+"""σ(x) = x for x > 0 and eˣ - 1 below, so that σ' is 1 or y + 1. There is no kink: σ'(0) = 1 from both sides.
 
 Source: Clevert et al. 2016, equation 15, with α = 1."""
 

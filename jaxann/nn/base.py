@@ -59,7 +59,8 @@ class Layer(ABC):
         Args:
             params: The parameters, as `init` returns them.
             x: The input, of shape [n] for most layers; each layer states its shapes.
-            key: A random key for layers that draw random numbers, as `Dropout` does. Without a key they evaluate.
+            key: A random key for layers that draw random numbers, as `Dropout` does. Without a key such layers
+                run in evaluation mode, which is deterministic.
 
         Returns:
             The output y, of shape [m] for most layers, and `saved`: a pytree of what `backward` needs of this forward
@@ -105,7 +106,7 @@ class Wrapper(Layer):
 
 
 def map_parts(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:
-    """Replaces each part of a layer, that is, each layer which is a field of it or stands in a tuple of layers there.
+    """Replaces each part of a layer: each layer that is one of its fields, or an element of a tuple of layers there.
 
     Args:
         layer: Any layer. Only a dataclass has parts.
@@ -126,7 +127,7 @@ def map_parts(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:
 
 
 def parts(layer: Layer) -> dict[str, Layer]:
-    """Returns the layers that a layer is made of, by the names that `map_parts` gives them; {} for a leaf."""
+    """Returns the layers that a layer is made of, by the names that `map_parts` gives them; {} if it has none."""
     named: dict[str, Layer] = {}
 
     def collect(name: str, part: Layer) -> Layer:

@@ -1,4 +1,4 @@
-"""Batches: the forward and backward of one example under `jax.vmap`, the only vmap over the examples of a layer.
+"""Batches: the forward and backward of one example under `jax.vmap`.
 
 A layer is written for one example. The batch is an axis that the functions of this module add in front.
 """
@@ -17,7 +17,7 @@ def split_per_example(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B
     """Splits a key into one for each example of a batch.
 
     Args:
-        key: The key to split. None means that layers evaluate.
+        key: The key to split, or None, with which layers run in evaluation mode.
         examples: B, the number of examples.
 
     Returns:
@@ -35,7 +35,8 @@ def forward_batch(
         model: The layer or network.
         params: Its parameters, shared by all examples.
         x: [B, ...], an input for each example.
-        key: A random key, split so that every example has its own. Without a key layers evaluate.
+        key: A random key, split so that every example has its own. Without a key, layers that draw random numbers
+            run in evaluation mode.
 
     Returns:
         The outputs [B, ...], and what `backward_batch` needs of this forward pass.

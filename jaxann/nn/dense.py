@@ -1,4 +1,4 @@
-"""The affine layer of the derivation, y = W x + b."""
+"""The affine layer, y = W x + b."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Dense(Layer):
 
     x is [n] and y is [m]. The parameters are {"W": [m, n], "b": [m]}: each neuron has a row of W and an entry of b.
 
-    Do not draw all weights as zeros. With W = 0 in the layer above, dx = Wᵀ dy = 0 and no gradient reaches this one;
-    and neurons with equal weights get equal gradients, so that they stay equal. Zero biases do no harm.
+    Do not initialize all weights to zero. With W = 0 in the next layer, dx = Wᵀ dy = 0 there, and no gradient reaches
+    this layer. Neurons with equal weights also get equal gradients, so that they stay equal. Zero biases do no harm.
 
     Attributes:
         n: Number of features of the input, at least 1.
         m: Number of features of the output, at least 1.
         weights: Initializer of W, from `jax.nn.initializers`. It draws an array [n, m], the layout from which
-            initializers compute fan-in and fan-out, and `init` transposes it. Glorot's uniform one by default.
+            initializers compute fan-in and fan-out, and `init` transposes it. Glorot's uniform initializer by default.
         biases: Initializer of b, from `jax.nn.initializers`; zeros by default.
 
     Raises:
@@ -43,7 +43,7 @@ class Dense(Layer):
 
     n: int
     m: int
-    weights: Callable = field(default_factory=lambda: glorot_uniform)  # as a class attribute it would be a method
+    weights: Callable = field(default_factory=lambda: glorot_uniform)  # as a class attribute it would become a method
     biases: Callable = field(default_factory=lambda: initializers.zeros)
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ class Dropout(Layer):
     """Random zeros in training, the identity in evaluation.
 
     y = mask ∘ x, so that dx = mask ∘ dy. Each entry of the mask is 1 / (1 - rate) with probability 1 - rate, and
-    otherwise 0, so that the mean of y is x. Without a key y = x.
+    otherwise 0, so that the expectation of y is x. Without a key y = x.
 
     x may have any shape, and y has the same one. The layer has no parameters.
 
@@ -25,7 +25,7 @@ class Dropout(Layer):
         rate: The probability that an entry is set to zero, at least 0 and below 1.
 
     Raises:
-        SettingError: If the rate is out of that range.
+        SettingError: If `rate` is not a number of at least 0 and below 1.
 
     Source: Srivastava et al. 2014; its section 10 describes the scaling in training, known as inverted dropout.
     """

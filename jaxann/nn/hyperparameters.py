@@ -1,4 +1,4 @@
-"""Hyperparameters: numbers that a sweep may trace, the error for a setting that is refused, and the check of ranges."""
+"""Hyperparameters: their type, the error for a setting that is refused, and the check that a number is in its range."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 Number = float | int | Float[Array, ""]
-"""A hyperparameter: a plain number, or an array without axes where a sweep traces it."""
+"""A hyperparameter: a plain number, or a scalar array where a sweep traces it."""
 
 
 class SettingError(ValueError):
@@ -36,7 +36,7 @@ class SettingError(ValueError):
 
 
 def is_traced(value: Any) -> bool:
-    """Returns whether JAX is tracing a value, as it does with a setting in a sweep, so that it has no number yet."""
+    """Returns whether JAX is tracing a value, as it does with a setting in a sweep: its number is not known yet."""
     return isinstance(value, Tracer)
 
 
@@ -51,7 +51,9 @@ def validate_number(
     integer: bool = False,
     note: str = "",
 ) -> None:
-    """Checks that a setting is a finite number in its range. A traced value passes, for it has no number yet.
+    """Checks that a setting is a finite number in its range.
+
+    A traced value passes, because its number is not known yet.
 
     Args:
         name: The name of the setting, as a Python caller writes it.

@@ -16,11 +16,11 @@ class Loss(ABC):
     """Base class of losses: a function E(y, t) of the output and the target of one example, with its gradient.
 
     y is a vector [m] or, for the losses that act on each output alone, an array of any shape. t has the shape of y
-    unless a loss says otherwise, and y and t are never broadcast against each other. A loss is a sum over the outputs;
-    the mean over a batch is taken outside.
+    unless a loss says otherwise, and y and t are never broadcast against each other. A loss is a sum over the outputs.
+    The function that calls it for every example of a batch takes the mean.
 
-    Subclasses are frozen dataclasses, whose fields are settings. A compiled program cannot look at the values of
-    targets, so `is_valid` computes which of them have a meaning.
+    Subclasses are frozen dataclasses, whose fields are settings. A compiled program cannot raise an error that
+    depends on the values of targets, so `is_valid` computes beforehand which of them have a meaning.
 
     Attributes:
         expects: Which targets have a meaning, in words for error messages, such as "0 or more".
@@ -37,7 +37,7 @@ class Loss(ABC):
 
         Args:
             y: [m], the output of the network.
-            t: The target.
+            t: The target, in the shape of y unless the loss says otherwise.
 
         Returns:
             The loss of this example, a scalar.
@@ -49,7 +49,7 @@ class Loss(ABC):
 
         Args:
             y: [m], the output of the network.
-            t: The target.
+            t: The target, as `value` takes it.
 
         Returns:
             The gradient, in the shape of y.
@@ -62,7 +62,7 @@ class Loss(ABC):
 
         Args:
             y: [m], the output of the network.
-            t: The target.
+            t: The target, as `value` takes it.
 
         Returns:
             The rows s_c [c, m], each in the shape of y.
@@ -89,7 +89,7 @@ class Loss(ABC):
 
         Args:
             y: The output of the network.
-            t: The target, of any type of number.
+            t: The target, an array of any numeric dtype.
 
         Returns:
             t in the dtype of y.

@@ -69,7 +69,7 @@ class Huber(Loss):
         delta: δ, the largest error that is still small, in the units of y; above 0.
 
     Raises:
-        SettingError: If delta is not a finite number above 0.
+        SettingError: If `delta` is not a finite number above 0.
 
     Source: Huber 1964, section 2.
     """
@@ -143,12 +143,12 @@ class Poisson(Loss):
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Cross-entropy of probabilities, as the derivation has it.
+    """Cross-entropy of probabilities.
 
     E = -Σ_i t_i log y_i, with 0 log 0 = 0, so that ∂E/∂y_i = -t_i / y_i, and 0 where t_i = 0.
 
     y and t have one shape, which may be any. The targets are 0 or more, and their sum is arbitrary. E is infinite
-    where y_i = 0 < t_i; `SoftmaxCrossEntropy` computes the same from logits, without overflow.
+    where y_i = 0 < t_i; `SoftmaxCrossEntropy` computes the same loss from logits, without overflow.
     """
 
     expects = "0 or more"
@@ -182,8 +182,9 @@ class SoftmaxCrossEntropy(Loss):
         label_smoothing: s, at least 0 and below 1.
 
     Raises:
-        SettingError: If label_smoothing is out of that range.
-        ValueError: If a target without axes is not an integer, or if another target does not have the shape of y.
+        SettingError: If `label_smoothing` is not a number of at least 0 and below 1.
+        ValueError: In `value`, `gradient` and `hessian_factor`, if a scalar target is not an integer, or if any other
+            target does not have the shape of y.
 
     Source: Szegedy et al. 2016, section 7, for the smoothing.
     """
@@ -260,4 +261,4 @@ LOSSES: dict[str, type[Loss]] = {
     "softmax_cross_entropy": SoftmaxCrossEntropy,
     "sigmoid_cross_entropy": SigmoidCrossEntropy,
 }
-"""Every class of losses, by its name in settings."""
+"""Every loss class, by its name in settings."""

@@ -1,4 +1,4 @@
-"""Gradients of matrices in factors: `Outer`, and the functions that treat such leaves and plain arrays alike."""
+"""Gradients of matrices as two factors: `Outer`, and functions of gradients whose leaves are `Outer`s and arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOOP_MULTIPLICATIONS = 2**14
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Outer:
-    """Gradient of a matrix in its factors.
+    """Gradient of a matrix, kept as two factors.
 
     It stands for the matrix Σ_t left_t right_tᵀ [m, n], summed over all leading axes t. The sum is the same whether a
     leading axis is a batch, the positions of a sequence or the steps of a recurrence.
@@ -39,7 +39,7 @@ class Outer:
         return left.T @ right
 
     def __add__(self, other: Outer) -> Outer:
-        """Returns the sum of two gradients of one matrix, as a layer needs it that uses the matrix more than once."""
+        """Returns the sum of two gradients of one matrix, for the backward of a layer that uses the matrix twice."""
         return Outer(_concatenate(self.left, other.left), _concatenate(self.right, other.right))
 
 
@@ -72,16 +72,16 @@ def sum_examples(grads: PyTree) -> PyTree:
 
 
 def accumulation_dtype(*terms: Array) -> jnp.dtype:
-    """Returns the precision in which to sum many such terms: their own, but at least float32."""
+    """Returns the dtype in which to sum many terms like these: their own, but at least float32."""
     return jnp.result_type(jnp.float32, *terms)
 
 
 def map_leaves(outer: Callable[[Outer], Any], array: Callable[[Array], Any], grads: PyTree) -> PyTree:
-    """Applies a function to every leaf of gradients, according to its kind.
+    """Applies one function to every `Outer` among gradients, and another one to every array.
 
     Args:
         outer: The function for an `Outer`.
-        array: The function for any other leaf.
+        array: The function for an array.
         grads: A pytree whose leaves are arrays or `Outer`s.
 
     Returns:

@@ -14,7 +14,7 @@ from jaxann.nn.base import Wrapper
 
 @dataclass(frozen=True)
 class MixedPrecision(Wrapper):
-    """Layer or network that is computed in a lower precision than that of its parameters.
+    """Layer or network that computes in a lower precision than its parameters have.
 
     y = f(x; params), with x, the parameters and all intermediate values rounded to `dtype`. The parameters themselves
     keep their precision, y has that of x, and dx has that of dy.

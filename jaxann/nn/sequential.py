@@ -30,7 +30,7 @@ class Sequential(Layer):
         layers: The layers f_1 ... f_N, stored as a tuple.
 
     Raises:
-        ValueError: If the chain is empty, or if a layer takes another number of features than it would be given.
+        ValueError: If the chain is empty, or if a layer takes a different number of features than it would be given.
     """
 
     layers: Sequence[Layer]
@@ -86,11 +86,12 @@ def mlp(
     mlp((4, 50, 3)) is Sequential((Dense(4, 50), sigmoid, Dense(50, 3), identity)).
 
     Args:
-        sizes: The number of input features, those of the hidden layers, and the number of outputs.
+        sizes: The numbers of features of the input, of each hidden layer, and of the output.
         hidden: The activation after every `Dense` layer but the last.
         output: The activation after the last `Dense` layer.
-        dropout: The rate of a `Dropout` after each hidden activation, at least 0 and below 1. It forms a `Sequential`
-            with the activation, so that a key draws the same parameters with and without dropout. 0 adds none.
+        dropout: The rate of a `Dropout` after each hidden activation, at least 0 and below 1; with 0 there is none. The
+            activation and the `Dropout` form a `Sequential`, so that a key draws the same parameters with and without
+            dropout.
         weights: The initializer of all weight matrices, from `jax.nn.initializers`.
 
     Returns:

@@ -1,6 +1,6 @@
 """Learning rules: backward passes that differ from backprop on purpose.
 
-A rule changes one thing of backprop: the parameters that the backward pass uses (`backward_params`), the layers
+A rule changes one part of backprop: the parameters that the backward pass uses (`backward_params`), the layers
 (`alter`), the backward pass of the network (`backward`), or its own feedback after each step (`update`). A rule takes
 about ten lines, and `fit` trains with it:
 
@@ -39,21 +39,22 @@ print("learned by random signs", jnp.mean(predict(model, params, x).argmax(axis=
 print("degrees from the true gradient", history.metrics["gradient angle 0.W"][jnp.array([0, -1])])
 ```
 
-The feedback is a state of the gradient function, drawn from the run's key. It is never among the parameters, so no
-weight decay reaches it.
+The feedback, here S, is a state of the gradient function, drawn from the run's key. It is never among the parameters,
+so no weight decay reaches it.
 
 ## What it contains
 
-- `FeedbackAlignment`: fixed random weights on the way back.
-- `SignSymmetric`: on the way back, the signs of W with other magnitudes, which are "fixed", "batchwise" or "uniform".
-- `KolenPollack`: weights on the way back that take the same steps as W, and so become W.
+- `FeedbackAlignment`: fixed random weights in the backward pass.
+- `SignSymmetric`: in the backward pass, the signs of W with magnitudes that are "fixed", "batchwise" or "uniform".
+- `KolenPollack`: weights in the backward pass that take the same steps as W, and so approach W.
 - `DirectFeedbackAlignment`: the error at the output goes to each layer directly, through a random matrix.
-- `OutputLayerOnly`: only the last layer learns. It is the control: a rule is worth what it gains over it.
+- `OutputLayerOnly`: only the last layer learns. It is the control: a rule is worth what it gains over
+  this one.
 - `StraightThrough`: the error passes a `threshold`, whose derivative is 0, as if the threshold were the identity.
 - `ClippedDeltas` and `NoisyDeltas`: each example's deltas are clipped to a norm, or get normal noise.
 - `WithAngles`, which measures the angle between a rule and backprop while a network learns.
 - `Rule`, the base class for your own, which is backprop itself.
-- `RULES`, by name the rules that need no settings, backprop among them.
+- `RULES`, a dictionary from names to the rules that need no settings, including backprop.
 
 `scripts/rules.py` compares them on digits.
 """
@@ -73,7 +74,7 @@ RULES: dict[str, Rule] = {
     "sign_symmetric_uniform": SignSymmetric("uniform"),
     "output_layer_only": OutputLayerOnly(),
 }
-"""The rules that need no settings, by name. `KolenPollack` needs an optimiser, others a number or a `threshold`."""
+"""The rules that need no settings, by name. `KolenPollack` needs an optimizer, others a number or a `threshold`."""
 
 
 __all__ = [

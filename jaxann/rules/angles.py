@@ -18,7 +18,7 @@ from jaxann.rules.base import Rule
 
 @dataclass(frozen=True)
 class WithAngles:
-    """The gradient function of a rule, with the angles of its matrices in degrees as metrics of every step.
+    """Wrapper of a rule that adds angles, in degrees and for each matrix, to the metrics of every step.
 
     "gradient angle 0.W" is the angle between the rule's gradient of 0.W and the true one. "feedback angle 0.W" is the
     angle between 0.W and what the backward pass uses in its place, for rules where the two differ. The angles cost a
@@ -60,8 +60,8 @@ class WithAngles:
 def angle(a: Array, b: Array) -> Float[Array, ""]:
     """Computes the angle between two arrays.
 
-    2 atan2(‖u - v‖, ‖u + v‖) for the unit vectors u and v, which is accurate to rounding for every angle. The arc
-    cosine of ⟨u, v⟩ is not.
+    2 atan2(‖u - v‖, ‖u + v‖) for the unit vectors u and v. Unlike the arc cosine of ⟨u, v⟩, it is accurate to rounding
+    for every angle.
 
     Args:
         a: An array of any shape.
@@ -83,6 +83,6 @@ def _divide_by_norm(c: Array, order: Any) -> Array:
 
 
 def _matrix_angles(name: str, one: PyTree, two: PyTree) -> dict[str, Array]:
-    """Returns the angle between the two for each leaf that is a matrix, unless they are the same array."""
+    """Returns the angle between the two trees' leaves for each matrix, unless both leaves are the same array."""
     pairs = zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True)
     return {f"{name} {path_name(path)}": angle(a, b) for (path, a), b in pairs if a.ndim > 1 and a is not b}

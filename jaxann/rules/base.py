@@ -29,7 +29,7 @@ class Rule:
 
     @property
     def random(self) -> bool:
-        """Whether `update` draws with its key."""
+        """Whether `update` draws random numbers with its key."""
         return False
 
     def alter(self, model: Layer) -> Layer:
@@ -114,7 +114,7 @@ class Rule:
             ValueError: If the rule does not apply to this model.
         """
         ruled = RuledLayer(model, self)
-        # The mean's 1/B enters after the backward pass, for a rule may depend on the size of an example's own deltas.
+        # The mean's 1/B enters after the backward pass, as a rule may depend on the size of an example's own deltas.
         compute_gradients = per_example.gradients(ruled, loss)
 
         def step(
@@ -130,9 +130,9 @@ class Rule:
 
 @dataclass(frozen=True)
 class RuledLayer(Layer):
-    """A model whose backward follows a rule, as a layer with the pair (params, feedback) for its parameters.
+    """A model whose backward follows a rule, as a layer whose parameters are the pair (params, feedback).
 
-    Its backward returns the gradients of params alone.
+    Its backward returns gradients of params only.
 
     Attributes:
         model: The network.
@@ -144,7 +144,7 @@ class RuledLayer(Layer):
 
     @property
     def altered(self) -> Layer:
-        """The model as the rule alters it, which is what runs."""
+        """The model as the rule alters it, whose forward this layer runs."""
         return self.rule.alter(self.model)
 
     @property

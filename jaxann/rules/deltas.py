@@ -1,4 +1,4 @@
-"""Learning rules that change the deltas on their way back, and the threshold that needs such a rule."""
+"""Learning rules that change the deltas in the backward pass, and the threshold that needs such a rule."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from jaxann.rules.base import Rule, layers_with_params
 threshold = Elementwise(
     "threshold", lambda x: jnp.where(x > 0, 1, jnp.where(x <= 0, 0, x)), lambda x, y: jnp.zeros_like(x)
 )
-"""y = 1 where x > 0, else 0. Its derivative is 0, so the layers below it learn only by `StraightThrough`."""
+"""y = 1 where x > 0, else 0. Its derivative is 0, so the layers before it learn only by `StraightThrough`."""
 
 
 @dataclass(frozen=True)
 class StraightThrough(Rule):
-    """The straight-through estimator: at a `threshold`, the backward pass takes y = x.
+    """The straight-through estimator: the backward pass treats a `threshold` as y = x.
 
     dx = dy where |x| <= `within`, and 0 beyond. A model without a threshold is refused with a ValueError.
 
@@ -32,7 +32,7 @@ class StraightThrough(Rule):
         within: The largest |x| at which the error passes, above 0; infinite by default.
 
     Raises:
-        SettingError: If `within` is not above 0. It is a ValueError.
+        SettingError: If `within` is not a number above 0. It is a ValueError.
 
     Source: Bengio et al. 2013, section 4; with `within` = 1, Hubara et al. 2016, equation 4.
     """

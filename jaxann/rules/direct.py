@@ -20,7 +20,8 @@ class DirectFeedbackAlignment(Rule):
     """Direct feedback alignment: each layer gets the error at the network's output through a random matrix.
 
     dx = B δ at every layer with parameters but the first, where δ = ∂E/∂y is the gradient at the output of the
-    network. B [n, m] is drawn as `Dense` draws W, and never changes.
+    network. B [n, m] is drawn as `Dense` draws W, and never changes; n is the number of inputs of the layer, and m the
+    number of outputs of the network.
 
     A model that is not a `Sequential`, or that has a layer with parameters whose sizes are unknown, is refused with a
     ValueError.
@@ -75,9 +76,10 @@ class _DirectFeedback(Wrapper):
 
 @dataclass(frozen=True)
 class OutputLayerOnly(Rule):
-    """Training of the last layer with parameters alone: the control for rules that claim to train more.
+    """Training of nothing but the last layer that has parameters: the control for rules that claim to train more.
 
-    dx = 0 at that layer. A model that is not a `Sequential` is refused with a ValueError.
+    dx = 0 at that layer, so that no error reaches the layers before it. A model that is not a `Sequential` is refused
+    with a ValueError.
     """
 
     def alter(self, model: Layer) -> Layer:

@@ -1,4 +1,4 @@
-"""Learning rules that send the error back through other weights than the forward pass used."""
+"""Learning rules that send the error back through other weights than those of the forward pass."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FeedbackAlignment(Rule):
 
 @dataclass(frozen=True)
 class SignSymmetric(Rule):
-    """Sign-symmetric feedback: the weights of the way back have the signs of W, and magnitudes that ignore W.
+    """Sign-symmetric feedback: the feedback weights have the signs of W, and magnitudes that do not depend on W.
 
     dx = (M ∘ sign W)ᵀ dy where y = W x + b.
 
@@ -42,9 +42,9 @@ class SignSymmetric(Rule):
             again after every batch. "uniform" sets all entries to the mean of a fixed |B|.
 
     Raises:
-        SettingError: If `magnitudes` is none of these. It is a ValueError.
+        SettingError: If `magnitudes` is not one of these three. It is a ValueError.
 
-    Source: Liao et al. 2016, section 2.3, where the three are called frSF, brSF and uSF.
+    Source: Liao et al. 2016, section 2.3, where "fixed" is called frSF, "batchwise" brSF, and "uniform" uSF.
     """
 
     magnitudes: Literal["fixed", "batchwise", "uniform"] = "fixed"
@@ -69,11 +69,11 @@ class SignSymmetric(Rule):
 
 
 class LearnedFeedback(NamedTuple):
-    """Feedback that an optimiser changes.
+    """Feedback that an optimizer changes.
 
     Attributes:
         weights: The weights B, in the structure and shapes of the parameters.
-        opt_state: The state of their optimiser.
+        opt_state: The state of the optimizer that changes the weights.
     """
 
     weights: PyTree
@@ -82,18 +82,19 @@ class LearnedFeedback(NamedTuple):
 
 @dataclass(frozen=True)
 class KolenPollack(Rule):
-    """Kolen-Pollack feedback: the weights of the way back take the same steps as W, and so become W.
+    """Kolen-Pollack feedback: the feedback weights take the same steps as W, and so approach W.
 
-    dx = Bᵀ dy where y = W x + b, and B ← B - l (∂E/∂W + λ B). With weight decay λ, the difference between the initial
-    B and W decays, and all later steps are the same for both. Without weight decay the difference stays.
+    dx = Bᵀ dy where y = W x + b, and B ← B - l (∂E/∂W + λ B) with the learning rate l and the weight decay λ of W. Both
+    matrices get the same gradient, so weight decay shrinks their difference to 0. Without weight decay the difference
+    stays.
 
     Attributes:
-        optimizer: The optax optimiser that makes B's steps. Give it the one that trains W.
+        optimizer: The optax optimizer that updates B. Use the one that trains W.
 
     Source: Akrout et al. 2019, equations 16 and 17, after Kolen and Pollack 1994.
     """
 
-    optimizer: Any  # optax's GradientTransformation: only the room that trains imports optax
+    optimizer: Any  # an optax.GradientTransformation; only the room `training` imports optax
 
     def init(self, model: Layer, key: PRNGKeyArray) -> LearnedFeedback:
         weights = model.init(key)

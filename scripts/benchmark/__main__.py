@@ -1,16 +1,16 @@
-"""Measures speed as ratios of two things that run in turn in one process: the median of many rounds.
+"""Measures the speed of two things in turn, and prints the median ratio over many rounds.
 
 notebook: 4-50-20-10-3 on Iris, batch 2, 500 epochs in one compiled run, against peers that step it in their usual loop.
-gradient: handwritten : autodiff in a training step of 784-512-512-10, in time, memory and time to compile.
-sweep: a thousand small networks on Iris in one program, on one and on two devices of a CPU, against scikit-learn's one
-by one; the memory that 4,096 larger networks take.
-per_example: norms, noise scale and the clipped mean of 512 examples in that network, against the gradient alone.
+gradient: handwritten against autodiff in a training step of 784-512-512-10: time, memory and time to compile.
+sweep: a thousand small networks on Iris in one program, on one and on two devices of a CPU, against scikit-learn, which
+trains one network after the other; and the memory that a sweep of 4,096 larger networks takes.
+per_example: norms, noise scale and clipped mean of 512 examples in 784-512-512-10, against the mean gradient alone.
 script: `train.py` without arguments, as a process of its own with nothing cached, against the time it should take.
 check: the gradient check in a new process, from the call to its report, against the time it should take.
-folder: a run with a folder against one without, for Iris, and pieces of a second against one program.
-epoch: 60,000 x 784 through that network in batches of 128, against a matrix product and the peers' epochs.
+folder: a run on Iris with a run folder against one without, and a larger run in pieces against one program.
+epoch: 60,000 x 784 through 784-512-512-10 in batches of 128, against a matrix product and the peers' epochs.
 
-Peers that are not installed are left out, with a line that says so. A missed target is a finding, not an error.
+Peers that are not installed are left out, and a line says so. A missed target is a finding, not an error.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SECTIONS: dict[Section, Callable[[BenchmarkSettings], list[Row]]] = {
 def main(settings: BenchmarkSettings) -> None:
     """Prints the device and a table for each section."""
     cpu_devices(2)  # all sections but the sweep use one
-    jax.config.update("jax_enable_compilation_cache", False)  # with it, compiling would be a look-up
+    jax.config.update("jax_enable_compilation_cache", False)  # with the cache, compiling would be a look-up
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.platform} ({device.device_kind})")
     for section in settings.sections:

@@ -1,6 +1,7 @@
-"""The mean of a batch's gradients, each clipped to a norm of 1, in the ways that people know: jaxann's rivals in that.
+"""The mean of per-example gradients, each clipped to a norm of 1, as other libraries compute it.
 
-A clipper is a function from a `Job` to a run of it. Its library, which may be missing, is imported when it is called.
+A clipper is a function that takes a `Job` and returns a `Run`, which computes the clipped mean. It imports its library
+when it is called, because the library may be missing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def clip_with_vmap(job: Job) -> Run:
 
 
 def clip_with_scan(job: Job) -> Run:
-    """Prepares a `jax.lax.scan` over eights of examples, each by `vmap(grad)`, so that memory stays small."""
+    """Prepares a `jax.lax.scan` over chunks of eight examples, each by `vmap(grad)`, so that memory stays small."""
     gradients, args = _vmap_grad(job)
 
     def clipped_mean(params, x, t):
@@ -62,7 +63,7 @@ def clip_with_scan(job: Job) -> Run:
 
 
 def _clipped_mean(grads: Any, count: int) -> Any:
-    """The sum of the clipped gradients, divided by `count`."""
+    """Returns the sum of the clipped gradients, divided by `count`."""
     squares = [jnp.sum(g**2, axis=range(1, g.ndim)) for g in jax.tree.leaves(grads)]
     factors = 1 / jnp.maximum(jnp.sqrt(sum(squares)), 1)
     return jax.tree.map(lambda g: jnp.tensordot(factors, g, 1) / count, grads)
@@ -83,7 +84,7 @@ def clip_with_opacus(job: Job) -> Run:
 
 
 def clip_with_backpack(job: Job) -> Run:
-    """Prepares BackPACK's BatchGrad, whose gradients are each example's share of a mean."""
+    """Prepares BackPACK's BatchGrad, which returns each example's gradient divided by the batch size."""
     from backpack import backpack, extend  # pyright: ignore[reportMissingImports]
     from backpack.extensions import BatchGrad  # pyright: ignore[reportMissingImports]
 
@@ -100,7 +101,7 @@ def _clip_with_torch(
     prepare_loss: Callable = lambda loss: loss,
     context: Callable[[], Any] = nullcontext,
 ) -> Run:
-    """A backward pass, which leaves every example's gradient of a parameter p in `gradients(p)`, and the mean."""
+    """Prepares a backward pass, after which `gradients(p)` has every example's gradient of p, and the clipped mean."""
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
 
@@ -122,7 +123,7 @@ def _clip_with_torch(
 
 
 def _vmap_grad(job: Job) -> tuple[Callable, tuple[Any, ...]]:
-    """vmap(grad) of the network's own forward and loss, and its arguments."""
+    """Returns vmap(grad) of the network's own forward and loss, and the arguments to call it with."""
     model, loss = mlp(job.sizes, relu), SoftmaxCrossEntropy()
     gradient = jax.grad(lambda params, x, t: loss.value(model.forward(params, x)[0], t))
     args = model.init(jax.random.key(0)), jnp.asarray(job.x), jnp.asarray(np.asarray(job.t, np.int32))

@@ -1,4 +1,7 @@
-"""Prints the seconds of a gradient check in a new process. Its arguments are such as 4-50-3 sigmoid 120 (examples)."""
+"""Prints the seconds that a gradient check takes in a new process.
+
+The arguments are the sizes of the network, its activation and the number of examples, for instance 4-50-3 sigmoid 120.
+"""
 
 import sys
 from time import perf_counter

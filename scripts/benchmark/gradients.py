@@ -1,4 +1,4 @@
-"""The section on gradients of single examples: what they add to the mean gradient, and what they cost elsewhere."""
+"""The section on per-example gradients: their cost beside the mean gradient, and their cost in other libraries."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Job(NamedTuple):
         hidden: The activation of the hidden layers.
         rate: The learning rate.
         batch_size: How many examples a step takes.
-        epochs: How often training takes every example.
+        epochs: How often training goes through all examples.
         x: [N, n], the features.
         t: [N], integer labels, or [N, m], a distribution for each example.
     """
@@ -51,7 +51,7 @@ class Job(NamedTuple):
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """The numbers of inputs and outputs of every matrix."""
+        """The pair (inputs n, outputs m) of every matrix."""
         return list(pairwise(self.sizes))
 
 
@@ -62,7 +62,7 @@ def load_standardized_iris() -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_random_job(rows: int, batch_size: int) -> Job:
-    """Returns an epoch of a network of MNIST's size on noise, because the values do not change the work."""
+    """Returns an epoch of a network of MNIST's size on random data, because the values do not affect the time."""
     generator = np.random.default_rng(0)
     x, t = generator.standard_normal((rows, 784), np.float32), generator.integers(10, size=rows)
     return Job((784, 512, 512, 10), "relu", rate=0.01, batch_size=batch_size, epochs=1, x=x, t=t)
@@ -81,7 +81,7 @@ def compile_training(job: Job, model: Layer, loss: Loss) -> Run:
 
 
 def step_compiler(route: Callable, job: Job) -> Callable[[], Any]:
-    """Returns a function that traces and compiles, anew at every call, a training step on all data of a job."""
+    """Returns a function that traces and compiles a training step on all data of a job, anew at every call."""
     model, optimizer = mlp(job.sizes, relu), optax.sgd(job.rate)
     params = model.init(jax.random.key(0))
     args = params, optimizer.init(params), jnp.asarray(job.x), jnp.asarray(job.t)
@@ -94,7 +94,7 @@ def step_compiler(route: Callable, job: Job) -> Callable[[], Any]:
 
 
 def make_step(gradient: Callable, optimizer: optax.GradientTransformation, apply_updates: Callable) -> Callable:
-    """Returns a function from params, opt_state, x and t to the next params and opt_state, and the loss."""
+    """Returns the function (params, opt_state, x, t) -> (params, opt_state, loss) of one training step."""
 
     def step(params, opt_state, x, t):
         loss, grads = gradient(params, x, t)

@@ -1,4 +1,4 @@
-"""Measuring two things in turn, and a line of a table that compares them."""
+"""Timing several runs in turn, and the lines of a table that compare two measurements."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-Run = Callable[[], Any]  # its work has ended when jax.block_until_ready of what it returns has
+Run = Callable[[], Any]  # after jax.block_until_ready on its result, its work is done
 Row = tuple[str, str, str, str, str]
 
 
 def time_in_turn(runs: Mapping[str, Run], rounds: int, before: Run = lambda: None) -> dict[str, np.ndarray]:
-    """Measures several runs in every round, in the order A B A B ..., so that all meet the same disturbances.
+    """Measures several runs in every round, in the order A B A B ..., so that disturbances affect all alike.
 
     Args:
         runs: What to measure.
@@ -62,7 +62,7 @@ def compare(what: str, pair: Iterable[np.ndarray], unit: str, *, at_most: float 
 
 
 def format_quantity(values: np.ndarray, unit: str) -> str:
-    """Returns the median with a prefix of the unit that makes it a number from 1 to below 1000: "3.29 ms"."""
+    """Returns the median with the SI prefix that brings it between 1 and 1000, for instance "3.29 ms"."""
     median = float(np.median(values))
     thousands = floor(log10(abs(median)) / 3) if median else 0
     prefix = ("", "k", "M", "G", "T", "µ", "m")[thousands]  # the last two for -2 and -1

@@ -21,7 +21,7 @@ def measure_notebook(settings: BenchmarkSettings) -> list[Row]:
     x, labels = load_standardized_iris()
     t = np.where(labels[:, None] == np.arange(3), 0.98, 0.01).astype(np.float32)
     job = Job((4, 50, 20, 10, 3), "sigmoid", rate=0.5, batch_size=2, epochs=500, x=x, t=t)
-    short = job._replace(epochs=10)  # is enough to time a step of a peer; 500 would take 10 s or more
+    short = job._replace(epochs=10)  # enough to time a step of a peer; 500 epochs would take 10 s or more
     run = compile_training(job, mlp(job.sizes, sigmoid, softmax), CrossEntropy())
     seconds = time_in_turn({"jaxann": run, **prepare_peers(short)}, settings.rounds(20))
     jaxann = seconds.pop("jaxann") / job.steps
@@ -51,14 +51,14 @@ def measure_gradient(settings: BenchmarkSettings) -> list[Row]:
 
 
 def measure_epoch(settings: BenchmarkSettings) -> list[Row]:
-    """Measures an epoch of MNIST's size in operations per second, against a matrix product; and the peers' epochs."""
+    """Measures an epoch of MNIST's size in operations per second against a matrix product and in time against peers."""
     job = make_random_job(6_000 if settings.quick else 60_000, batch_size=128)
     run = compile_training(job, mlp(job.sizes, relu), SoftmaxCrossEntropy())
     product, product_operations = matrix_products()
     runs = {"jaxann": run, "product": product, **prepare_peers(job)}
     seconds = time_in_turn(runs, settings.rounds(5))
     jaxann, bare = seconds.pop("jaxann"), product_operations / seconds.pop("product")
-    counted = 6 * sum(n * m for n, m in job.shapes) * len(job.x)  # W x, Wᵀ dy and dy xᵀ: 2 for an entry of W each
+    counted = 6 * sum(n * m for n, m in job.shapes) * len(job.x)  # W x, Wᵀ dy and dy xᵀ: each takes 2 for an entry of W
     computed = counted - 2 * np.prod(job.shapes[0]) * len(job.x)  # nothing needs Wᵀ dy of the first layer
     return [
         compare("6 x weights x rows : bare product", (counted / jaxann, bare), "FLOP/s", at_least=0.8),
@@ -68,7 +68,7 @@ def measure_epoch(settings: BenchmarkSettings) -> list[Row]:
 
 
 def matrix_products(size: int = 2048, times: int = 8) -> tuple[Run, int]:
-    """Returns a run of float32 matrix products, each of the one before so that none overlap; and their operations."""
+    """Returns a run of float32 matrix products, each with the last one's result, and the number of their operations."""
     a = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
     multiply = jax.jit(jnp.matmul)
     return lambda: reduce(multiply, [a] * (times + 1)), times * 2 * size**3

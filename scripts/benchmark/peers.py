@@ -1,6 +1,7 @@
-"""The benchmark's job in the libraries that people know: in each, the loop over batches that its users write.
+"""The benchmark's job in other libraries, each with the loop over batches that its users write.
 
-A peer is a function from a `Job` to a run of it. Its library is imported when it is called, because it may be missing.
+A peer is a function that takes a `Job` and returns a `Run`, which trains. It imports its library when it is called,
+because the library may be missing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def prepare_peers(job: Job) -> dict[str, Run]:
 
 def scikit_learn(job: Job) -> Run:
     """Prepares `MLPClassifier.fit`, which has its own loop."""
-    warnings.simplefilter("ignore", ConvergenceWarning)  # it is stopped on purpose
+    warnings.simplefilter("ignore", ConvergenceWarning)  # training is stopped early on purpose
     settings: dict[str, Any] = {"max_iter": job.epochs, "batch_size": job.batch_size, "learning_rate_init": job.rate}
     hidden = "logistic" if job.hidden == "sigmoid" else job.hidden
     network = MLPClassifier(job.sizes[1:-1], hidden, solver="sgd", momentum=0, alpha=0, **settings)
@@ -41,7 +42,7 @@ def scikit_learn(job: Job) -> Run:
 
 
 def pytorch(job: Job) -> Run:
-    """Prepares a loop over tensors."""
+    """Prepares a loop over PyTorch tensors."""
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
 
@@ -59,7 +60,7 @@ def pytorch(job: Job) -> Run:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return (loss.item(),)  # item waits for the device
+        return (loss.item(),)  # `item` waits for the device
 
     return loop_over_batches(
         job._replace(x=torch.tensor(job.x, device=device), t=torch.tensor(job.t, device=device)), step
@@ -67,7 +68,7 @@ def pytorch(job: Job) -> Run:
 
 
 def flax_nnx(job: Job) -> Run:
-    """Prepares a loop around an `nnx.jit` step that changes model and optimiser in place."""
+    """Prepares a loop around an `nnx.jit` step that changes model and optimizer in place."""
     from flax import nnx  # pyright: ignore[reportMissingImports]
 
     rngs = nnx.Rngs(0)
@@ -109,7 +110,7 @@ def equinox(job: Job) -> Run:
 
 
 def loop_over_batches(job: Job, step: Callable, *state: Any) -> Run:
-    """Prepares a loop that hands each batch of reshuffled epochs to `step`, with the state that the last step left."""
+    """Prepares a loop over the batches of reshuffled epochs; each `step` gets the state that the last one returned."""
     generator, n = np.random.default_rng(0), len(job.x)
 
     def run():
@@ -124,7 +125,7 @@ def loop_over_batches(job: Job, step: Callable, *state: Any) -> Run:
 
 
 def cross_entropy(y: Any, t: Any) -> Any:
-    """Returns the mean over a batch of logits, for labels or distributions."""
+    """Returns the mean cross-entropy over a batch of logits, for targets that are labels or distributions."""
     integer = optax.softmax_cross_entropy_with_integer_labels
     losses = integer(y, t) if t.ndim == 1 else optax.softmax_cross_entropy(y, t)
     return losses.mean()

@@ -15,8 +15,8 @@ class BenchmarkSettings:
 
     sections: tuple[Section, ...] = get_args(Section)
     quick: bool = False
-    """A tenth of the rounds and of the epoch's rows: enough to see that it works, too few to judge by."""
+    """A tenth of the rounds and of the epoch's rows: enough to see that it works, too few to draw conclusions."""
 
     def rounds(self, full: int) -> int:
-        """Returns how often to repeat what a thorough measurement repeats `full` times."""
+        """Returns the number of rounds of a measurement that takes `full` rounds unless it is quick."""
         return ceil(full / 10) if self.quick else full

@@ -1,4 +1,4 @@
-"""Prints the bytes that this process held at most for a sweep of as many networks 64-128-128-10 as it is told."""
+"""Prints the peak memory in bytes of a sweep over networks 64-128-128-10; the argument is the number of networks."""
 
 import resource
 import sys
@@ -14,12 +14,12 @@ from jaxann.training import Recipe, combinations, cpu_devices
 
 
 def make_recipe(rate):
-    """Returns what is trained at a learning rate."""
+    """Returns the recipe of a network that is trained with a learning rate."""
     return Recipe(mlp((64, 128, 128, 10), relu), SoftmaxCrossEntropy(), optax.adam(rate), 128)
 
 
 def keep_params(recipe, params, data):
-    """Returns the parameters, so that the sweep hands out all of them."""
+    """Returns the parameters, so that the sweep returns all of them as its measurements."""
     return params
 
 

@@ -1,4 +1,4 @@
-"""The section on many networks: a thousand in one program against one by one, and the memory of 4,096."""
+"""The section on many networks: a thousand in one program against one after the other, and the memory of 4,096."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from jaxann.training import Recipe, combinations
 
 
 def measure_sweep(settings: BenchmarkSettings) -> list[Row]:
-    """Measures a thousand networks, 100 seeds and 10 rates, 50 epochs in batches of 16, in one sweep and one by one.
+    """Measures a thousand networks (100 seeds, 10 rates, 50 epochs, batches of 16) in one sweep and one by one.
 
-    One by one, a single network is timed and counted a thousand times.
+    For the latter, one network of scikit-learn is timed, and its time is multiplied by a thousand.
     """
     x, labels = load_standardized_iris()
     members = combinations(seed=range(100), rate=np.linspace(0.1, 1, 10).tolist())

@@ -51,15 +51,15 @@ def test_the_picture_shows_the_largest_gradients_with_their_labels(search):
     assert len(figure.axes) == script.SHOWN
     worst = np.argmax(search.scores["gradient norm"])
     given, true = search.given[worst], search.true[worst]
-    assert figure.axes[0].get_title() == f"labelled {given}, is {true}"
+    assert figure.axes[0].get_title() == f"labeled {given}, is {true}"
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array().ravel(), search.images[worst])
-    assert figure.get_suptitle().strip() == "All 25 digits with the largest gradients are mislabelled"
+    assert figure.get_suptitle().strip() == "All 25 digits with the largest gradients are mislabeled"
 
 
 def test_a_label_that_is_right_is_shown_as_such(search):
     pytest.importorskip("matplotlib")
     figure = script.plot_largest(search._replace(true=search.given))
-    assert figure.get_suptitle().strip() == "0 of the 25 digits with the largest gradients are mislabelled"
+    assert figure.get_suptitle().strip() == "0 of the 25 digits with the largest gradients are mislabeled"
     assert all("is" not in axes.get_title() for axes in figure.axes)
 
 
