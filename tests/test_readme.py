@@ -12,14 +12,14 @@ import tyro
 from test_architecture import ROOMS
 
 from jaxann.cli.gradcheck import GradcheckSettings
-from jaxann.cli.predict import Arguments
+from jaxann.cli.predict import PredictSettings
 from jaxann.cli.settings import Settings
 from jaxann.cli.sweep import SweepSettings
 
 TOP = Path(__file__).parents[1]
 README = (TOP / "README.md").read_text()
 PROGRAMS = (TOP / "scripts" / "README.md").read_text()
-COMMANDS = {"train": Settings, "sweep": SweepSettings, "predict": Arguments, "gradcheck": GradcheckSettings}
+COMMANDS = {"train": Settings, "sweep": SweepSettings, "predict": PredictSettings, "gradcheck": GradcheckSettings}
 
 
 def blocks(language, text=README):
