@@ -416,7 +416,7 @@ def test_a_part_used_twice_has_rows_for_each_use():
 def test_parts_that_cannot_be_observed_are_noted():
     report = check_layer(EachRow(sigmoid), (), X)
     assert report.ok
-    assert report.notes == ("EachRow: its parts (inner) cannot be observed, so they are checked only as a part of it",)
+    assert report.notes == ("EachRow: its parts (inner) cannot be observed, so they are checked only as parts of it",)
     assert report.notes[0] in str(report)
     wrong = replace(sigmoid, derivative=lambda x, y: y)
     assert check_layer(EachRow(wrong), (), X).wrong == ("dx",)
