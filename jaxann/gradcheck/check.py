@@ -173,7 +173,7 @@ class _InnerProduct(Loss):
 
 
 def _judge_cases(cases: list[Case], seed: int) -> list[Row]:
-    """Returns the rows of all cases in order. A thread per core computes them, because compiling takes most of the time."""
+    """Returns the rows of all cases in order. Each core has a thread, because compiling takes most of the time."""
 
     def judge_case(i):
         subject, points, actual, dtypes, composite = cases[i]

@@ -68,8 +68,8 @@ The folder of a run holds
 The command line stores all of them. In Python, `config.json` is what you give to `Folder.create`, `data.json` is up to
 you, and `Record.end` writes the result and the pictures.
 
-**Writing.** The folder appears together with its settings, or not at all. Rewritten files are replaced atomically, and a
-line of the metrics that a kill has cut short is left out. One process at a time writes: a second one that opens the
+**Writing.** The folder appears together with its settings, or not at all. Rewritten files are replaced atomically, and
+a line of the metrics that a kill has cut short is left out. One process at a time writes: a second one that opens the
 folder for writing gets an error of one sentence. Readers take no lock, and the lock of a killed process is free.
 
 **Checkpoints.** A checkpoint holds all that the rest of the run depends on: the parameters, the optimizer's state, the

@@ -108,7 +108,7 @@ def compile_pieces(recipe: Recipe, lanes: Lanes, plan: Plan, progress: Progress)
 
 
 def jit_in_place(state: TrainState) -> Any:
-    """Returns a jitted `run_epochs` that keeps each leaf of the state on its devices, and the history on all devices."""
+    """Returns a jitted `run_epochs` that leaves the state on its devices and puts the history on all of them."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(run_epochs, static_argnames=("recipe", "epochs"), out_shardings=(shardings, shardings.epoch))
 
