@@ -33,7 +33,7 @@ class Record:
     """
 
     def __init__(
-        self, folder: Folder, checkpoints: Checkpoints, progress: Progress, *, tensorboard: bool, seconds: float
+        self, folder: Folder, checkpoints: Checkpoints, progress: Progress, *, tensorboard: bool, seconds: float | int
     ) -> None:
         self._log = Log(folder, int(progress.state.epoch), tensorboard=tensorboard) if is_first() else None
         self._checkpoints, self._seconds = checkpoints, seconds
@@ -41,7 +41,7 @@ class Record:
 
     @classmethod
     def open(
-        cls, folder: Folder, begun: Progress, epoch: int | None = None, *, tensorboard: bool, seconds: float
+        cls, folder: Folder, begun: Progress, epoch: int | None = None, *, tensorboard: bool, seconds: float | int
     ) -> tuple[Record, Progress]:
         """Opens the record of a run.
 
