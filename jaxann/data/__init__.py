@@ -1,6 +1,6 @@
-"""Tables of examples: reading them, splitting them, standardising them, and encoding their targets for a loss.
+"""Tables of examples: reading them, splitting them, standardizing them, and encoding their targets for a loss.
 
-`load` reads a table, checks every cell, splits it into training, validation and test parts, and standardises the
+`load` reads a table, checks every cell, splits it into training, validation and test parts, and standardizes the
 features with the means and standard deviations of the training part. `Targets` converts the targets of the table to
 those of a loss, and a network's outputs back to predictions.
 
@@ -14,7 +14,7 @@ from jaxann.nn import mlp, relu
 
 data = load("iris", held_out=0.25, validation=0.2, seed=1)
 print([len(part.x) for part in (data.train, data.validation, data.test)])  # [89, 23, 38]
-targets = Targets.fit("softmax_cross_entropy", len(data.classes), 0.1, data.train.t)
+targets = Targets.fit("softmax_cross_entropy", len(data.classes), smoothing=0.1, t=data.train.t)
 
 model, loss = mlp((len(data.columns), 20, targets.outputs), relu), targets.make_loss()
 x, t = data.train.x, targets.encode(data.train.t)
@@ -27,31 +27,32 @@ print("most likely", data.classes[targets.probabilities(y)[0].argmax()])
 
 The source of a table is one of these:
 
-- scikit-learn's "iris", "wine", "breast_cancer", "digits" and "diabetes", the last of which has numbers for targets;
+- scikit-learn's "iris", "wine", "breast_cancer" and "digits", whose targets are classes, and "diabetes", whose targets
+  are numbers;
 - "mnist_784", "Fashion-MNIST" and "openml:NAME", which are fetched once, into scikit-learn's cache;
-- a .csv file with a line of column names, whose targets are the last column unless `target` names another;
-- an .npz file with arrays x and t, and optionally x_test and t_test, weights, classes and columns (their names); its
-  arrays may also be called x_train, y_train, x_test and y_test;
+- a .csv file with a line of column names; its last column holds the targets unless `target` names another;
+- an .npz file with arrays x and t, and optionally x_test, t_test, weights, classes (their names) and columns (the names
+  of the features); the first four may also be called x_train, y_train, x_test and y_test;
 - a folder of IDX files named as those of MNIST are, plain or as .gz.
 
-Text is read as classes, and so are integers with at most 20 distinct values, unless `kind` says otherwise. The parts
-have every class in the same proportions, and the seed alone draws them. A source with a test part of its own keeps it,
-and `held_out` must then be left out. Images are best scaled by one mean and one standard deviation: `scaling="all"`.
-Examples of weight 0 are left out.
+Targets that are text are read as classes, and so are integers with at most 20 distinct values, unless `kind` says
+otherwise. Splits are random but depend on `seed` alone, and every part has the classes in the same proportions. A
+source with a test part of its own keeps it, and `held_out` must then be left out. Images are best scaled by one mean
+and one standard deviation: `scaling="all"`. Examples of weight 0 are left out.
 
-Data and settings that do not fit are refused in one sentence before anything is trained, such as "expected a finite
+Data and settings that do not fit raise an error of one sentence before anything is trained, such as "expected a finite
 number in flowers.csv, row 3, column width, got 'red'" or "expected held_out between 0 and 1, excluding 0 and 1, got
 1.5".
 
 - `Dataset` is what `load` returns: up to three `Examples`, the names of classes and columns, and the `scaling`, which
-  standardises features to predict from in the same way.
+  standardizes features to predict from in the same way.
 - `Examples` are features, targets and weights, as NumPy or JAX arrays.
 - `Targets` encodes targets as the loss takes them: smoothed distributions over the classes, labels, signs, counts or
-  standardised numbers.
+  standardized numbers.
 - The modules: `tables` reads tables, and with `read_features` the features of a file to predict from, by the names of
   its columns; `files` reads the files; `splits` has `load`; `validation` checks arrays against a model and a loss;
-  `batches` lays examples out in lanes, from each of which every batch takes one; `extras` says how to install optional
-  packages.
+  `batches` lays examples out in lanes, and a batch takes one example from each lane; `extras` says how to install
+  optional packages.
 """
 
 from jaxann.data.batches import Examples

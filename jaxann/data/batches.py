@@ -70,16 +70,16 @@ def make_lanes(examples: Examples, batch_size: int) -> Lanes:
 
     x, t, weights = jax.tree.map(jnp.asarray, examples)
     weights = jnp.ones(count) if weights is None else weights
-    # An example repeated is one that the model surely has a value for; a NaN would stay in spite of the weight 0.
+    # Padding repeats examples, where the model is surely defined: a NaN would persist in spite of the weight 0.
     return Lanes(lay_out(x, mode="wrap"), lay_out(t, mode="wrap"), lay_out(weights))
 
 
 class Batch(NamedTuple):
-    """What a step takes from the lanes, or what each of several steps takes.
+    """The batch of one step, or of several steps along leading axes.
 
     Attributes:
-        positions: [..., B], the position in each lane.
-        key: [...], for what the step draws; None where it draws nothing.
+        positions: [..., B], the position in each lane of the example that the batch takes.
+        key: [...], the key for the random numbers of the step; None if it draws none.
     """
 
     positions: Int[Array, "*steps B"]
@@ -90,21 +90,21 @@ def draw_batches(lanes: Lanes, key: PRNGKeyArray, *, shuffle: bool, random: bool
     """Draws the batches of an epoch.
 
     Positions without an example are shuffled like all others, so that no example is in a short batch more often than
-    another. Without `shuffle` the last batch is the short one, with it several batches may each be short by a few.
+    another. So with `shuffle` several batches may each be short by a few examples; without it only the last one is.
 
     Args:
         lanes: The examples, in B lanes of S positions.
         key: The key of the epoch.
         shuffle: Whether each lane is taken in a new order instead of from front to back.
-        random: Whether the steps draw, and so need keys.
+        random: Whether the steps draw random numbers, and so need keys.
 
     Returns:
-        The S batches, in the order of their steps.
+        The S batches in the order of their steps, with positions [S, B] and keys [S].
     """
     steps, width = lanes.weights.shape
     positions = jnp.broadcast_to(jnp.arange(steps, dtype=jnp.uint32), (width, steps))
     bits = jax.random.bits(key, (width, steps))
-    if shuffle and steps <= 2**12:  # the position itself in the lowest bits: one operand sorts in half the time of two
+    if shuffle and steps <= 2**12:  # the lowest bits hold the position: sorting one operand takes half the time
         low = jnp.uint32(2 ** (steps - 1).bit_length() - 1)
         positions = jnp.sort(bits & ~low | positions, axis=1) & low
     elif shuffle:

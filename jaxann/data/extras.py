@@ -22,8 +22,8 @@ def require_packages(purpose: str, *modules: str) -> None:
         *modules: The modules to import: "matplotlib.figure", "tensorboardX" or "orbax.checkpoint".
 
     Raises:
-        ImportError: If a module is missing. It names the packages of all that are, and the smallest extra of jaxann
-            that installs them.
+        ImportError: If a module is missing. The message names the packages of all missing modules, and the smallest
+            extra of jaxann that installs them.
     """
     missing = []
     for module in modules:

@@ -1,6 +1,6 @@
 """Readers of .csv, .npz and IDX files, which return what a file holds after checking it.
 
-What a file should not hold raises a ValueError whose one sentence names the first such place.
+A file with unexpected content raises a ValueError, whose message is one sentence and names the first place of it.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def read_cells(path: str) -> dict[str, tuple[str, ...]]:
 
 
 class Npz:
-    """An .npz file, of which only the arrays named in `ARRAYS` are read; the methods check the array they return.
+    """An .npz file, of which only the arrays named in `ARRAYS` are read; each method checks the array that it returns.
 
     Args:
         path: The file.
 
     Raises:
-        ValueError: If the file cannot be read, is damaged, or holds something else than arrays.
+        ValueError: If the file cannot be read, is damaged, or holds something other than arrays.
     """
 
     def __init__(self, path: str) -> None:
@@ -96,10 +96,11 @@ class Npz:
 
         Args:
             name: Its name in the file.
-            kinds: The kinds of NumPy dtypes that it may have; "U" is text.
+            kinds: The kinds of NumPy dtype that it may have, as letters: "biuf" are numbers, "U" is text.
 
         Raises:
-            ValueError: If the file has no such array, or one of another kind or with numbers that are not finite.
+            ValueError: If the file has no such array, or if that is of another kind or holds a number that is not
+                finite.
         """
         if name not in self:
             names = ", ".join(self.arrays) or f"none of {', '.join(ARRAYS)}"
@@ -113,10 +114,11 @@ class Npz:
     def features(self, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
         """Returns features [N, n] from an array [N, ...], and names for them, [n].
 
-        The features are float32 where that holds every value of the array's dtype, and float64 otherwise.
+        The features are float32 if that can represent every value of the array's dtype, and float64 otherwise.
 
         Raises:
-            ValueError: If the file has no such array, or one without examples or without finite numbers.
+            ValueError: If the file has no such array, or if that has no entries or holds something other than finite
+                numbers.
         """
         x = self.array(name, "biuf")
         if x.ndim == 0 or 0 in x.shape:
@@ -127,10 +129,16 @@ class Npz:
         return x.astype(precision, copy=False).reshape(len(x), -1), index_names("x", x.shape[1:])
 
     def column(self, name: str, length: int, kinds: str = "biufU") -> np.ndarray:
-        """Returns [length] from an array [length] or [length, 1].
+        """Returns an array [length] that the file holds as [length] or [length, 1].
+
+        Args:
+            name: Its name in the file.
+            length: The number of examples or columns that it should have an entry for.
+            kinds: The kinds of NumPy dtype that it may have, as for `array`.
 
         Raises:
-            ValueError: If the file has no such array, or one of another shape or that `array` refuses.
+            ValueError: If the file has no such array, or if that is of another shape or kind or holds a number that is
+                not finite.
         """
         array = self.array(name, kinds)
         if array.shape not in ((length,), (length, 1)):
@@ -149,7 +157,7 @@ def read_images(folder: str, part: str) -> tuple[np.ndarray, np.ndarray]:
         Images [N, rows, columns] as float32, and labels [N] as uint8.
 
     Raises:
-        ValueError: If a file is missing or damaged, or if there are not as many labels as images.
+        ValueError: If a file is missing or damaged, or if it holds no images or not as many labels as images.
     """
     images = _read_idx_file(folder, f"{part}-images-idx3-ubyte", 3)
     labels = _read_idx_file(folder, f"{part}-labels-idx1-ubyte", 1)
@@ -196,13 +204,13 @@ def parse_numbers(source: str, column: str, cells: Sequence[str] | np.ndarray) -
         The numbers [N], as float64.
 
     Raises:
-        ValueError: If a cell is not a finite number; it names the first.
+        ValueError: If a cell is not a finite number; the message names the first such cell.
     """
     try:
         if "_" in "".join(map(str, cells)):
             raise ValueError
         x = np.array(cells, float)
-    except ValueError:  # one by one takes twice as long, so it is left for columns with other cells
+    except ValueError:  # converting cells one by one takes twice as long, so only columns with other cells need it
         x = np.array([parse_number(cell) for cell in cells])
     for i in np.flatnonzero(~np.isfinite(x)).tolist():
         raise cell_error(source, i, column, str(cells[i]), "a finite number")
@@ -226,7 +234,7 @@ def require_finite(source: str, name: str, x: np.ndarray) -> np.ndarray:
         x: Numbers, of any shape.
 
     Raises:
-        ValueError: If an entry is not finite; it names the first.
+        ValueError: If an entry is not finite; the message names the first such entry.
     """
     if not np.isfinite(x).all():
         index = tuple(np.argwhere(~np.isfinite(x))[0].tolist())
@@ -239,17 +247,17 @@ def cell_error(source: str, row: int, column: str, cell: str | float, expectatio
 
     Args:
         source: The file or table.
-        row: The index of the row, which the message counts from 1.
+        row: The index of the row below the column names, from 0; the message counts from 1.
         column: The name of the column.
         cell: What the cell holds.
-        expectation: What it should hold: "a finite number".
+        expectation: What it should hold, such as "a finite number".
     """
     shown = reprlib.repr(str(cell)) if isinstance(cell, str) else f"{cell:g}"
     return ValueError(f"expected {expectation} in {source}, row {row + 1}, column {column}, got {shown}")
 
 
 def index_names(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Returns a name for each entry of an array of this shape, in order: pixel_0_0, pixel_0_1, ..."""
+    """Returns a name for each entry of an array of a shape, in order: "pixel_0_0", "pixel_0_1", ..."""
     return tuple("_".join(map(str, (name, *index))) for index in np.ndindex(*shape))
 
 

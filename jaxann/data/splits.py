@@ -1,6 +1,7 @@
-"""Training, validation and test parts of a table, with standardised features.
+"""Training, validation and test parts of a table, with standardized features.
 
-A seed draws the split, of each class in the same proportions; the scaling is fitted on the training part alone.
+A seed decides the split, which has the classes in the same proportions in every part. The scaling is fitted on the
+training part alone.
 """
 
 from math import ceil
@@ -17,7 +18,7 @@ BATCH = 8192  # examples to fit the scaling on at a time, because each step copi
 
 
 class Scaling(NamedTuple):
-    """The map x ↦ (x - mean) / sd, which standardises features.
+    """The map x ↦ (x - mean) / sd, which standardizes features.
 
     Attributes:
         mean: [n], the mean of each feature over the training part.
@@ -35,7 +36,7 @@ class Scaling(NamedTuple):
             out: An array [N, n] to write the result to, which may be `x` itself; by default a new one.
 
         Returns:
-            The standardised features [N, n], in the precision of `x` if that is a float, and in float64 otherwise.
+            The standardized features [N, n], in the precision of `x` if that is a float, and in float64 otherwise.
         """
         if out is None:
             out = np.empty(x.shape, np.result_type(x.dtype, np.float32))
@@ -44,7 +45,7 @@ class Scaling(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """The parts of a table: the features are standardised, and the targets are as `Table` has them.
+    """The parts of a table, with standardized features and with the targets of a `Table`: labels or numbers.
 
     Attributes:
         train: The examples to train on.
@@ -53,7 +54,7 @@ class Dataset(NamedTuple):
         classes: The names of the classes, in the order of their labels; empty for targets that are numbers.
         columns: The names of the features, [n].
         target: The name of the target.
-        scaling: The map that standardised the features, for features to predict from.
+        scaling: The map that standardized the features; features to predict from must go through it too.
     """
 
     train: Examples
@@ -80,12 +81,13 @@ def load(
 
     Args:
         source: A name such as "iris", "digits" or "openml:NAME", or a path; `tables.read_table` lists the kinds.
-        held_out: The share of the examples for the test part, between 0 and 1. By default it is the source's own test
-            part, or a share of 0.2 where the source has none.
-        validation: The share of the other examples for the validation part; 0 makes none.
-        seed: Draws both splits, from 0 to 2³² - 1.
-        scaling: "feature" scales every feature to mean 0 and variance 1 over the training part, and one that is
-            constant there to 0. "all" does so with all features together. "none" leaves them as they are.
+        held_out: The share of the examples for the test part, between 0 and 1. It must be None for a source with a test
+            part of its own, and stands for 0.2 if it is None for any other source.
+        validation: The share of the other examples for the validation part; 0 makes no such part.
+        seed: The seed of both splits, from 0 to 2³² - 1.
+        scaling: "feature" scales every feature to mean 0 and variance 1 over the training part, and a feature that is
+            constant there to 0. "all" subtracts one mean of all features and divides by one standard deviation.
+            "none" leaves the features as they are.
         target: The column of a .csv file that holds the targets, by default the last.
         weights: The column of a .csv file that says how much each example counts; by default all count alike.
         kind: Whether the targets are classes or numbers, by default as `tables.read_table` decides.
@@ -94,8 +96,10 @@ def load(
         The parts, as NumPy arrays: features [N, n] as float32 or float64, and targets [N].
 
     Raises:
-        SettingError: If a setting is out of range, or leaves a part with fewer than 2 examples or than classes.
-        ValueError: If `tables.read_table` refuses the source, or if it does not have enough examples.
+        SettingError: If a setting is out of range or does not apply to the source, or if a part would have fewer than 2
+            examples or fewer examples than there are classes. It is a ValueError.
+        ValueError: If `tables.read_table` refuses the source, if a class has too few examples to be split, or if the
+            features are too large for their variance to be finite.
     """
     if held_out is not None:
         validate_number("held_out", held_out, above=0, below=1)
@@ -123,14 +127,14 @@ def load(
     fitted = _fit_scaling(source, np.asarray(train.x), table.columns, scaling)
     for part in filter(None, (train, valid, test)):
         x = np.asarray(part.x)
-        fitted(x, out=x)  # in place, because nobody else has the table, and it may be too large to copy
+        fitted(x, out=x)  # in place, because nothing else refers to the table, and it may be too large to copy
     return Dataset(train, valid, test, table.classes, table.columns, table.target, fitted)
 
 
 def _split_rows(
     table: Table, rows: np.ndarray, share: float, seed: int, name: str, examples: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows that are kept and those that are set apart."""
+    """Returns the rows that are kept and those set apart. Errors call `share` by `name`, and the rows `examples`."""
     from sklearn.model_selection import train_test_split
 
     size, least, t = ceil(share * len(rows)), _min_examples(table), table.t[rows]
@@ -149,12 +153,12 @@ def _require_enough(source: str, table: Table, rows: np.ndarray) -> None:
     least = _min_examples(table)
     if len(rows) < least:
         raise ValueError(
-            f"expected at least {least} training examples of a weight above 0 in {source}, got {len(rows)}"
+            f"expected at least {least} training examples with a weight above 0 in {source}, got {len(rows)}"
         )
     if table.classes:
         for label in np.setdiff1d(table.t, table.t[rows]):
             raise ValueError(
-                f"expected training examples of a weight above 0 of every class in {source}, "
+                f"expected training examples with a weight above 0 of every class in {source}, "
                 f"got none of class {table.classes[label]}"
             )
 
@@ -178,7 +182,7 @@ def _fit_scaling(source: str, x: np.ndarray, columns: tuple[str, ...], scaling: 
     if scaling == "none":
         return Scaling(np.zeros(n), np.ones(n))
     scaler: Any = StandardScaler()  # its attributes' types are None before it is fitted
-    with np.errstate(over="ignore", invalid="ignore"):  # the check below says it in a sentence
+    with np.errstate(over="ignore", invalid="ignore"):  # the check below reports it
         for rows in gen_batches(len(x), BATCH):
             scaler.partial_fit(x[rows] if scaling == "feature" else x[rows].reshape(-1, 1))
     if not np.isfinite(scaler.var_).all():

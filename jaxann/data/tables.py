@@ -1,7 +1,7 @@
 """Tables of features and targets, from scikit-learn, from OpenML, from a .csv or .npz file, or from IDX files.
 
-A table is checked when it is read. What it should not hold raises a ValueError whose one sentence names the first such
-place.
+A table is checked when it is read. Unexpected content raises a ValueError, whose message is one sentence and names the
+first place of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxann.nn.hyperparameters import SettingError
 SETS = ("iris", "wine", "breast_cancer", "digits", "diabetes")
 OPENML = ("mnist_784", "Fashion-MNIST")
 OPENML_TEST = 10_000  # by convention, the last examples of these two are their test part
-MOST_CLASSES = 20  # distinct integers that are read as classes; more of them are read as numbers, unless `kind` decides
+MOST_CLASSES = 20  # the most distinct integers that are read as classes instead of numbers, unless `kind` decides
 
 
 class Table(NamedTuple):
@@ -32,7 +32,7 @@ class Table(NamedTuple):
         columns: The names of the n features.
         target: The name of the target.
         weights: [N], how much each example counts, 0 or more; None where all count alike.
-        test: Features and targets of the source's own test part; None where it has none.
+        test: Features [M, n] and targets [M] of the source's own test part; None where it has none.
     """
 
     x: np.ndarray
@@ -54,7 +54,7 @@ def read_table(
     """Reads a table.
 
     Args:
-        source: A name of `SETS` or `OPENML`, openml:NAME, a .csv file with a line of column names, an .npz file with
+        source: A name in `SETS` or `OPENML`, "openml:NAME", a .csv file with a line of column names, an .npz file with
             arrays x and t, or a folder of IDX files named as those of MNIST are.
         target: The column of a .csv file that holds the targets, by default the last.
         weights: The column of a .csv file that says how much each example counts; by default all count alike.
@@ -65,7 +65,8 @@ def read_table(
         The table.
 
     Raises:
-        SettingError: If `kind` is something else, or if `target` or `weights` does not name a column of a .csv file.
+        SettingError: If `kind` is none of these, or if `target` or `weights` does not name a column of a .csv file. It
+            is a ValueError.
         ValueError: If the source does not exist, cannot be read, is damaged, or is not such a table.
     """
     if kind not in (None, "classes", "numbers"):
@@ -100,7 +101,8 @@ def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None,
     Args:
         path: A .csv file, whose columns may be in any order, or an .npz file, whose array x is read.
         columns: The names of the n features that a model was trained on.
-        others: Names of columns that the file may have as well, such as the target; they are left out.
+        others: Names of columns that the file may have as well, such as the target, and that are left out. None in
+            place of a name has no meaning.
 
     Returns:
         Features [N, n], in the order of `columns`.
@@ -218,7 +220,7 @@ def _read_idx(folder: str) -> Table:
         x_test, t_test = files.read_images(folder, "t10k")
         if x_test.shape[1:] != x.shape[1:]:
             raise ValueError(
-                f"expected test images of {x.shape[1:]} pixels, as the training images in {folder}, "
+                f"expected test images of {x.shape[1:]} pixels, as in the training images of {folder}, "
                 f"got {x_test.shape[1:]}"
             )
         test = x_test.reshape(len(x_test), -1), t_test

@@ -1,6 +1,6 @@
 """Targets in the form that a loss takes, and predictions from a network's outputs, as labels or in the data's unit.
 
-A loss takes distributions over the classes, labels, signs, or numbers, which are standardised unless they are counts.
+A loss takes distributions over the classes, labels, signs, or numbers. Numbers are standardized unless they are counts.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Targets:
     Attributes:
         loss: The name of one of `LOSSES`.
         classes: How many classes there are; 0 for targets that are numbers.
-        smoothing: s in [0, 1), the label smoothing: the target of a class becomes (1 - s) one-hot + s / classes. Only
-            losses that take a distribution over the classes have it.
-        mean: The number that standardised targets have as 0, in their unit.
-        sd: The difference that standardised targets have as 1, in their unit.
+        smoothing: s in [0, 1), the label smoothing: the target of a class becomes (1 - s) one-hot + s / classes. It
+            must be 0 for the loss "hinge", which takes signs, and for targets that are numbers.
+        mean: The target, in the unit of the data, whose standardized value is 0.
+        sd: The difference between two targets, in the unit of the data, whose standardized value is 1.
 
     Raises:
-        SettingError: If the loss is for classes and the targets are numbers, if `smoothing` is out of range, or if it
-            is above 0 where the loss takes no distribution over classes.
+        SettingError: If the loss is for classes and the targets are numbers, or if `smoothing` is out of range. The
+            message calls it label_smoothing.
     """
 
     loss: str
@@ -54,13 +54,13 @@ class Targets:
 
     @classmethod
     def fit(cls, loss: str, classes: int, smoothing: float, t: np.ndarray | Array) -> Targets:
-        """Returns the targets of a training part, with the mean and the standard deviation of those that are numbers.
+        """Returns the `Targets` for a training part; mean and standard deviation are those of targets that are numbers.
 
         Args:
             loss: The name of one of `LOSSES`.
             classes: How many classes there are; 0 for targets that are numbers.
             smoothing: The label smoothing, in [0, 1).
-            t: The targets [N] of the training part. For the loss "poisson" they are counts, which keep their unit.
+            t: The targets [N] of the training part. For the loss "poisson" they are counts and are not standardized.
 
         Raises:
             SettingError: As `Targets` does.
@@ -95,7 +95,7 @@ class Targets:
         return 2 * one_hot - 1 if self.loss == "hinge" else (1 - smoothing) * one_hot + smoothing / self.classes
 
     def make_loss(self) -> Loss:
-        """Returns the loss itself, with the smoothing where the loss is what smooths."""
+        """Returns the loss. "softmax_cross_entropy" smooths the labels itself, so it is given the smoothing."""
         return SoftmaxCrossEntropy(self.smoothing) if self.loss == "softmax_cross_entropy" else LOSSES[self.loss]()
 
     def decode(self, y: np.ndarray) -> np.ndarray:
@@ -111,8 +111,8 @@ class Targets:
             y: Outputs [N, m].
 
         Returns:
-            Probabilities [N, m], or None where the loss does not give outputs that meaning. Those of the loss
-            "sigmoid_cross_entropy" are independent of each other and need not sum to 1.
+            Probabilities [N, m], or None if the outputs of a network trained with this loss have no such meaning.
+            With the loss "sigmoid_cross_entropy" the probabilities of an example need not sum to 1.
         """
         from scipy.special import expit, softmax
 

@@ -1,4 +1,4 @@
-"""What is checked of data and schedule before anything is compiled; each error is one sentence."""
+"""Checks of the data and the schedule of a run before it is compiled, each with an error of one sentence."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def validate(
     Args:
         model: The network.
         loss: The loss between its outputs and the targets.
-        x: [N, n], the features.
+        x: [N, ...], the features.
         t: [N, ...], the targets.
-        params: The parameters of the network; None stands for those that it draws.
+        params: The parameters of the network, of which only the shapes matter; None takes the shapes from `init`.
 
     Returns:
         Features and targets in the default precision; integer targets stay integers.
@@ -35,6 +35,7 @@ def validate(
     Raises:
         ValueError: If the data are empty, not numeric, not finite or of different lengths, if their shapes do not fit
             the model or the loss, or if the loss is not defined for a target.
+        Exception: Whatever the model's `forward` raises.
     """
     x, t = _to_array("features", x), _to_array("targets", t, keep_integers=True)
     if x.ndim < 2 or 0 in x.shape:
@@ -68,13 +69,13 @@ def validate_features(x: Any) -> Float[Array, "..."]:
     """Checks that features are finite numbers and converts them to an array.
 
     Args:
-        x: [N, n], the features.
+        x: [N, ...], the features.
 
     Returns:
         The features in the default precision.
 
     Raises:
-        ValueError: If they are not numeric, or not finite in that precision.
+        ValueError: If the features are not numeric, or not finite in that precision.
     """
     x = _to_array("features", x)
     _raise_if_invalid(x, jnp.isfinite(x), f"finite {x.dtype} numbers in features")
@@ -92,8 +93,8 @@ def validate_weights(weights: Any, examples: int) -> Float[Array, " N"] | None:
         The weights in the default precision, or None.
 
     Raises:
-        ValueError: If they have another shape or are not finite numbers above 0. Examples of weight 0 have to be left
-            out, because a batch with only such examples would have no mean.
+        ValueError: If the weights have another shape or are not finite numbers above 0. Examples of weight 0 have to be
+            left out before, because the mean over a batch of only such examples is not defined.
     """
     if weights is None:
         return None
@@ -113,7 +114,7 @@ def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
         batch_size: The number of examples in a batch.
 
     Raises:
-        SettingError: If one of them is not a whole number, if there is less than one epoch, or if the batch size is
+        SettingError: If `epochs` or `batch_size` is not a whole number, if `epochs` is below 1, or if `batch_size` is
             not between 1 and the number of examples.
     """
     validate_number("batch_size", batch_size, least=1, most=examples, integer=True, note="the number of examples")
@@ -126,7 +127,7 @@ def _to_array(name: str, values: Any, keep_integers: bool = False) -> Num[Array,
         try:
             values = np.asarray(values)
         except ValueError:
-            raise ValueError(f"expected {name} in rows of one length, got rows of different lengths") from None
+            raise ValueError(f"expected {name} in rows of equal length, got rows of different lengths") from None
     is_integer = values.dtype.kind in "biu"
     if is_integer and keep_integers:
         integers = jnp.asarray(values, int if values.dtype.kind == "b" else None)

@@ -1,8 +1,8 @@
 """Which handwritten gradient is wrong, and how.
 
-`jaxann.check` judges every handwritten gradient of a network, `jaxann.check_layer` those of a single layer. Training
-is no such check: with most wrong backward passes a network still learns something. Here the derivative of tanh is
-written as 1 - x², where 1 - y² is right:
+`jaxann.check` judges every handwritten gradient of a network, and `jaxann.check_layer` those of a single layer.
+Training does not reveal a wrong gradient: with most wrong backward passes a network still learns something. Here the
+derivative of tanh is written as 1 - x², where 1 - y² is right:
 
 ```python
 import jax
@@ -20,56 +20,56 @@ print(report)
 assert report.wrong == ("1.dx",)
 ```
 
-The report has a row for each gradient, then a sentence for each wrong one, and ends
+The report has a row for each gradient, then a sentence for each wrong one, and ends with these lines:
 
     1.dx: consistent with a derivative evaluated at the input x instead of at the output y
     1 of 23 gradients is wrong, checked on 30 of 30 examples
 
-# Where a gradient is
+## Where a gradient is
 
-"2.b" is the gradient of the bias of layer 2, "2.dx" that of the input of layer 2, and "loss" that of the loss.
-"chain.2.b" is the gradient of the same bias as the chain of backwards returns it, "gradient.2.b" as the gradient
-function of a batch does, and "gradient.weighted.2.b" as it does with weights. "2.random.dx" is computed with a key, for
-a layer that draws random numbers. "2#2.dx" belongs to the second use of a layer that is used twice.
+Every row has a path. "2.b" is the gradient of the bias of layer 2, "2.dx" that of the input of layer 2, and "loss" that
+of the loss. "chain.2.b" is the gradient of the same bias as the chain of backwards returns it, "gradient.2.b" as the
+gradient function of a batch returns it, and "gradient.weighted.2.b" the same with weights. "2.random.dx" is computed
+with a key, for a layer that draws random numbers. "2#2.dx" belongs to the second use of a layer that is used twice.
 
-# What is judged
+## What is judged
 
 Each layer is judged alone, at several points. The first ones have the true input, with its true incoming cotangent and
 with random cotangents; these come from forward passes and autodiff, so that a wrong backward elsewhere does not affect
-them. The others have inputs and parameters near the true ones or drawn at random, with 0, -0 and ±1 among the inputs.
-The loss is judged in the same way.
+them. The other points have parameters near the true ones, and inputs near the true ones or drawn at random, with 0, -0
+and ±1 among the random ones. The loss is judged in the same way.
 
 A composite layer (a chain, or a residual connection of yours: any dataclass with layers as fields) and the gradient
 function are judged with parts that use autodiff and are therefore right. So one wrong formula gives one wrong row.
-Parts that run inside a `vmap` or a `scan` of yours cannot be observed. The report has a note on each, and the layer
+Parts that run inside a `vmap` or a `scan` of yours cannot be observed. The report has a note on them, and the layer
 that contains them is judged with its parts as they are.
 
-# Three sources of a gradient
+## Three sources of a gradient
 
 The handwritten backward is compared with `jax.vjp` of the forward, and both with central differences in float64. Where
 autodiff is misled, as by a `stop_gradient`, the differences at the true input decide. A difference whose step crosses
-a kink does not count: "9 of 11" says that two of eleven do not. Differences are computed for all entries of a small
-array, for some entries of a large one, and for some random directions.
+a kink does not count: "9 of 11" in the report means that two of eleven were left out. Differences are computed for all
+entries of a small array, for some entries of a large one, and for some random directions.
 
-# Numbers and tolerances
+## Numbers and tolerances
 
 The columns float32 and float64 are max|a - b| / max|b| of the handwritten gradient a and autodiff's b, at the point
-where that is worst. The tolerances are 1e-5 and 1e-12. They grow where a gradient is the small difference of large
-terms, as at a minimum, because b is no more accurate there. The column differences is the largest relative difference
-between a and the central differences; its tolerance is 1e-5.
+where that is worst. The tolerances of these two columns are 1e-5 and 1e-12. They grow where a gradient is the small
+difference of large terms, as at a minimum, because b is no more accurate there. The column differences has the largest
+relative difference between a and the central differences; its tolerance is 1e-5.
 
-# The diagnosis
+## The diagnosis
 
 A diagnosis is the first in a list of simple mistakes that explains the difference up to rounding at every point: a
 flipped sign, a factor, zeros, a transpose, a derivative that is left out or evaluated at the wrong argument, only the
 diagonal of a Jacobian, a missing term, a sum over the wrong axes, the gradient of another parameter, the derivative of
 another activation, an operation of the forward pass treated as a constant, and others. Operations are counted as
 `jax.make_jaxpr` lists them. "Consistent with" is all that a diagnosis claims. If no mistake in the list explains the
-difference, the diagnosis says so and has figures of it.
+difference, the diagnosis says so and gives the size of the difference.
 
 A gradient of the wrong shape, a missing one, and an exception inside forward or backward are rows of the report too.
 
-# Gradients that differ on purpose
+## Gradients that differ on purpose
 
 A backward that differs on purpose is declared and then reported with its angle to the true gradient:
 
@@ -79,17 +79,17 @@ assert report.ok
 print(report["dx"].diagnosis)
 ```
 
-In a network the path has the layer, as in `on_purpose=["1.dx"]`. A gradient function whose value is more than the
-mean loss, by a weight decay, declares "gradient.value" and "gradient.weighted.value".
+In a network the path includes the layer, as in `on_purpose=["1.dx"]`. If the value of a gradient function is more than
+the mean loss, such as by a weight decay, declare "gradient.value" and "gradient.weighted.value".
 
-At a kink, the slope must be autodiff's: `jnp.maximum(x, 0)`, for example, has the slope ½ at 0 there. The diagnosis
-says so if a different slope explains the difference. Declare that gradient, or write the forward with `jnp.where`.
+At a kink, the slope must be the one of autodiff, which for `jnp.maximum(x, 0)` at 0 is ½. The diagnosis says so if a
+different slope explains the difference. Declare that gradient, or write the forward with `jnp.where`.
 
-# For programs and tests
+## For programs and tests
 
 `report.ok` is true if every gradient is right or differs on purpose; `report.wrong` has the paths of the others.
 `report["2.b"]` is a `Row` with the numbers, the `verdict`, the `cause` in a word, and both gradients as arrays.
-`report.to_dict()` and `report.to_json()` have everything except the arrays. `report.raise_if_wrong()` is the last
+`report.to_dict()` and `report.to_json()` return everything except the arrays. `report.raise_if_wrong()` is the last
 line of a test, and `jaxann.gradcheck.plots.plot_report(report)` draws the errors (`pip install 'jaxann[plots]'`).
 
 On the command line, `jaxann gradcheck` checks the network that `jaxann train` trains with the same settings, with
@@ -97,20 +97,19 @@ On the command line, `jaxann gradcheck` checks the network that `jaxann train` t
 report as JSON, and `--plot check.png` saves its picture. The exit code is 0 if every gradient is right, 1 if one is
 wrong, and 2 for bad input.
 
-# What is in the room
+## What is in the room
 
 - `check`: `check` and `check_layer`.
 - `report`, `plots`, `style`: the report, its picture, and how pictures look.
-- `cases`, `subjects`: what is judged in a network, and a layer, a loss or a gradient function as one pair of
-  functions.
+- `cases`: what is judged in a network, and at which points.
+- `subjects`: a layer, a loss or a gradient function as a pair of functions, forward and backward.
 - `places`: every layer of a network with its true input and its true incoming cotangent.
-- `arguments`, `inputs`: the arguments at several points, and how points near those of the data and random ones are
-  drawn.
+- `arguments`, `inputs`: the arguments at several points, and how the points are drawn.
 - `verdict`, `structure`: the verdict on each gradient, and on those that are missing or have the wrong shape.
 - `differences`: central differences.
 - `diagnoses`, `rerun_diagnoses`: the diagnoses, and those of them that run a backward or a changed forward again.
-- `evidence`, `steps`: what a diagnosis knows of a wrong gradient, and the operations of a forward pass.
-- `compilation`: the precision, and programs that are cheap to compile.
+- `evidence`, `steps`: what a diagnosis knows about a wrong gradient, and the operations of a forward pass.
+- `compilation`: the precision of a check, and its programs, which are cheap to compile.
 """
 
 from jaxann.gradcheck.report import Report, Row

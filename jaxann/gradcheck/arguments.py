@@ -29,14 +29,14 @@ class Args(NamedTuple):
     dy: Any
 
     def cast(self, dtype: str) -> Args:
-        """Converts floats to `dtype`, "float32" or "float64", and integers to the same width."""
+        """Converts floats to `dtype`, "float32" or "float64", and integers to the integer type of the same width."""
         integer = dtype.replace("float", "int")
         return jax.tree.map(lambda leaf: np.asarray(leaf, dtype if is_float(leaf) else integer), self)
 
     def perturb(self, share: float, rng: np.random.Generator) -> Args:
         """Changes every float except `aux` by about `share` of itself.
 
-        Values at which kinks are likely stay: 1, -1, the target, and 0, which no relative change moves.
+        Values at which kinks are likely stay as they are: 1, -1, the target, and 0, which no relative change moves.
 
         Args:
             share: The standard deviation of the relative change.
@@ -71,7 +71,7 @@ class Args(NamedTuple):
 
 
 def by_name(grads: PyTree, dx: PyTree) -> dict[str, Any]:
-    """Names the gradients of parameters by their paths, as "0.W", and the gradient of the input "dx".
+    """Names the gradients of parameters by their paths, such as "0.W", and the gradient of the input "dx".
 
     Args:
         grads: The gradients of the parameters, with an `Outer` or an array for each.

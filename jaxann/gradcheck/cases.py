@@ -32,7 +32,7 @@ class Case(NamedTuple):
     Attributes:
         subject: A layer, a loss or a gradient function.
         points: The arguments at R points.
-        actual: How many of the points, the first ones, are those of the data.
+        actual: How many points, counted from the first, are at the data; the others were drawn.
         dtypes: The precisions to compare in.
         composite: Whether the subject is a layer made of layers or a gradient function.
     """
@@ -70,7 +70,7 @@ def collect_layer_cases(
         if len(names) < len(inside):
             hidden = ", ".join(name for name in inside if name not in names)
             owner = place.path or type(place.layer).__name__
-            notes.append(f"{owner}: its parts ({hidden}) cannot be observed, so they are checked only as a part of it")
+            notes.append(f"{owner}: its parts ({hidden}) cannot be observed, so they are checked only as parts of it")
         use = paths[: i + 1].count(place.path)
         place = replace(place, path=f"{place.path}#{use}") if use > 1 else place
         if names:
@@ -88,7 +88,7 @@ def collect_loss_cases(
     Args:
         model: The network.
         loss: The loss.
-        gradient: Makes the gradient function of a model and a loss.
+        gradient: A function (model, loss) that returns a gradient function.
         data: The parameters, the features and, as `aux`, the targets, without an axis of points.
         y: The outputs of the network, [B, ...].
         rng: The source of the random numbers.
@@ -144,5 +144,5 @@ def _uses_key(place: Place) -> bool:
     try:
         with precision("float64"):
             return program(None) != program(jax.random.key(0))
-    except Exception:  # the layer takes no key, or none of this kind
+    except Exception:  # the layer takes no key, or a key of another kind
         return False

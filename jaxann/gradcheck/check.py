@@ -41,10 +41,10 @@ def check(
 ) -> Report:
     """Checks the handwritten gradients of a network and its loss, and diagnoses those that are wrong.
 
-    Each layer is judged alone, at its true input and its true incoming cotangent, then with random cotangents, and at
-    inputs and parameters near the true ones and drawn at random, kinks among them; in float64 and in float32. The loss
-    is judged in the same way. Layers made of layers, and the gradient function, are judged with right parts, so that
-    one wrong formula gives one wrong row. `jaxann.gradcheck` explains what is compared and what the report says.
+    Each layer is judged alone, in float64 and in float32: at its true input and its true incoming cotangent, then with
+    random cotangents, and at other inputs and parameters, kinks among them. The loss is judged in the same way. Layers
+    made of layers, and the gradient function, are judged with parts that use autodiff, so that one wrong formula gives
+    one wrong row. `jaxann.gradcheck` explains what is compared and what the report says.
 
     Args:
         model: The network: any layer, composite or not.
@@ -52,8 +52,8 @@ def check(
         params: The parameters of the network, as `model.init` returns them.
         x: Features [N, ...], a row for each example.
         t: Targets [N, ...], or labels [N], as the loss expects them.
-        gradient: What makes the gradient function: `gradient(model, loss)` returns a function from (params, x, t,
-            weights) to (loss, grads). `backprop` is the chain of backwards; a learning rule may be given instead.
+        gradient: A function of (model, loss) that returns a gradient function, which maps (params, x, t, weights) to
+            (loss, grads). `backprop` is the chain of backwards; a learning rule may be given instead.
         on_purpose: Paths of gradients that are meant to differ from the true ones, as "2.dx"; a path such as "2" or
             "gradient" stands for all gradients inside it. If such a gradient differs, its row has the angle to the
             true gradient instead of a diagnosis.
@@ -62,7 +62,7 @@ def check(
         seed: The seed of the examples, the inputs, the cotangents and the directions that are drawn.
 
     Returns:
-        A report with a row for every gradient. A forward or backward that raises is a row of it too.
+        A report with a row for every gradient. A forward or backward that raises has a row, too.
 
     Raises:
         ValueError: If the data is empty, not numeric, not finite or of differing lengths, or does not fit the model or
@@ -81,7 +81,7 @@ def check(
         x, t = validate(model, loss, x, t, params)
     except ValueError:
         raise
-    except Exception as error:  # it comes from the forward pass, so it is a row
+    except Exception as error:  # the forward pass raised it, so it becomes a row
         return Report((failure_row("forward", str(model), error),), 0, len(x))
     rng = np.random.default_rng(seed)
     chosen = _choose_examples(np.asarray(t), examples, rng)
@@ -114,7 +114,7 @@ def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[st
         seed: The seed of the inputs, the cotangents and the directions that are drawn.
 
     Returns:
-        A report with a row for every gradient. A forward or backward that raises is a row of it too.
+        A report with a row for every gradient. A forward or backward that raises has a row, too.
 
     Raises:
         ValueError: If `x` is empty or not numeric, or the layer is not hashable, as a frozen dataclass is.
@@ -140,7 +140,7 @@ def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[st
 
 
 def _convert_input(layer: Layer, params: PyTree, x: np.ndarray) -> tuple[Any, np.ndarray]:
-    """Returns the form of the output, and the input: as floats unless `forward` rejects floats."""
+    """Returns the shape and dtype of the output, and the input: as floats unless `forward` rejects floats."""
 
     def output(x):
         return jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, x)
@@ -153,7 +153,7 @@ def _convert_input(layer: Layer, params: PyTree, x: np.ndarray) -> tuple[Any, np
 
 
 def _choose_examples(t: np.ndarray, examples: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns the indices of the examples to use: one of each label if targets are labels, and random ones."""
+    """Returns the indices of the examples to use: first one of each label, if targets are labels, then random ones."""
     order = rng.permutation(len(t))
     if t.ndim == 1 and not is_float(t):
         _, firsts = np.unique(t[order], return_index=True)
@@ -173,7 +173,7 @@ class _InnerProduct(Loss):
 
 
 def _judge_cases(cases: list[Case], seed: int) -> list[Row]:
-    """Returns the rows of all cases in order, computed on a thread per core: most of the time goes into compiling."""
+    """Returns the rows of all cases in order. Each core has a thread, because compiling takes most of the time."""
 
     def judge_case(i):
         subject, points, actual, dtypes, composite = cases[i]
@@ -181,7 +181,8 @@ def _judge_cases(cases: list[Case], seed: int) -> list[Row]:
         return [replace(row, composite=composite) for row in rows]
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        groups = list(threads.map(judge_case, reversed(range(len(cases)))))  # composite ones take longest: first
+        # Composite cases come last and take longest, so they start first.
+        groups = list(threads.map(judge_case, reversed(range(len(cases)))))
     return [row for rows in reversed(groups) for row in rows]
 
 

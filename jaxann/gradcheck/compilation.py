@@ -1,4 +1,4 @@
-"""How a gradient check computes: in the precision asked for, with programs that are cheap to compile."""
+"""How a gradient check computes: in a given precision, with programs that are cheap to compile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import jax
 def precision(dtype: str) -> Iterator[None]:
     """Makes `dtype`, "float32" or "float64", the default inside a `with` block.
 
-    Matrix products use all of its digits there, which they do not on every device otherwise.
+    Inside the block matrix products are computed in full precision, which is not the default on every device.
     """
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
         yield
@@ -24,10 +24,10 @@ _PROGRAMS: list[Any] = []
 
 
 def clear_programs() -> None:
-    """Discards every program that `jit_cheaply` has compiled. Each check begins with it.
+    """Discards every program that `jit_cheaply` has compiled. Each check begins with this call.
 
     The layer's code may have changed since a program was compiled, even though the layer still compares equal.
-    Besides, a process can hold only a limited number of programs, too few to keep those of hundreds of checks.
+    Besides, a process can hold only a limited number of programs, too few for those of hundreds of checks.
     """
     for program in _PROGRAMS:
         program.cache_clear()
@@ -38,7 +38,7 @@ def jit_cheaply(function: Callable, static: int) -> Callable:
 
     Args:
         function: The function.
-        static: How many arguments, the first ones, are static. Each combination of them is a program of its own.
+        static: The number of leading arguments that are static. Each combination of them has a program of its own.
 
     Returns:
         The compiled function. Its programs are kept until `clear_programs` is called.

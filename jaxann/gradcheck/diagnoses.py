@@ -1,7 +1,7 @@
 """The diagnoses: simple mistakes that may explain how a handwritten gradient differs from the true one.
 
-Each is compared with the gradient at every point, and reported only if it explains the difference up to rounding. Even
-then the gradient is no more than consistent with it.
+Each mistake is compared with the gradient at every point, and reported only if it explains the difference up to
+rounding. Even then the gradient is no more than consistent with that mistake.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def diagnose(e: Evidence) -> tuple[str, str]:
         e: The evidence.
 
     Returns:
-        The key in `DIAGNOSES` of the first diagnosis that explains the difference, and the diagnosis as a sentence; or
-        "none" and figures of the difference.
+        The key in `DIAGNOSES` of the first diagnosis that explains the difference, and the diagnosis as a sentence. If
+        no diagnosis does, "none" and a sentence with the size of the difference.
     """
     if isinstance(e.subject, LossSubject):
         e = e.divide_by_cotangent()
@@ -105,7 +105,7 @@ def _list_numbers(e: Evidence) -> Iterator[tuple[str, float]]:
 
 
 def _kink(e: Evidence) -> str | None:
-    """Differences only where the input of a layer is 0 or ±1, or where the output equals the target of a loss."""
+    """Diagnoses a dx that differs only where a layer's input is 0 or ±1, or where the output equals a loss's target."""
     if e.name != "dx" or np.shape(e.args.x) != e.a.shape:
         return None
     x, differs = e.args.x, np.abs(e.a - e.b) > e.tolerance
@@ -124,7 +124,7 @@ def _kink(e: Evidence) -> str | None:
 
 
 def _entries(e: Evidence) -> str | None:
-    """Differences in at most half of the entries, the same ones at every point."""
+    """Diagnoses a gradient that differs in at most half of its entries, the same ones at every point."""
     differs = np.abs(e.a - e.b) > e.tolerance
     every = (0, 1) if e.name == "dx" else (0,)
     mask = differs.any(axis=every)

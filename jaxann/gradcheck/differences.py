@@ -1,6 +1,6 @@
 """Central differences: the third source of a gradient, which uses only the value of the function.
 
-Where the function is not smooth within the step, as across a kink, a difference is no estimate and does not count.
+Where the function is not smooth within the step, as across a kink, a difference estimates nothing and does not count.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Differences(NamedTuple):
 
         Args:
             gradient: The gradient, in the shape of the parameter or input.
-            reference: The gradient to whose size the differences are relative: to its largest entry where the
-                direction is a single entry, to its Euclidean length otherwise.
+            reference: The gradient whose size the error and the tolerance are relative to: the size of its largest
+                entry where the direction is a single entry, and its Euclidean length otherwise.
         """
         k, flat = self.smooth, gradient.ravel()
         if not k.any() or not np.isfinite(flat).all():
@@ -80,7 +80,8 @@ def central_differences(
         subject: What to differentiate.
         args: The arguments at one point, with a batch x, aux, dy [B, ...].
         rng: The source of the random numbers.
-        step: The step for entries of size 1; that for smaller ones is proportional, down to a hundredth of it.
+        step: The step for entries of size 1 or more. The step for smaller entries is proportional to their size, and at
+            least a hundredth of `step`.
 
     Returns:
         The differences, by the names that `by_name` gives.
@@ -95,7 +96,7 @@ def central_differences(
             continue
 
         def phi(move, leaf=leaf, place=place):
-            """Returns <dy, f> - <dy, f(0)> with `move` added to the leaf."""
+            """Returns how much <dy, f> changes if `move` is added to the leaf."""
             moved = [*leaves[:place], leaf + move.reshape(leaf.shape), *leaves[place + 1 :]]
             params, x = jax.tree.unflatten(structure, moved)
             return np.sum(args.dy * (np.asarray(_evaluate(subject, args._replace(params=params, x=x))) - center))
@@ -106,7 +107,7 @@ def central_differences(
         far, back, near, near_back = np.array([[phi(s * move) for move in moves] for s in (1, -1, 0.5, -0.5)])
         values = (4 * (near - near_back) / steps - (far - back) / (2 * steps)) / 3
         rounding = 1e-15 * scale / steps
-        # At half the step, a smooth function's second difference is a quarter, up to STEP⁴; that of a kink is a half.
+        # Half the step quarters the second difference of a smooth function, up to STEP⁴, and halves that of a kink.
         rough = np.abs(far + back - 4 * (near + near_back)) / steps
         smooth = rough <= TOLERANCE / 10 * np.nanmax(np.abs(values), initial=0) + 10 * rounding
         differences[name] = Differences(directions, values, smooth, rounding)

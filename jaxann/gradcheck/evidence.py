@@ -15,7 +15,7 @@ ROUNDING = 1e-9  # what rounding may change, relative to the size of a gradient
 
 @dataclass(frozen=True)
 class Evidence:
-    """One wrong gradient, a, at R points, beside the true one, b.
+    """One wrong gradient a at R points, and the true gradient b.
 
     Attributes:
         subject: The layer, loss or gradient function that returns a.
@@ -53,7 +53,7 @@ class Evidence:
         return same_shape and bool((np.abs(one - other) <= self.tolerance).all())
 
     def divide_by_cotangent(self) -> Evidence:
-        """Returns the evidence for dy = 1. Only the evidence on a loss can be divided: its dy is one number."""
+        """Returns the evidence for dy = 1. It must be that of a loss, whose dy is one number for each example."""
         dy, one = self.expand_examples(self.args.dy), np.ones_like(self.args.dy)
         sensitivity = self.sensitivity / np.abs(self.args.dy).min(axis=1)
         args, autodiff = self.args._replace(dy=one), {"dx": self.b / dy}

@@ -13,7 +13,7 @@ SUBSAMPLE = 8  # the most examples that `subsample` returns
 
 
 def subsample(values: np.ndarray) -> np.ndarray:
-    """Returns a few of the examples [B, ...], evenly spaced.
+    """Returns at most `SUBSAMPLE` of the examples [B, ...], evenly spaced.
 
     Layers made of layers are checked on these, because their autodiff twin forms the gradient of each example.
     """
@@ -23,8 +23,9 @@ def subsample(values: np.ndarray) -> np.ndarray:
 def draw_layer_points(place: Place, rng: np.random.Generator) -> Args:
     """Draws four points at which to check a layer.
 
-    Two are at the data's parameters and input, one with the true cotangent (scaled to a maximum of 1) and one with a
-    random one. The third is near them, and the fourth has a random input; both have random cotangents.
+    The first two are at the parameters and the input of the data: one has the true cotangent, scaled to a maximum of 1,
+    and one a random cotangent. The other two have parameters near those of the data and random cotangents. The third
+    has an input near that of the data, and the fourth a random input.
 
     Args:
         place: The layer with its parameters, input and cotangent in the network.
@@ -43,7 +44,7 @@ def draw_layer_points(place: Place, rng: np.random.Generator) -> Args:
 def draw_loss_points(y: np.ndarray, t: np.ndarray, rng: np.random.Generator) -> Args:
     """Draws three points at which to check a loss: the true output, one near it, and a random one.
 
-    Near the true output, a fifth of the entries equal the target where both have one shape.
+    At the point near the true output, a fifth of the entries equal the target if both have the same shape.
 
     Args:
         y: The outputs of the network, [B, ...].
@@ -61,7 +62,7 @@ def draw_gradient_points(data: Args, weighted: bool, rng: np.random.Generator) -
     """Draws two points at which to check a gradient function: the true parameters, and parameters near them.
 
     Args:
-        data: The parameters, features and targets, without an axis of points.
+        data: The parameters, the features and, as `aux`, the targets, without an axis of points.
         weighted: Whether each example has a random weight.
         rng: The source of the random numbers.
 

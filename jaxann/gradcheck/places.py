@@ -1,6 +1,6 @@
 """The layers of a network, each with its own parameters, its true input and its true incoming cotangent.
 
-They come from forward passes and autodiff alone, so that a wrong backward does not affect the other layers.
+Inputs and cotangents come from forward passes and autodiff alone, so that a wrong backward affects no other layer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Tap(Layer):
     Attributes:
         layer: The layer.
         path: Its path in the network.
-        shift: What is added to its output, in the output's shape; None for nothing.
+        shift: What is added to its output, in the output's shape; None adds nothing.
     """
 
     layer: Layer
@@ -96,9 +96,9 @@ def locate_layers(
 ) -> tuple[list[Place], Array]:
     """Finds every layer of a network, with its parameters, inputs and incoming cotangents.
 
-    A composite layer precedes its parts. A layer that is used several times has a place for each use, all with the
-    sum of their cotangents. A part has no place of its own if it cannot be observed: because the layer around it does
-    not save what the part saves, or runs it inside a `vmap` or a `scan`.
+    A composite layer precedes its parts. A layer that is used several times has a place for each use, and each
+    place has the sum of the cotangents of all uses. A part has no place of its own if it cannot be observed, because
+    the layer around it does not save what the part saves, or runs it inside a `vmap` or a `scan`.
 
     Args:
         model: The network.
@@ -116,7 +116,7 @@ def locate_layers(
         inside = {join_path(path, name): part for name, part in parts(layers[path]).items()} if path in layers else {}
         try:
             owned, *_ = jax.eval_shape(partial(_trace, model, loss, entered | {path}), params, x, t)
-        except Exception:  # a user's layer may do anything with its parts: these then cannot be observed
+        except Exception:  # a user's layer may do anything with its parts, which then cannot be observed
             continue
         observed = {seen.path: inside[seen.path] for seen in owned if seen.path in inside}
         if observed:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEAST, MOST = 1e-17, 10.0  # errors between which colours differ
-DARK = 1e-6  # the error from which text on its colour is white
+LEAST, MOST = 1e-17, 10.0  # errors between which colors differ
+DARK = 1e-6  # the error above which text on its color is white
 
 
 def plot_report(report: Report, path: str | None = None) -> Figure:
@@ -33,12 +33,12 @@ def plot_report(report: Report, path: str | None = None) -> Figure:
 
     Args:
         report: What a check found.
-        path: The path of the gradient on the right; by default the one of largest error among those that are not
-            right or, if all are, among all.
+        path: The path of the gradient on the right. By default it is the gradient of largest error among the wrong
+            ones, or else among those that differ on purpose, or else among all.
 
     Returns:
         A figure of two panels. The errors on the left are max|a - b| / max|b| of a handwritten gradient a and
-        autodiff's b; that of a wrong gradient has a frame and bold print.
+        autodiff's b; the error of a wrong gradient is framed and bold.
 
     Raises:
         ValueError: If the report has no rows.
@@ -76,12 +76,12 @@ def _describe_report(report: Report) -> str:
 
 
 def _layer(row: Row) -> str:
-    """The path and the name of a gradient's layer."""
+    """Returns the path and the name of a gradient's layer."""
     return spell(f"{row.path.rpartition('.')[0]} {row.owner}".strip(), limit=40)
 
 
 def _leaf(row: Row) -> str:
-    """A gradient's own name in its layer."""
+    """Returns a gradient's own name in its layer."""
     return spell(row.path.rpartition(".")[2])
 
 
@@ -122,7 +122,7 @@ def _draw_errors(axes: Axes, rows: list[Row], layers: list[str]) -> None:
 
 
 def _draw_comparison(axes: Axes, row: Row) -> None:
-    """Draws every entry of a handwritten gradient over autodiff's; equal ones lie on the diagonal."""
+    """Draws every entry of a handwritten gradient over autodiff's; equal entries lie on the diagonal."""
     autodiff, handwritten = row.autodiff.ravel(), row.handwritten.ravel()
     verdict = "differs on purpose" if row.verdict == ON_PURPOSE else f"is {row.verdict}"
     title, note = (text.replace("$", r"\$") for text in (f"{row.path} of {row.owner[:40]} {verdict}", row.diagnosis))

@@ -1,4 +1,4 @@
-"""The report of a gradient check: a row for every gradient, to print, to store and to raise."""
+"""The report of a gradient check: a row for every gradient, to print, to store, or to raise as an error."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Row:
 
     Attributes:
         path: Where the gradient is: "2.W" is that of W in layer 2, "2.dx" that of the input of layer 2, "loss" that of
-            the loss. "2.random.dx" is measured with a key; "chain.2.W" and "gradient.2.W" are the gradient of W in
-            layer 2 as the chain of backwards and the gradient function return it.
+            the loss. "2.random.dx" is measured with a key. "chain.2.W" is the gradient of W in layer 2 as the chain of
+            backwards returns it, and "gradient.2.W" as the gradient function returns it.
         owner: The name of the layer, loss or gradient function that returns the gradient.
         shape: The shape of the gradient; that of dx has the examples as its first axis.
         verdict: "right", "wrong", "on purpose" or "not finite".
-        cause: The diagnosis in one word or two, for programs: a key of `jaxann.gradcheck.diagnoses.DIAGNOSES`; "none",
+        cause: The diagnosis in one word or two, for programs: a key of `jaxann.gradcheck.diagnoses.DIAGNOSES`; "none"
             if no diagnosis explains the difference; "structure", "not summed" or "transposed" for a gradient of the
             wrong shape; "raises", "not finite", "float32", "differences" or "custom derivative"; "autodiff" or "range"
             for remarks on a right gradient; "" for a right gradient without a remark.
@@ -38,7 +38,7 @@ class Row:
         float64: The same in float64.
         differences: The largest relative difference between a and central differences.
         compared: How many central differences were compared with a.
-        nonsmooth: How many were left out, because a kink is within their step.
+        nonsmooth: How many central differences were left out because a kink is within their step.
         ratio: <a, b> / <b, b>; 1 for a right gradient.
         degrees: The angle between a and b, in degrees.
         composite: Whether the gradient comes from a layer made of layers or from the gradient function.
@@ -73,7 +73,7 @@ class Report:
             gradient function.
         examples: How many examples were used.
         total: How many examples were given.
-        notes: Sentences on what could not be checked alone.
+        notes: A sentence on each layer whose parts could not be checked alone.
     """
 
     rows: tuple[Row, ...]
@@ -138,7 +138,7 @@ class Report:
 
 
 def _group(row: Row) -> tuple[str, ...]:
-    """Returns what the rows that share a line of the table have in common: right ones of one composite layer do."""
+    """Returns a key that the rows of one line of the table share: the right rows of a composite layer share a line."""
     collapses = row.composite and row.verdict == RIGHT and not row.diagnosis
     return (row.owner,) if collapses else (row.owner, row.path)
 

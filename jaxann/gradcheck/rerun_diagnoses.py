@@ -1,4 +1,4 @@
-"""Diagnoses that run something again: a backward on other saved values, a forward with one operation changed."""
+"""Diagnoses that run a subject again: a backward on other saved values, or a forward with one operation changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxann.nn.base import Wrapper
 from jaxann.nn.losses import LOSSES
 
 EXAMPLES = 2  # of a batch, for the diagnosis that forms the Jacobian of each example
-MAX_STEPS = 64  # operations of a forward pass; trying each of more of them takes too long
+MAX_STEPS = 64  # operations of a forward pass; a longer one is not diagnosed, because trying each takes too long
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def other_derivative(e: Evidence) -> str | None:
 
 
 def _candidate_gradients(e: Evidence) -> dict[str, np.ndarray]:
-    """Returns what dx would be for other activations or losses, by their descriptions."""
+    """Returns what dx would be for every other activation or loss, by the diagnosis that it stands for."""
     if isinstance(e.subject, LayerSubject):
         twins = {
             f"the derivative of {name} instead of its own": LayerSubject("", AutodiffLayer(layer), name)
@@ -146,7 +146,7 @@ class _ChangedStep(Subject):
 def _changed_gradients(
     subject: Subject, name: str, places: tuple[tuple[int, int], ...], change: str, args: Args
 ) -> list[Array | None]:
-    """Returns autodiff's gradient called `name` with the operation at each of `places` changed, None if impossible."""
+    """Returns autodiff's gradient called `name` for each place, with the operation there changed, or None."""
 
     def gradient(place):
         twin = _ChangedStep(subject.path, subject, place, change)

@@ -1,4 +1,4 @@
-"""The primitive operations of a forward pass, and copies of it in which the derivative of one of them is changed.
+"""The primitive operations of a forward pass, and copies of it in which the derivative of one operation is changed.
 
 A diagnosis compares a wrong gradient with the gradients of such copies.
 """
@@ -36,7 +36,7 @@ def list_steps(function: Callable, *args: PyTree) -> list[tuple[str, int]]:
 
     Args:
         function: A function that JAX can trace.
-        args: Its arguments.
+        *args: Its arguments.
 
     Returns:
         The name and the number of operands of each operation.

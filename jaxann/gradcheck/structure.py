@@ -20,7 +20,7 @@ def find_structure_errors(subject: Subject, one: Args) -> dict[str, str]:
 
     Args:
         subject: The subject whose backward is traced.
-        one: The arguments for one example.
+        one: The arguments for one example, without the axes R and B.
 
     Returns:
         A sentence for each such gradient, by its name.
@@ -85,7 +85,7 @@ def name_axes(axes: Iterable[int], skip: int) -> str:
 
     Args:
         axes: The axes of an array at several points.
-        skip: How many leading axes, of points and of examples, one example does not have.
+        skip: How many leading axes, for points and examples, the arrays of one example do not have.
     """
     numbers = [str(axis - skip) for axis in axes]
     return f"{'axis' if len(numbers) == 1 else 'axes'} {' and '.join(numbers)}"

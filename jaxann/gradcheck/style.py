@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
-PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)  # Okabe and Ito 2008: told apart with any colour vision
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)  # Okabe and Ito 2008: distinct with any color vision
 INK, GREY, PALE, FAINT = "#222222", "#767676", "#C4C4C4", "#E8E8E8"
 TITLE_SIZE, LABEL_SIZE, NOTE_SIZE = 11, 9, 8.5  # points
 DPI = 110
-_TITLE_CHARACTERS, _NOTE_CHARACTERS = 13, 17.5  # that fit above an inch of axes
+_TITLE_CHARACTERS, _NOTE_CHARACTERS = 13, 17.5  # how many fit above an inch of axes
 
 
 def make_figure(width: float | int, height: float | int) -> Figure:
@@ -53,7 +53,7 @@ def style_axes(axes: Axes, title: str, x: str = "", y: str = "", *, note: str = 
         title: What the picture shows, as a sentence; it is aligned left and wrapped.
         x: The label of the horizontal axis.
         y: The label of the vertical axis.
-        note: A sentence in small print below the title, such as what a band around a line is.
+        note: A sentence in small print below the title, such as the meaning of a band around a line.
         grid: Whether to draw a grid; an image has a faint frame instead.
     """
     figure, place = axes.get_figure(root=True), axes.get_subplotspec()
@@ -90,7 +90,7 @@ def scale_logarithmically(axes: Axes, axis: Literal["x", "y"], linear_below: flo
     Args:
         axes: The axes, after their data were drawn.
         axis: Which of the two axes.
-        linear_below: Where the scale becomes linear towards 0, for data with a 0; by default nowhere.
+        linear_below: The value below which the scale is linear, for data with a 0; by default there is none.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -125,7 +125,7 @@ def draw_band(axes: Axes, x: Any, mean: np.ndarray, deviation: np.ndarray, **lin
 
 
 def describe_band(counts: Collection[int]) -> str:
-    """Returns what a band stands for, given how many seeds each point has; nothing where no point has two."""
+    """Returns what a band stands for, given how many seeds each point has; "" if no point has two or more."""
     most = max(counts, default=0)
     if most < 2:
         return ""
@@ -153,7 +153,7 @@ def label_lines(axes: Axes, names: Mapping[Line2D, str]) -> None:
         assert text.arrow_patch is not None
         text.arrow_patch.set_zorder(0)
         texts.append(text)
-    figure.draw_without_rendering()  # so that the axes have their place
+    figure.draw_without_rendering()  # so that the axes get their final position
     frame, gap = axes.get_window_extent(), 1.4 * NOTE_SIZE / 72 * figure.dpi
     ends = np.array([axes.transData.transform(text.xy)[1] for text in texts])
     order, gaps = np.argsort(ends, kind="stable"), gap * np.arange(len(texts))
@@ -167,7 +167,7 @@ def spell(name: str, limit: int | None = None) -> str:
     """Returns a name as a picture shows it: without underscores, and with dollars that matplotlib leaves alone.
 
     Args:
-        name: The name, as "learning_rate".
+        name: The name, such as "learning_rate".
         limit: How many characters to show at most; all by default.
     """
     return name.replace("_", " ")[:limit].replace("$", r"\$")

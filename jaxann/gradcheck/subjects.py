@@ -73,7 +73,7 @@ class LayerSubject(Subject):
     Attributes:
         layer: The layer.
         title: Its name in a report.
-        random: Whether it runs with a key, which aux seeds.
+        random: Whether the layer runs with a key, which is made from the seed in `aux`.
     """
 
     layer: Layer
@@ -100,7 +100,7 @@ class LayerSubject(Subject):
 
 @dataclass(frozen=True)
 class LossSubject(Subject):
-    """A loss: x is the output y of the network, aux the target.
+    """A loss, for which x is the output y of the network and aux is the target.
 
     Attributes:
         loss: The loss.
@@ -126,11 +126,11 @@ class LossSubject(Subject):
 class GradientSubject(Subject):
     """A gradient function: one "example" is a batch aux = (x, t) or (x, t, weights).
 
-    Its gradients are compared with the derivative of the value that it returns itself, and that value with the mean
-    loss. The model and the loss that it is given use autodiff.
+    The gradients that it returns are compared with the derivative of the value that it returns, and that value with the
+    mean loss. The model and the loss that it is given use autodiff.
 
     Attributes:
-        gradient: Makes the gradient function of a model and a loss, as `backprop` does.
+        gradient: A function (model, loss) that returns a gradient function, such as `backprop`.
         model: The network.
         loss: The loss.
     """
@@ -153,7 +153,7 @@ class GradientSubject(Subject):
     def make_gradient(self, model: Layer, loss: Loss) -> Callable:
         """Returns the gradient function of `model` and `loss`.
 
-        A learning rule, which looks into its model, gets the network itself instead.
+        A learning rule reads the layers of its model, so it gets the network itself instead of `model`.
         """
         gradient = self.gradient(self.model, self.loss)
         return gradient if isinstance(gradient, Stateful) else self.gradient(model, loss)
@@ -172,7 +172,7 @@ class GradientSubject(Subject):
 
 @dataclass(frozen=True)
 class _ZeroBackward(Wrapper):
-    """A layer whose gradients are zeros, so that differentiating the value of a gradient function is cheap."""
+    """A layer whose backward returns zeros, so that differentiating the value of a gradient function is cheap."""
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Array]:
         return self.layer.forward(params, x, key)[0], x
@@ -183,7 +183,7 @@ class _ZeroBackward(Wrapper):
 
 @dataclass(frozen=True)
 class _ZeroGradient(Loss):
-    """A loss whose gradient is zeros, for the same purpose."""
+    """A loss whose gradient is zeros, so that differentiating the value of a gradient function is cheap."""
 
     loss: Loss
 

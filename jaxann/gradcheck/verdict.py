@@ -1,4 +1,4 @@
-"""The verdicts on the gradients of one subject: handwritten against autodiff in two precisions, and differences."""
+"""The verdicts on the gradients of one subject, compared with autodiff in two precisions and with differences."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def judge(
 
     Args:
         subject: A layer, a loss or a gradient function.
-        args: Its arguments at R points. The points after the actual ones may lie where the function is not defined;
-            those at which a value is not finite do not count.
-        actual: How many of the points, the first ones, are those of the data.
+        args: Its arguments at R points. A drawn point may lie where the function is not defined, so it does not count
+            if a value is not finite there.
+        actual: How many points, counted from the first, are at the data; the others were drawn.
         rng: The source of the random numbers.
         dtypes: The precisions to compare in; "float64" is one of them.
 
@@ -61,7 +61,9 @@ def judge(
         gradients = {dtype: _evaluate_all(subject, args, dtype) for dtype in dtypes}
         true = gradients["float64"].autodiff
         perturbed = _evaluate_all(subject, args.perturb(PERTURBATION, rng), "float64").autodiff
-        differences = {} if isinstance(subject, GradientSubject) else _differences(subject, args, actual - 1, true, rng)
+        differences = (
+            {} if isinstance(subject, GradientSubject) else _compute_differences(subject, args, actual - 1, true, rng)
+        )
     except Exception as error:  # whatever a user's code raises becomes a row, not a traceback
         return [failure_row(subject.leaf_path("") or "backward", subject.name, error)]
     rows = []
@@ -93,16 +95,16 @@ def failure_row(path: str, owner: str, error: Exception) -> Row:
 
 
 class Leaf(NamedTuple):
-    """One gradient of a subject, the handwritten a and autodiff's b, with all that its verdict depends on.
+    """One gradient of a subject with all that its verdict depends on: a is the handwritten gradient, b autodiff's.
 
     Attributes:
         subject: The subject.
         name: The name of the gradient.
         args: The arguments at R points.
-        actual: How many of the points, the first ones, are those of the data.
+        actual: How many points, counted from the first, are at the data; the others were drawn.
         gradients: All gradients of the subject, by precision.
         sensitivity: How far b moves for a relative change of its arguments by 1, [R].
-        differences: Central differences at the last actual point; None where they are not computed.
+        differences: Central differences at the last of the `actual` points; None where they are not computed.
     """
 
     subject: Subject
@@ -118,10 +120,10 @@ class Leaf(NamedTuple):
         return self.gradients[dtype].handwritten[self.name], self.gradients[dtype].autodiff[self.name]
 
     def counts(self, dtype: str) -> np.ndarray:
-        """Returns which points count, [R]: the actual ones where b is finite, others where every value is."""
+        """Returns whether each point counts, [R]: a point at the data if b is finite, another if every value is."""
         y, _, autodiff = self.gradients[dtype]
-        finite = _finite(y) & np.all([_finite(b) for b in autodiff.values()], axis=0)
-        return np.where(np.arange(len(y)) < self.actual, _finite(autodiff[self.name]), finite)
+        finite = _is_finite(y) & np.all([_is_finite(b) for b in autodiff.values()], axis=0)
+        return np.where(np.arange(len(y)) < self.actual, _is_finite(autodiff[self.name]), finite)
 
     def compare(self, dtype: str) -> Deviation:
         """Compares a with b at the point where they differ most in relation to the tolerance.
@@ -146,7 +148,7 @@ def _judge_leaf(row: partial[Row], leaf: Leaf) -> Row:
     """Returns the row of a gradient of the right shape and type."""
     a, b = leaf.pair("float64")
     last = leaf.actual - 1
-    shown = 0 if _finite(b)[0] and _largest(b)[0] > 0 else last
+    shown = 0 if _is_finite(b)[0] and _largest(b)[0] > 0 else last
     ratio, degrees = _compare_directions(a[shown], b[shown])
     return row(
         *_find_verdict(leaf),
@@ -170,9 +172,9 @@ def _find_verdict(leaf: Leaf) -> tuple[str, str, str]:
         leaf.differences is not None and leaf.differences.compare(gradient[last], b[last]).excess <= 1
         for gradient in (a, b)
     ]
-    if not _finite(b[actual]).all():
+    if not _is_finite(b[actual]).all():
         nonfinite = f"autodiff gives {_describe(b[actual])}"
-        if _finite(a[actual]).all() and agrees[0]:
+        if _is_finite(a[actual]).all() and agrees[0]:
             return RIGHT, "autodiff", f"{nonfinite}; differences agree with the handwritten gradient"
         return NOT_FINITE, "not finite", f"{nonfinite}, the handwritten backward {_describe(a[actual])}"
     for dtype in leaf.gradients:
@@ -222,7 +224,7 @@ def _largest(values: np.ndarray) -> np.ndarray:
     return np.abs(values).reshape(len(values), -1).max(axis=1, initial=0)
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
+def _is_finite(values: np.ndarray) -> np.ndarray:
     """Returns whether all values at a point are finite, [R]."""
     return np.all(np.isfinite(values).reshape(len(values), -1), axis=1)
 
@@ -249,7 +251,7 @@ def _evaluate(subject: Subject, args: Args) -> Gradients:
     return Gradients(y, subject.handwritten_gradients(*args), autodiff)
 
 
-def _differences(
+def _compute_differences(
     subject: Subject, args: Args, point: int, autodiff: dict[str, Any], rng: np.random.Generator
 ) -> dict[str, Differences]:
     """Returns central differences at one point, with a smaller step if they disagree with autodiff."""

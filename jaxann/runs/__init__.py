@@ -4,6 +4,8 @@ A run trains in pieces of some epochs. After each piece its `Record` logs the me
 old enough, writes another one. The optional packages are installed by `pip install 'jaxann[runs]'`: orbax for
 checkpoints, tensorboardX for scalars, matplotlib for pictures.
 
+In this example a run of 4 epochs is resumed to 8. Its parameters equal those of an uninterrupted run of 8 epochs:
+
 ```python
 from contextlib import closing
 from pathlib import Path
@@ -38,7 +40,7 @@ with TemporaryDirectory() as home:
     path = Path(home) / "run"
     with closing(Folder.create(path, config={"epochs": 4})) as folder:
         train(folder, epochs=4)
-    with closing(Folder(path)) as folder:  # another process, after this one was killed
+    with closing(Folder(path)) as folder:  # as another process does after this one was killed
         resumed = train(folder, epochs=8)
     with closing(Folder.create(Path(home) / "again", config={"epochs": 8})) as folder:
         uninterrupted = train(folder, epochs=8)
@@ -57,29 +59,30 @@ The folder of a run holds
 | file | what it is |
 |---|---|
 | `config.json` | all settings, from which the same run can be made again, and the version of jaxann |
-| `data.json` | columns, classes, the standardisation (fitted on the training part), a digest of the data |
+| `data.json` | columns, classes, the scaling of the features (fitted on the training part), a digest of the data |
 | `metrics.jsonl`, `tensorboard/` | the loss of every epoch; loss and score on the validation part |
-| `checkpoints/` | the last two, each with all that the rest of the run depends on and the best parameters so far |
+| `checkpoints/` | the last two checkpoints |
 | `result.json`, `curves.png`, `confusion.png` | the result at the end, and pictures of the metrics and predictions |
 | `lock` | an empty file, which the process that writes has locked |
 
 The command line stores all of them. In Python, `config.json` is what you give to `Folder.create`, `data.json` is up to
 you, and `Record.end` writes the result and the pictures.
 
-**Writing.** The folder appears together with its settings, or not at all. Files are replaced at once, and a line of the
-metrics that a kill has cut short is left out. One process at a time writes: a second one that opens the folder gets one
-sentence. Readers take no lock, and the lock of a killed process is free.
+**Writing.** The folder appears together with its settings, or not at all. Rewritten files are replaced atomically, and
+a line of the metrics that a kill has cut short is left out. One process at a time writes: a second one that opens the
+folder for writing gets an error of one sentence. Readers take no lock, and the lock of a killed process is free.
 
-**Checkpoints.** A checkpoint holds the parameters, the optimiser's state, the random key, the epoch, and the best
-parameters so far with their score. Whenever the process is killed, a checkpoint is complete or does not count. When it
-is read its digest is compared: a damaged checkpoint is refused, in a sentence that names the one before it, and so is
-one of another model. `Checkpoints.restore(like, epoch)` takes an earlier one. The command line writes one every 10 s.
+**Checkpoints.** A checkpoint holds all that the rest of the run depends on: the parameters, the optimizer's state, the
+random key, the epoch, and the best parameters so far with their score. Whenever the process is killed, a checkpoint is
+complete or does not count. When it is read, its digest is compared. A damaged checkpoint raises an error of one
+sentence that names the one before it, and so does a checkpoint of another model, with the first leaf that differs.
+`Checkpoints.restore(like, epoch)` takes an earlier one. The command line writes one every 10 s.
 
 **Resuming.** A resumed run takes the same steps as an uninterrupted one, bit for bit, wherever Ctrl-C, SIGTERM or
-SIGKILL ended it. It continues at its last checkpoint, and makes the metrics of later epochs again. With more epochs it
-continues for longer, as if so many had been asked for from the start, unless the learning rate is scheduled over them;
-an evaluation at the old end stays. In a run of several processes, each writes its part of the checkpoints, and the
-first one writes everything else.
+SIGKILL ended it. It continues at its last checkpoint, and computes the metrics of later epochs again. If it is asked
+for more epochs than before, it ends as if so many had been asked for from the start, unless the learning rate follows a
+schedule over them; the metrics keep the evaluation after the epoch that was to be the last. In a run of several
+processes, each process writes its part of the checkpoints, and the first one writes everything else.
 
 - `Folder` creates, opens and locks the folder, and reads and writes its JSON files and metrics.
 - `Checkpoints` saves and restores a run's `Progress`, and reads the best parameters to predict from.

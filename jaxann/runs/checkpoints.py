@@ -30,10 +30,10 @@ class Checkpoints:
 
     Args:
         folder: The folder, which is made if it does not exist.
-        reader: Whether to leave the folder as it is, because it may be that of a run in progress.
+        reader: Whether to only read, so that the folder, which may be that of a run in progress, is left as it is.
 
     Raises:
-        ImportError: If orbax is not installed; it says how to install it.
+        ImportError: If orbax is not installed; the message says how to install it.
     """
 
     def __init__(self, folder: Path | str, *, reader: bool = False) -> None:
@@ -54,13 +54,14 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, progress: Progress) -> None:
-        """Writes a checkpoint. Once it is complete, the one before the previous one is deleted.
+        """Writes a checkpoint. Once it is complete, all but the last two are deleted.
 
         Args:
             progress: Where the run stands.
 
         Raises:
             OSError: If the checkpoint cannot be written, as on a full disk.
+            Exception: Whatever JAX raises if another process of the run is lost.
         """
         epoch = int(progress.state.epoch)
         trees = {"state": _flatten(progress.state), "best": _flatten(progress.best)}
@@ -86,16 +87,17 @@ class Checkpoints:
         """Reads a checkpoint and deletes all later ones, which the resumed run will write again.
 
         Args:
-            like: The progress of the same run at any time, such as `begin` makes it: its structure, shapes, dtypes and
-                devices are those of the result.
+            like: The progress of the same run at any time, such as the result of `begin`. The restored progress has
+                its structure, shapes, dtypes and devices.
             epoch: The epoch of the checkpoint, by default the last.
 
         Returns:
             Where the run stood after that epoch, to the bit.
 
         Raises:
-            ValueError: If the checkpoint does not exist, is damaged, or is of another model. The message names the
+            ValueError: If the checkpoint does not exist, is damaged, or is of another model. The message names
                 checkpoints that can be used instead, or the first leaf that differs.
+            Exception: Whatever JAX raises if another process of the run is lost.
         """
         epoch = self._find_epoch(epoch)
         trees, about = self._read(epoch, {"state": _flatten(like.state), "best": _flatten(like.best)})
@@ -140,7 +142,7 @@ class Checkpoints:
             with hush_late_errors():
                 about = restore(epoch, args=args.Composite(about=args.JsonRestore()))["about"]
             if about.pop("digest", None) != _digest_of(about):
-                raise ValueError("its description has another digest than when it was written")
+                raise ValueError("the digest of its description differs from the stored one")
             shapes = {name: about["shapes"][name] for name in like}
         except Exception as error:
             if is_lost(error):
@@ -162,7 +164,7 @@ class Checkpoints:
                 raise
             raise self._make_damage_error(epoch, _summarize(error)) from None
         if any(_digest(gather(tree)) != about["digests"][name] for name, tree in trees.items()):
-            raise self._make_damage_error(epoch, "its content has another digest than when it was written")
+            raise self._make_damage_error(epoch, "the digest of its content differs from the stored one")
         return trees, about
 
     def _require_same_shapes(self, epoch: int, name: str, expected: dict[str, str], stored: dict[str, str]) -> None:

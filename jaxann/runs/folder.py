@@ -1,7 +1,7 @@
 """The folder of a run: its settings, its metrics and its result, and a lock that lets one process at a time write.
 
-A folder appears together with its first files, and a file that is rewritten is replaced at once, so that a killed
-process leaves nothing half written but perhaps the last line of the metrics.
+A folder appears together with its first files, and a file that is rewritten is replaced atomically, so that a killed
+process leaves nothing half written except perhaps the last line of the metrics.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ class Folder:
     """The folder of a run, opened for writing or only for reading; `Folder.create` makes a new one.
 
     The lock for writing is given up by `close`, when the object is garbage collected, and when its process ends, even
-    if it is killed. Readers neither take it nor wait for it.
+    if the process is killed. Readers neither take the lock nor wait for it.
 
     Args:
         path: The folder.
         reader: Whether to open it only for reading.
 
     Raises:
-        ValueError: If the folder holds no run, or if it is to be written to and another process has it open for that.
+        ValueError: If the folder holds no run, or if it is opened for writing while another process has it open for
+            writing.
     """
 
     def __init__(self, path: Path | str, *, reader: bool = False) -> None:
@@ -41,7 +42,7 @@ class Folder:
             raise ValueError(f"expected the folder of a run, with a config.json in it, got {self.path}")
         if reader:
             return
-        lock = filelock.FileLock(self.path / "lock", thread_local=False)  # any thread may give it up
+        lock = filelock.FileLock(self.path / "lock", thread_local=False)  # any thread may release it
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -60,14 +61,14 @@ class Folder:
             The folder.
 
         Raises:
-            ValueError: If the path already holds something, or has no name.
+            ValueError: If the path is a file or a folder that is not empty, or does not end in a name.
             OSError: If the folder cannot be written.
         """
         path = Path(path)
         if not path.name:
             raise ValueError(f"expected a name for a new folder, got {str(path)!r}")
         new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.mkdir(parents=True, exist_ok=True)  # a killed process of the same number may have left it
+        new.mkdir(parents=True, exist_ok=True)  # a killed process with the same id may have left it
         try:
             for name, content in files.items():
                 (new / f"{name}.json").write_text(_to_json(content), encoding="utf-8")
@@ -82,7 +83,7 @@ class Folder:
         return cls(path)
 
     def close(self) -> None:
-        """Gives the lock up, so that another process can write; this object must not be used to write any more."""
+        """Releases the lock, so that another process can write. This object must not write any more after that."""
         if self._unlock is not None:
             self._unlock()
 
@@ -98,7 +99,7 @@ class Folder:
             raise ValueError(f"{self.path / name}.json cannot be read: {error}") from None
 
     def write(self, name: str, content: Any) -> None:
-        """Replaces the file `name`.json at once.
+        """Replaces the file `name`.json atomically.
 
         Args:
             name: The name of the file, without its ending.
@@ -154,10 +155,10 @@ def require_readable_version(path: Path, version: str | None) -> None:
 
     Args:
         path: The folder of the run or the file of its settings, for the message.
-        version: The version of jaxann that made the run; None for runs from before versions were stored.
+        version: The version of jaxann that made the run; None for a run that was made before versions were stored.
 
     Raises:
-        ValueError: If that version is newer than the installed one, or is not a version.
+        ValueError: If `version` is newer than the installed version, or does not begin with a digit.
     """
     if version is None:
         return
@@ -171,7 +172,7 @@ def require_readable_version(path: Path, version: str | None) -> None:
 
 
 def _parse_release(version: str) -> tuple[int, ...]:
-    """Returns the numbers of a release without zeros at the end, which do not count: (1, 2) for 1.2.0rc1."""
+    """Returns the numbers of a release without the zeros at its end, which have no meaning: (1, 2) for 1.2.0rc1."""
     match = re.match(r"\d+(\.\d+)*", version)
     numbers = [int(number) for number in match[0].split(".")] if match else []
     while numbers and not numbers[-1]:

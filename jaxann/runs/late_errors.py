@@ -14,7 +14,7 @@ from traceback import clear_frames
 from typing import Any
 
 SILENCE = 0.05  # seconds without a message after which the abandoned work counts as ended
-PATIENCE = 2.0  # seconds to wait for that at most
+PATIENCE = 2.0  # the most seconds to wait for the abandoned work to end
 _LOCK = RLock()
 
 
@@ -22,10 +22,11 @@ _LOCK = RLock()
 def hush_late_errors() -> Iterator[None]:
     """Drops the messages that follow when orbax's work inside the `with` block fails; the error itself is raised.
 
-    orbax reads and writes many arrays at once. When one of them fails it raises the error, closes its event loop and
-    abandons the others. Their threads then fail on the closed loop, and their tasks when they are garbage collected,
-    which Python reports to `sys.unraisablehook`. The hook that is set here passes on what does not come from orbax. It
-    is in place only inside the block and, after an error, until the abandoned work has ended, which takes about 0.1 s.
+    orbax reads and writes many arrays at once. When one of them fails, orbax raises the error, closes its event loop
+    and abandons the work on the others. The threads of that work then fail on the closed loop, and its tasks fail when
+    they are garbage collected, which Python reports to `sys.unraisablehook`. The hook that is set here passes on every
+    report that does not come from orbax. It is in place only inside the block and, after an error, until the abandoned
+    work has ended, which takes about 0.1 s.
     """
     _filter_logs()
     with _LOCK:  # if two threads exchanged the hook at the same time, the wrong one could stay in place

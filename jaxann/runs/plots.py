@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MAX_CLASSES = 30  # of a confusion matrix with numbers and names in it
 MAX_TICKS = 10  # values of a setting, up to which every one has its own tick
 MAX_MARKERS = 30  # points of a curve, up to which every one is marked
-FULL_COLOR = 0.2  # the share of a class from which a wrong prediction has the full colour
+FULL_COLOR = 0.2  # the share of a class from which a wrong prediction has the full color
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> Figure:
@@ -40,7 +40,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = None
     Args:
         rows: The metrics as a run logs them: for each epoch a mapping with "epoch", "loss" and, where the run was
             evaluated, other names.
-        best_epoch: The epoch whose parameters are kept, to be marked; by default the one of lowest validation loss.
+        best_epoch: The epoch to mark, whose parameters are kept; by default the one of lowest validation loss.
 
     Returns:
         The figure; the losses have a logarithmic scale where all of them are above 0.
@@ -61,7 +61,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = None
     panels = [panel for panel in (losses, scores) if panel]
     figure = make_figure(5.5 * len(panels), 3.6)
     for number, panel in enumerate(panels):
-        # Colours begin one later on the right, so that the validation part has the same one in both panels.
+        # The right panel skips the first color, so that the validation part has the same color in both panels.
         _draw_curves(figure.add_subplot(1, len(panels), number + 1), panel, best_epoch, PALETTE[number:])
     return figure
 
@@ -84,13 +84,13 @@ def _draw_curves(
     if is_loss and all(value > 0 for curve in curves.values() for value in curve.values()):
         scale_logarithmically(axes, "y")
     y = "loss" if is_loss else " and ".join(_spell_metric(name.removeprefix("validation_")) for name in curves)
-    told = next((name for name in curves if name.startswith("validation")), first)
-    style_axes(axes, _describe_curve(told, curves[told], best_epoch), "epoch", y)
+    subject = next((name for name in curves if name.startswith("validation")), first)
+    style_axes(axes, _describe_curve(subject, curves[subject], best_epoch), "epoch", y)
     label_lines(axes, lines)
 
 
 def _describe_curve(name: str, curve: Mapping[int, float], best_epoch: int | None) -> str:
-    """What a curve shows, as a title: its value at the best epoch, and whether it is the best of all."""
+    """Returns what a curve shows, as a title: its value at the best epoch, and whether that is the best of all."""
     subject = _spell_metric(name)
     subject = subject[0].upper() + subject[1:]
     if best_epoch is None or best_epoch not in curve:
@@ -150,15 +150,15 @@ def plot_scores(lines: Mapping[str, Mapping[Any, Sequence[float]]], x: str, y: s
     """Draws scores over the values of a setting, with a line and a band for each combination of the other settings.
 
     Args:
-        lines: For each combination the scores of its seeds at each value of the setting. A value without scores is
-            left out.
+        lines: For each combination, by its name, the scores of its seeds at each value of the setting. A value without
+            scores is left out.
         x: The name of the setting.
-        y: The name of the score, of which more is better.
+        y: The name of the score; a higher score is better.
 
     Returns:
-        The figure. The setting's scale is logarithmic where its values are numbers of at least 0, of which those above
-        0 span more than a factor of 10; values that are no numbers stand side by side. If there are more than six
-        combinations, only the six with the best scores have colours and names.
+        The figure. The axis of the setting is logarithmic if no value is below 0 and the values above 0 span more than
+        a factor of 10. Values that are not numbers are evenly spaced. If there are more than six combinations, only the
+        six with the best scores have colors and names.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -189,7 +189,7 @@ def plot_scores(lines: Mapping[str, Mapping[Any, Sequence[float]]], x: str, y: s
         axes.minorticks_off()
     others = len(scores) - len(colors)
     band = describe_band([len(s) for line in scores.values() for s in line.values()])
-    notes = [*([band] if band else []), *([f"{others} others are grey"] if others else [])]
+    notes = [*([band] if band else []), *([f"{others} others are gray"] if others else [])]
     style_axes(axes, _describe_scores(scores, x, y), spell(x), spell(y), note="; ".join(notes))
     if len(scores) > 1:
         label_lines(axes, {drawn[name]: spell(name) for name in colors if scores[name]})
@@ -197,7 +197,7 @@ def plot_scores(lines: Mapping[str, Mapping[Any, Sequence[float]]], x: str, y: s
 
 
 def _describe_scores(scores: Mapping[str, Mapping[Any, np.ndarray]], x: str, y: str) -> str:
-    """Which point of all lines has the highest mean, as a title."""
+    """Returns which point of all lines has the highest mean, as a title."""
     points = {(name, value): s.mean() for name, line in scores.items() for value, s in line.items()}
     if not points:
         return f"No {spell(y)}: every network diverged"

@@ -17,19 +17,23 @@ from jaxann.training.processes import any_process, is_first
 class Record:
     """The record of a run in its folder; `Record.open` opens one, for a new run or for one to resume.
 
-    What the folder holds of epochs after `progress` is removed, because the run will make them again. In a run of
-    several processes all write checkpoints, each its part of them, and the first process writes everything else.
+    Metrics of epochs after `progress` are removed from the folder, because the run will log these epochs again. In a
+    run of several processes each writes its part of the checkpoints, and the first process writes everything else.
 
     Args:
         folder: The folder of the run, open for writing in the first process.
-        checkpoints: Those of the run.
+        checkpoints: The checkpoints of the run.
         progress: Where the run stands.
         tensorboard: Whether to write the metrics as scalars for TensorBoard as well.
-        seconds: The least time between two checkpoints.
+        seconds: The least time between two checkpoints, in seconds.
+
+    Raises:
+        ImportError: If `tensorboard` is set and tensorboardX is not installed.
+        ValueError: If the metrics in the folder are damaged.
     """
 
     def __init__(
-        self, folder: Folder, checkpoints: Checkpoints, progress: Progress, *, tensorboard: bool, seconds: float
+        self, folder: Folder, checkpoints: Checkpoints, progress: Progress, *, tensorboard: bool, seconds: float | int
     ) -> None:
         self._log = Log(folder, int(progress.state.epoch), tensorboard=tensorboard) if is_first() else None
         self._checkpoints, self._seconds = checkpoints, seconds
@@ -37,7 +41,7 @@ class Record:
 
     @classmethod
     def open(
-        cls, folder: Folder, begun: Progress, epoch: int | None = None, *, tensorboard: bool, seconds: float
+        cls, folder: Folder, begun: Progress, epoch: int | None = None, *, tensorboard: bool, seconds: float | int
     ) -> tuple[Record, Progress]:
         """Opens the record of a run.
 
@@ -46,14 +50,15 @@ class Record:
             begun: Where the run stands before its first epoch.
             epoch: The epoch of the checkpoint to resume from, by default the last.
             tensorboard: Whether to write the metrics as scalars for TensorBoard as well.
-            seconds: The least time between two checkpoints.
+            seconds: The least time between two checkpoints, in seconds.
 
         Returns:
             The record, and where the run stands: at the checkpoint, or at `begun` where the folder holds none.
 
         Raises:
             ImportError: If a package that the record needs is not installed.
-            ValueError: If the checkpoint does not exist, is damaged or is of another model.
+            ValueError: If the checkpoint does not exist, is damaged or is of another model, or if the metrics in the
+                folder are damaged.
         """
         checkpoints = Checkpoints(folder.path / "checkpoints")
         resumes = epoch is not None or checkpoints.epochs()
@@ -64,11 +69,11 @@ class Record:
         """Logs the metrics of some more epochs, and writes a checkpoint if the last one is old enough.
 
         Args:
-            progress: Where the run stands after them.
-            rows: Their metrics, a row for each epoch.
+            progress: Where the run stands after these epochs.
+            rows: The metrics of these epochs, a row for each: its number as "epoch", and its metrics by name.
 
         Raises:
-            OSError: If the disk cannot take it.
+            OSError: If a file cannot be written, as on a full disk.
         """
         if self._log is not None:
             self._log.add(rows)
@@ -88,8 +93,8 @@ class Record:
             plots: Whether to draw the metrics as curves.png, and the confusion matrix as confusion.png.
 
         Raises:
-            ImportError: If pictures are to be drawn and matplotlib is not installed.
-            OSError: If the disk cannot take it.
+            ImportError: If `plots` is set and matplotlib is not installed.
+            OSError: If a file cannot be written, as on a full disk.
         """
         if int(progress.state.epoch) > self._epoch:
             self._save(progress)
@@ -107,11 +112,11 @@ class Record:
 
 
 class Log:
-    """The files of a record other than its checkpoints. What the folder holds of later epochs is removed.
+    """The files of a record other than its checkpoints. Metrics of epochs after `epoch` are removed from the folder.
 
     Args:
         folder: The folder of the run.
-        epoch: The epoch that the run has come to.
+        epoch: The number of epochs that the run has done.
         tensorboard: Whether to write the metrics as scalars for TensorBoard as well.
     """
 

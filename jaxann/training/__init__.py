@@ -1,7 +1,7 @@
 """Training: one run, many runs at once, and runs on many devices.
 
-A run is one compiled program. `jaxann.fit` draws the parameters, takes every epoch's batches in a new order, and
-updates with any optax optimizer, from any gradient function: `gradient=backprop`, `autodiff` or a learning rule.
+A run is one compiled program. `jaxann.fit` draws the parameters, shuffles the examples before every epoch, and trains
+with any optax optimizer and any gradient function: `gradient=backprop`, `autodiff` or a learning rule.
 
 ```python
 import jax
@@ -29,14 +29,14 @@ print(f"accuracy {jnp.mean(predict(model, params, x).argmax(axis=1) == labels):.
 | `divergence` | the epoch, step and layer where a run left the finite numbers |
 | `loop` | a run in pieces, between which a program can evaluate, store and stop |
 | `sweep` | `sweep` and `combinations`: many networks in one program |
-| `optimizers` | `optimizer` and `schedule`: optax's by name, with clipping and decoupled weight decay |
+| `optimizers` | `optimizer` and `schedule`: those of optax by name, with clipping and decoupled weight decay |
 | `second_order` | `kfac`, to be chained before an optimizer: `optax.chain(kfac(model, loss), optax.sgd(0.1))` |
 | `devices`, `processes` | a run on several devices, and in several processes |
 
 ## Many networks
 
-A sweep is the same run under `vmap`, over its seed and over numbers in its recipe. `make` says what a member is made
-of:
+A sweep is the same run under `vmap`, over its seed and over numbers in its recipe. Each network is a member of the
+sweep, and `make` returns the recipe for a member's settings:
 
 ```python
 from jaxann import sweep
@@ -63,13 +63,13 @@ print(max(members, key=lambda member: member["accuracy"] or 0))
 ```
 
 Settings listed in `traced` vary inside one compiled program. Any other setting (here `hidden`) splits the sweep into
-groups, and each group is compiled once. Any number in a recipe can be traced: learning rates, dropout rates, label
-smoothing, weight decay.
+groups, and each group is compiled once. Any number that a recipe only computes with can be traced, such as a learning
+rate, a dropout rate, label smoothing or weight decay.
 
 A group is trained in chunks, of as many members as a CPU's caches or `budget` bytes of memory hold. The members of a
-chunk are spread over all devices, which are two cores of a CPU if `cpu_devices(2)` is called first. Diverged members
-are marked and do not affect the others. A member is the run that `fit` does with its seed alone: in float64 its losses
-and parameters agree with that run to 1e-12, and with the same member's in any other company to 1e-13
+chunk are spread over all devices; call `cpu_devices(2)` first to use two cores of a CPU. Diverged members are marked
+and do not affect the others. A member is the run that `fit` does with the key of its seed: in float64 its losses and
+parameters agree with that run to 1e-12, and with those of the same member in any other sweep to 1e-13
 (`tests/training/test_sweep.py`).
 
 ## Many devices
@@ -87,23 +87,23 @@ for progress, rows in train_in_pieces(recipe, lanes, Plan(epochs=6, piece=3, eve
     print(f"epoch {progress.state.epoch}: loss {rows[-1]['loss']:.3f}")
 ```
 
-It is the same run as on one device. A batch takes one example from each of its lanes, and a lane is on one device, so
-no example moves: the devices exchange sums of gradients, in one all-reduce a step. A batch that does not divide over
-the devices is filled up with examples of weight 0. On 8 devices of a CPU the losses of 20 steps agree with those of one
-device to 3e-16 in float64 and 2e-7 in float32, for `backprop` and `autodiff`, for data and model devices
-(`tests/training/test_devices.py`, which allows 1e-12 and 1e-6). A CPU counts as one device until `cpu_devices` makes it
-one a core, or as many as `JAX_NUM_CPU_DEVICES` says.
+It is the same run as on one device. A batch takes one example from each lane, and a lane is on one device, so no
+example moves: devices along "data" exchange only sums of gradients, in one all-reduce per step. A batch that does not
+divide over the devices is filled up with examples of weight 0. On 8 devices of a CPU the losses of 20 steps agree with
+those of one device to 3e-16 in float64 and 2e-7 in float32, for `backprop` and `autodiff`, for data and model devices
+(`tests/training/test_devices.py`, which allows 1e-12 and 1e-6). A CPU counts as one device, unless `cpu_devices(count)`
+or the environment variable `JAX_NUM_CPU_DEVICES` makes it several.
 
 `train_in_pieces` works without a mesh too, on `make_lanes(train, recipe.batch_size)` of `jaxann.data.batches` and
 `begin(recipe, key)`. It yields how far the run has come after each piece, at the speed of one program, and a run is the
 same to the bit however it is cut.
 
-`processes.join` makes several processes one run. Those that Slurm or Open MPI starts find each other without arguments;
-others are told the address of process 0, how many they are and which number each has. All processes need the same
-settings and all examples in their memory, but the devices of each hold only its own part of them. If a process is
-lost, the others end with a sentence and exit code 2, at once or after 20 s without a sign of life. A process that does
-not find the others gives up after `connect_seconds`. A run that goes on from a checkpoint is the same to the bit with
-as many processes as before, and to rounding with another number.
+`processes.join` makes several processes one run. Processes that Slurm or Open MPI starts find each other; any other
+process must be given the address of process 0, the number of processes and its own number. All processes need the same
+settings and all examples in their memory, but the devices of a process hold only their own part of the examples. If a
+process is lost, the others end with an error message of one sentence and exit code 2, at once or after 20 s without a
+sign of life. A process that does not find the others gives up after `connect_seconds`. A run that resumes from a
+checkpoint is the same to the bit with as many processes as before, and up to rounding with any other number.
 
 | you have | use |
 |---|---|
@@ -112,7 +112,7 @@ as many processes as before, and to rounding with another number.
 | layers too wide for a device | `make_mesh(data, model)` |
 | devices in several machines | `processes.join`, under a launcher |
 
-On several devices every step waits for the sum of all gradients, so a network whose steps are short gets slower.
+On several devices every step waits for the sum of all gradients, so a network whose steps are short trains more slowly.
 """
 
 from jaxann.training.devices import cpu_devices

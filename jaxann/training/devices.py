@@ -1,7 +1,8 @@
 """The devices of a run: a mesh of them, and the examples and parameters of the run laid out over it.
 
-JAX's partitioner adds what a step exchanges. With the batch spread over the axis "data" these are the sums of the
-gradients; with the outputs of hidden layers spread over the axis "model" these are activations and their cotangents.
+JAX's partitioner inserts the exchanges between devices that a step needs. Devices along the axis "data", over which the
+batch is spread, exchange sums of gradients. Devices along the axis "model", over which the outputs of hidden layers are
+spread, exchange activations and their cotangents.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from jaxann.training.recipe import TrainState
 
 
 def cpu_devices(count: int) -> None:
-    """Lets the CPU count as several devices, unless JAX_NUM_CPU_DEVICES says how many it is.
+    """Makes JAX treat the CPU as several devices, unless the environment variable JAX_NUM_CPU_DEVICES is set.
 
-    It has no effect after JAX's first computation, when the devices are fixed.
+    The call has no effect after JAX's first computation, which fixes the devices.
 
     Args:
         count: The number of devices; the number of cores if that is smaller.
@@ -48,7 +49,7 @@ def make_mesh(data: int, model: int = 1) -> Mesh:
         The mesh.
 
     Raises:
-        SettingError: If a number is below 1.
+        SettingError: If `data` or `model` is not a whole number of at least 1.
         ValueError: If JAX has fewer devices.
     """
     validate_number("data", data, least=1, integer=True)
@@ -66,8 +67,8 @@ def make_mesh(data: int, model: int = 1) -> Mesh:
 def shard_examples(examples: Examples, batch_size: int, mesh: Mesh) -> Lanes:
     """Lays examples out in the lanes of `make_lanes`, spread over the axis "data" of a mesh.
 
-    A process puts only those examples on its devices that their lanes hold. Where the batch does not divide over the
-    devices, lanes without examples fill the mesh up.
+    A process puts on its devices only the examples in the lanes of those devices. If the batch does not divide over the
+    devices, lanes without examples are added.
 
     Args:
         examples: All N examples, in every process.
@@ -75,7 +76,7 @@ def shard_examples(examples: Examples, batch_size: int, mesh: Mesh) -> Lanes:
         mesh: The devices.
 
     Returns:
-        The lanes, `batch_size` rounded up to a multiple of the number of devices along "data".
+        The lanes. Their number is `batch_size`, rounded up to a multiple of the number of devices along "data".
     """
     count, data_devices = len(examples.x), mesh.shape["data"]
     steps, width = -(-count // batch_size), -(-batch_size // data_devices) * data_devices
@@ -105,7 +106,7 @@ def gather(tree: PyTree) -> PyTree:
         tree: Arrays, each on devices of one or several processes.
 
     Returns:
-        The same arrays; those that other processes hold parts of are fetched.
+        The same arrays, with the parts that other processes hold fetched from there.
     """
 
     def fetch(leaf: jax.Array) -> jax.Array:

@@ -13,8 +13,8 @@ from jaxann.training.recipe import History, Recipe, TrainState, draw_epochs, mak
 def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, history: History, lanes: Lanes) -> None:
     """Raises an error if parameters or losses of a run are not finite.
 
-    A finite run costs one look at its end. Only for another one the last steps are repeated one by one, to find the
-    place.
+    For a finite run this costs one check of its result. Otherwise the steps around the first value that is not finite
+    are repeated one by one, to find the layer.
 
     Args:
         recipe: What was trained and how.
@@ -24,7 +24,8 @@ def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, hi
         lanes: The examples that `train` was given.
 
     Raises:
-        FloatingPointError: With the epoch, the step and the layer, if `after.params` or `history` is not finite.
+        FloatingPointError: If `after.params` or `history` is not finite; the message names the epoch, the step and the
+            layer.
     """
     if is_finite((after.params, history)):
         return
@@ -34,7 +35,7 @@ def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, hi
     epochs = max(first - 1, 0) // steps  # the parameters may have left the finite numbers in the step before
     state = train(recipe, before, lanes, epochs)[0] if epochs else before
     carry = state.params, state.opt_state, state.gradient_state
-    # The lanes are an argument because in a run of several processes none holds them all, as a constant would need.
+    # The lanes are an argument, not a constant, because no process holds all of them in a run of several processes.
     step = jax.jit(lambda carry, batch, lanes: make_step(recipe, lanes)(carry, batch))
     batches = draw_epochs(recipe, state, lanes, 2)
     for i in range(2 * steps):

@@ -38,7 +38,8 @@ def fit(
     """Trains a network from randomly drawn parameters and returns the trained ones.
 
     Every step is one update W ← W - l ∂E/∂W, or whatever else the optimizer makes of the batch's mean gradient ∂E/∂W.
-    A batch takes one example from each lane, see `jaxann.data.batches`; the orders take epochs · N integers of memory.
+    A batch takes one example from each lane (see `jaxann.data.batches`). The orders of the examples, epochs · N 32-bit
+    integers, are kept in memory.
     The function is pure: it may be called under `jit` and `vmap`, which may map over keys and over numbers inside the
     optimizer. It compiles once for the same model, loss and optimizer, so define the optimizer before a loop over
     calls of `fit`, not in it.
@@ -47,7 +48,7 @@ def fit(
         model: The network.
         loss: The loss between its outputs and the targets.
         optimizer: An optax transformation from mean gradients to updates.
-        x: [N, n], the features.
+        x: [N, ...], the features.
         t: [N, ...], the targets.
         key: The key that parameters, orders of the examples and dropout are drawn from.
         epochs: How many times every example is taken.
@@ -64,8 +65,8 @@ def fit(
     Raises:
         ValueError: If the data, the weights or the schedule are not what `validate`, `validate_weights` and
             `validate_schedule` expect.
-        FloatingPointError: With the epoch, the step and the layer, if the loss or the parameters stop being finite.
-            Inside `jit` or `vmap` no error can be raised: check both yourself there.
+        FloatingPointError: If the loss or the parameters stop being finite; the message names the epoch, the step and
+            the layer. Inside `jit` or `vmap` it cannot be raised: check the loss and the parameters yourself there.
     """
     x, t = validate(model, loss, x, t)
     validate_schedule(len(x), epochs, batch_size)
@@ -82,7 +83,7 @@ def apply(model: Layer, params: PyTree, x: Shaped[Array, "N ..."]) -> Float[Arra
     """Returns the outputs of a network for a batch.
 
     Args:
-        model: The network. Its layers evaluate: none draws.
+        model: The network. No random numbers are drawn: layers such as dropout are in evaluation mode.
         params: Its parameters.
         x: [N, ...], the features.
 
@@ -98,7 +99,7 @@ def evaluate_batch(
     """Returns the outputs of a network for a batch and the weighted mean loss over it.
 
     Args:
-        model: The network. Its layers evaluate: none draws.
+        model: The network. No random numbers are drawn: layers such as dropout are in evaluation mode.
         loss: The loss between its outputs and the targets.
         params: The parameters of the network.
         examples: N examples.

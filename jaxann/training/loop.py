@@ -1,4 +1,4 @@
-"""A run in pieces of a few epochs, between which a program can evaluate, store, stop, and keep the best parameters.
+"""A run in pieces of a few epochs, between which a program can evaluate, store, and stop.
 
 Each piece is one call of the compiled `run_epochs`, so a run is the same to the bit however it is cut.
 """
@@ -41,13 +41,13 @@ class Plan(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a run has come: all that the rest of it depends on.
+    """How far a run has come: all that the rest of the run depends on.
 
     Attributes:
         state: The state after the last epoch.
-        best: The parameters with the highest score so far; without evaluations the last ones.
-        best_score: Their score; without evaluations the negative loss.
-        best_epoch: The number of epochs that had been done when they were scored.
+        best: The parameters with the highest score so far; without evaluations the last parameters.
+        best_score: The score of `best`; without evaluations the negative training loss of the last epoch.
+        best_epoch: The number of epochs after which `best` was scored.
     """
 
     state: TrainState
@@ -65,13 +65,12 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None) -> Progre
         mesh: The devices of the run; JAX's default device if None.
 
     Returns:
-        The progress, its state laid out over the mesh.
+        The progress, with its state laid out over the mesh.
 
     Raises:
         ValueError: If a layer does not fit the mesh, as `shard_state` says.
     """
-    # It runs once, so a thorough optimization costs more than it saves. Level 0 was seen to compile other programs
-    # wrongly.
+    # The program runs once, so thorough optimization costs more than it saves. Level 0 compiled other programs wrongly.
     state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "1"})(key)
     state = state if mesh is None else shard_state(state, mesh)
     return Progress(state, state.params, -inf, 0)
@@ -86,16 +85,17 @@ def is_finished(plan: Plan, progress: Progress) -> bool:
 
 
 def compile_pieces(recipe: Recipe, lanes: Lanes, plan: Plan, progress: Progress) -> dict[int, Callable]:
-    """Compiles the programs of the pieces that are left of a run.
+    """Compiles the programs of a run's remaining pieces, one for each length.
 
     Args:
         recipe: What is trained and how.
         lanes: The examples.
         plan: How long the run is and where it is cut.
-        progress: How far it has come.
+        progress: How far the run has come.
 
     Returns:
-        By the length of a piece in epochs, the function from a state and lanes to the next state and its history.
+        For each length of a piece in epochs, a function from a state and lanes to the next state and the piece's
+        history.
     """
     epoch = int(progress.state.epoch)
     if epoch >= plan.epochs:
@@ -108,7 +108,7 @@ def compile_pieces(recipe: Recipe, lanes: Lanes, plan: Plan, progress: Progress)
 
 
 def jit_in_place(state: TrainState) -> Any:
-    """Returns a jitted `run_epochs` that keeps every leaf of the state on its devices, and the history on all."""
+    """Returns a jitted `run_epochs` that leaves the state on its devices and puts the history on all of them."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(run_epochs, static_argnames=("recipe", "epochs"), out_shardings=(shardings, shardings.epoch))
 
@@ -127,17 +127,18 @@ def train_in_pieces(
         recipe: What is trained and how.
         lanes: The examples, as `make_lanes` or `shard_examples` lays them out.
         plan: How long the run is and where it is cut.
-        progress: How far it has come.
+        progress: How far the run has come.
         evaluate: A function from parameters to a score, the higher the better, and metrics. It is called every
             `plan.every` epochs and after the last one.
-        compiled: What `compile_pieces` returns; it is called here if None.
+        compiled: What `compile_pieces` returns. If None, `compile_pieces` is called first.
 
     Yields:
-        After each piece the progress, and a row for each epoch of the piece: its number, its loss, the metrics of the
-        gradient function, and those of the evaluation where one follows that epoch.
+        After each piece the progress, and a row for each epoch of the piece: "epoch", its number from 1, "loss", the
+        metrics of the gradient function, and the metrics of the evaluation if one follows that epoch.
 
     Raises:
-        FloatingPointError: With the epoch, the step and the layer, if the loss or the parameters stop being finite.
+        FloatingPointError: If the loss or the parameters stop being finite; the message names the epoch, the step and
+            the layer.
     """
     compiled = compile_pieces(recipe, lanes, plan, progress) if compiled is None else compiled
     while not is_finished(plan, progress):
@@ -171,7 +172,8 @@ def _next_length(plan: Plan, epoch: int) -> int:
 def piece_length(steps: int, epochs: int, every: int | None) -> tuple[int, int]:
     """Returns how long the pieces of a run should be, and how far apart its evaluations.
 
-    A piece takes a few hundred steps, and a run of fifty or more epochs has at least fifty pieces.
+    A piece takes at most 600 steps, or one epoch if that has more, and a run of fifty or more epochs has at least fifty
+    pieces.
 
     Args:
         steps: The number of steps in an epoch.
@@ -179,10 +181,10 @@ def piece_length(steps: int, epochs: int, every: int | None) -> tuple[int, int]:
         every: The distance from one evaluation to the next, in epochs. None evaluates after each piece.
 
     Returns:
-        `Plan.piece`, which divides `every`, and `Plan.every`.
+        `Plan.piece` and `Plan.every`, both in epochs; the first divides the second.
 
     Raises:
-        SettingError: If `every`, the setting evaluate_every of a run, is below 1.
+        SettingError: If `every` is not a whole number of at least 1. The message calls it evaluate_every.
     """
     length = max(1, min(600 // steps, epochs // 50))
     if every is None:

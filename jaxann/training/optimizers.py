@@ -1,7 +1,7 @@
-"""optax's optimizers and schedules by name, with clipping before them and weight decay after them.
+"""optax's optimizers and schedules by name, with clipping before the optimizer and weight decay after it.
 
-Weight decay is decoupled, W ← W - l (step + λ W), and applies to matrices only, because nothing is gained from small
-biases or scales.
+Weight decay is decoupled, W ← W - l (step + λ W), and applies to arrays of two or more axes only, because nothing is
+gained from small biases or scales.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ def optimizer(
     weight_decay: Any = None,
     clip: Any = None,
 ) -> optax.GradientTransformation:
-    """Returns one of optax's optimizers.
+    """Returns one of optax's optimizers, with clipping and weight decay.
 
     Args:
         name: One of `OPTIMIZERS`. "momentum" and "nesterov" are SGD with a momentum of 0.9.
         learning_rate: l, a number above 0, or a schedule: a function from the number of steps done to l.
-        settings: Other numbers of the optimizer by optax's names for them, such as b1 and eps for Adam.
+        settings: Other hyperparameters of the optimizer under optax's names, such as b1 and eps for Adam.
         weight_decay: λ, at least 0. None stands for optax's own default for adamw, lamb and lion, and for 0 elsewhere.
-        clip: The gradient is first scaled down to a norm, over all leaves, of at most this; None never scales it.
+        clip: The largest norm, over all leaves, that the gradient may have, a number above 0. A longer gradient is
+            scaled down to it first. None never scales it.
 
     Returns:
         The optimizer, as an optax transformation.
 
     Raises:
-        SettingError: If there is no optimizer of that name, if it does not have one of the settings, or if a number
-            is not finite or out of range.
+        SettingError: If there is no optimizer of that name, if one of the `settings` is not a setting of the optimizer,
+            or if a number is not finite or out of range.
 
     Source: Pascanu et al. 2013, algorithm 1, for clipping; Loshchilov and Hutter 2019 for weight decay.
     """
@@ -82,18 +83,19 @@ def optimizer(
 def schedule(name: str, learning_rate: Any, steps: int, *, warmup: int = 0, final: float = 0.0) -> Any:
     """Returns a learning rate that falls over a run.
 
-    The rate first rises linearly from 0 to `learning_rate` over `warmup` steps, then falls to `final` times that.
+    The rate first rises linearly from 0 to `learning_rate` over `warmup` steps, then falls to `final · learning_rate`.
 
     Args:
         name: How it falls, one of `SCHEDULES`.
         learning_rate: The highest rate, a number above 0.
         steps: The length of the run, in steps.
         warmup: The length of the rise, in steps, shorter than the run.
-        final: The share of `learning_rate` that is left at the end, between 0 and 1, and above 0 if the schedule is
-            exponential. A constant schedule ignores it.
+        final: The share of `learning_rate` that is left at the end, between 0 and 1, and above 0 for an exponential
+            schedule. It has no effect on a constant schedule.
 
     Returns:
-        A function from the number of steps done to the rate, or `learning_rate` itself where it is constant.
+        A function from the number of steps done to the rate, or `learning_rate` itself if the rate is constant from the
+        first step on.
 
     Raises:
         SettingError: If there is no schedule of that name, or if a number is not finite or out of range.
@@ -123,7 +125,7 @@ def schedule(name: str, learning_rate: Any, steps: int, *, warmup: int = 0, fina
 
 
 def _is_matrix(params: PyTree) -> PyTree:
-    """Returns for each parameter whether it is a matrix, and not a bias or a scale."""
+    """Returns for each parameter whether it has two or more axes, as a matrix has, unlike a bias or a scale."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 

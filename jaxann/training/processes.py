@@ -1,7 +1,8 @@
 """A run of several processes: how they find each other, how they agree, and how each ends when another one is lost.
 
-JAX's coordination service aborts a process whose coordinator does not answer, at the start or later. A handler in
-Python would run too late for that, so C calls one through ctypes, which prints a sentence and ends the process at once.
+JAX's coordination service aborts a process whose coordinator does not answer, at the start or later. A handler from
+Python's `signal` module would run too late, so a handler is installed in C through ctypes. It prints a sentence and
+ends the process at once.
 """
 
 from __future__ import annotations
@@ -29,17 +30,20 @@ _HANDLERS: list[object] = []  # C holds pointers to them, which Python's garbage
 def join(coordinator: str | None, processes: int | None, process: int | None, connect_seconds: float) -> None:
     """Makes this process one of several of a run. It must be called before JAX's first computation.
 
-    If the others do not come in time, the process ends with a sentence and exit code 2.
+    If the other processes do not join in time, this process ends with an error message of one sentence and exit code 2.
 
     Args:
-        coordinator: HOST:PORT of process 0. If this and the next two are None, Slurm or Open MPI tells all three.
+        coordinator: "HOST:PORT" of process 0. If this and the next two are None, all three come from the launcher, such
+            as Slurm or Open MPI.
         processes: The number of processes.
-        process: The number of this one, from 0.
+        process: The number of this process, from 0.
         connect_seconds: How long the processes wait for each other, in seconds.
 
     Raises:
-        ValueError: If some of the first three are None and others not, if one is out of range, if process 0 cannot
-            listen at the coordinator's address, or if no launcher tells them.
+        SettingError: If `processes` or `process` is out of range, or `coordinator` is not HOST:PORT. It is a
+            ValueError.
+        ValueError: If only some of the first three are None, if process 0 cannot listen at the coordinator's address,
+            if there is no launcher to ask, or if JAX cannot connect the processes.
     """
     given = {"coordinator": coordinator, "processes": processes, "process": process}
     missing = [name for name, value in given.items() if value is None]
@@ -56,7 +60,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None, co
         host, _, port = coordinator.rpartition(":")
         if not (host and port.isdecimal() and 0 < int(port) < 2**16):
             raise SettingError("coordinator", "to be HOST:PORT", coordinator)
-        # Of several machines process 0 listens at all its addresses, for HOST may be another machine's name for it.
+        # On several machines process 0 listens at all its addresses, because only the others may know it as HOST.
         address = coordinator if host in ("localhost", "[::1]") or host.startswith("127.") else f"[::]:{port}"
         if process == 0:
             require_bindable(address)
@@ -69,7 +73,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None, co
             processes,
             process,
             coordinator_bind_address=address,
-            initialization_timeout=max(1, ceil(connect_seconds)),  # with 0 it would wait for ever
+            initialization_timeout=max(1, ceil(connect_seconds)),  # with 0 it would wait forever
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except KeyError as variable:
@@ -77,26 +81,27 @@ def join(coordinator: str | None, processes: int | None, process: int | None, co
     except (ValueError, RuntimeError) as error:
         if coordinator is None:
             raise ValueError(
-                f"expected a launcher, such as Slurm or Open MPI, or coordinator, processes and process: {error}"
+                f"expected a launcher, such as Slurm or Open MPI, or coordinator, processes and process, "
+                f"got neither: {error}"
             ) from None
         raise ValueError(f"the processes cannot be joined: {' '.join(str(error).split())}") from None
     exit_on_abort(GONE)
 
 
 def require_bindable(address: str) -> None:
-    """Checks that this process can listen at an address, because JAX answers one that it cannot with a crash.
+    """Checks that this process can listen at an address, because JAX crashes if it cannot.
 
     Args:
         address: HOST:PORT.
 
     Raises:
-        ValueError: If it cannot.
+        ValueError: If the process cannot listen there.
     """
     host, _, port = address.rpartition(":")
     try:
         family, kind, protocol, _, resolved = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as listener:
-            # Without it the port of a run that has just ended would count as taken.
+            # Without this option the port of a run that has just ended would count as taken.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(resolved)
     except OSError as error:
@@ -127,7 +132,7 @@ def any_process(flag: bool) -> bool:
 
 
 def broadcast_from_first(numbers: tuple[float, ...]) -> tuple[float, ...]:
-    """Returns the numbers of process 0, to the bit, in every process. All processes must call it together.
+    """Returns the numbers of process 0, bit for bit, in every process. All processes must call it together.
 
     Args:
         numbers: The numbers of this process, whose rounding may differ from that of process 0.
@@ -140,7 +145,7 @@ def broadcast_from_first(numbers: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def run_first_then_others(first: Callable[[], T], others: Callable[[], T]) -> T:
-    """Calls one function in process 0 and, when that has returned, another one in all other processes.
+    """Calls one function in process 0 and, once that has returned, another function in all other processes.
 
     Args:
         first: What process 0 calls.
@@ -161,13 +166,13 @@ def is_lost(error: Exception) -> bool:
     """Returns whether an error comes from an exchange with a process that is gone.
 
     Args:
-        error: What JAX has raised.
+        error: An exception that JAX has raised.
     """
     return any(source in str(error) for source in ("Gloo", "Barrier", "coordination service")) and is_distributed()
 
 
 def exit_now(code: int) -> NoReturn:
-    """Ends this process without waiting for the others, for which an ordinary exit would wait.
+    """Ends this process at once; an ordinary exit would wait for the other processes.
 
     Args:
         code: The exit code.
@@ -181,7 +186,7 @@ def exit_on_abort(sentence: str) -> None:
     """Makes an abort of this process print a sentence, below what JAX prints, and exit with code 2.
 
     Args:
-        sentence: The sentence. It replaces that of an earlier call.
+        sentence: The sentence, which replaces the one of an earlier call.
     """
     line = f"\n{os.path.basename(sys.argv[0])}: {sentence}\n".encode()
 

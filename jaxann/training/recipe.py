@@ -1,7 +1,7 @@
 """What a run is made of: its recipe, its state, its history, and the pure function that goes from epoch to epoch.
 
-A recipe takes the gradient function as a setting. Everything random is drawn before the loop over the steps, which
-keeps that loop short to compile.
+The gradient function is a setting of the recipe. The batches and keys of all steps are drawn before the loop over the
+steps, so that the loop is quick to compile.
 """
 
 from collections.abc import Callable
@@ -41,9 +41,10 @@ class History(NamedTuple):
     """The losses of a run and the metrics of its gradient function.
 
     Attributes:
-        loss: [epochs], the mean loss over each epoch's examples, every example's before the update of its own step.
+        loss: [epochs], the mean loss over the examples of each epoch; that of an example is computed in the step that
+            takes it, before the update.
         step_loss: [epochs, steps], the mean loss of each batch before the update of its step.
-        metrics: By name, [epochs], what a `Stateful` gradient measures: the mean over each epoch's steps.
+        metrics: The metrics of a `Stateful` gradient by name, each [epochs]: their means over the steps of each epoch.
     """
 
     loss: Float[Array, " epochs"]
@@ -58,7 +59,7 @@ class Recipe(NamedTuple):
         model: The network.
         loss: The loss between its outputs and the targets.
         optimizer: An optax transformation from mean gradients to updates.
-        batch_size: The number of examples in a batch, short batches excepted.
+        batch_size: The number of examples in a batch; it is smaller in a few batches if it does not divide N.
         gradient: A function (model, loss) that returns a gradient function, such as `backprop` or a learning rule.
         shuffle: Whether every epoch takes the examples in a new order.
     """
@@ -71,7 +72,7 @@ class Recipe(NamedTuple):
     shuffle: bool = True
 
     def make_gradient(self) -> Stateful:
-        """Returns the gradient function of the model and the loss, with a state even where that is empty."""
+        """Returns the gradient function of the model and the loss as a `Stateful`, whose state may be empty."""
         return as_stateful(self.gradient(self.model, self.loss))
 
 
@@ -80,7 +81,7 @@ def init_state(recipe: Recipe, key: PRNGKeyArray) -> TrainState:
 
     Args:
         recipe: What is trained and how.
-        key: The key of the run: parameters, orders of the examples and dropout all come from it.
+        key: The key of the run, from which parameters, orders of the examples and dropout are drawn.
 
     Returns:
         The state after 0 epochs.
@@ -133,8 +134,8 @@ def make_step(recipe: Recipe, lanes: Lanes) -> Callable[[Any, Batch], tuple[Any,
         lanes: The examples that the batches are taken from.
 
     Returns:
-        A function of (params, opt_state, gradient_state) and a `Batch`; it returns the next three, and the batch's
-        mean loss, weight and metrics.
+        A function of (params, opt_state, gradient_state) and a `Batch`. It returns their next values as a tuple, and a
+        tuple of the batch's mean loss, sum of weights and metrics.
     """
     gradient = recipe.make_gradient()
     update = optax.with_extra_args_support(recipe.optimizer).update
@@ -145,10 +146,10 @@ def make_step(recipe: Recipe, lanes: Lanes) -> Callable[[Any, Batch], tuple[Any,
         draws = {} if batch.key is None else {"key": batch.key}
         value, grads, next_state, metrics = gradient.step(params, state, *examples, **draws)
 
-        def value_fn(params: PyTree, batch: Any = examples) -> Array:  # optax passes the other extra arguments to it
+        def value_fn(params: PyTree, batch: Any = examples) -> Array:  # called by optax, with `batch` from `extra`
             return gradient.bind(state)(params, *batch, **draws)[0]
 
-        extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": examples}  # a few optimizers need these
+        extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": examples}  # a few optimizers need them
         updates, opt_state = update(grads, opt_state, params, **extra)
         return (optax.apply_updates(params, updates), opt_state, next_state), (value, examples[2].sum(), metrics)
 

@@ -1,4 +1,4 @@
-"""K-FAC, an optimizer that divides gradients by the curvature, in a block of two Kronecker factors per parameter."""
+"""K-FAC: gradients divided by the curvature, which is a Kronecker product of two factors for each parameter."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class KfacState(NamedTuple):
 
     Attributes:
         step: The number of steps done.
-        factors: In place of each parameter a `Kronecker` of running means, not yet unbiased.
-        bases: In place of each parameter the `Basis` of its unbiased factors, as of the last time it was computed.
+        factors: In place of each parameter a `Kronecker` of running means, which are biased by their start at 0.
+        bases: In place of each parameter the `Basis` of its unbiased factors, as last computed.
     """
 
     step: Int[Array, ""]
@@ -51,8 +51,9 @@ def kfac(
     g ↦ (G̃ + λ I)⁻¹ g = Q (Qᵀ g P / (a bᵀ + λ)) Pᵀ, with λ = damping
 
     G̃ is the Gauss-Newton matrix, reduced to a block left ⊗ right for each parameter, and (a, Q), (b, P) are the
-    eigenvalues and eigenvectors of the factors left and right. The factors are running means that are unbiased from
-    the first step on. They are computed exactly, without drawing: layers that draw evaluate.
+    eigenvalues and eigenvectors of the factors left and right. The factors are running means, corrected for their start
+    at 0. No random numbers are drawn for them: the loss's Hessian is used exactly instead of being sampled, and layers
+    such as dropout are in evaluation mode.
 
     Chain it before other transformations: `optax.chain(kfac(model, loss), optax.sgd(0.5))`. Its `update` needs
     `batch=(x, t, weights)`, which `fit` passes; weights may be left out or be None.

@@ -31,13 +31,13 @@ MEMBERS, SHARED = PartitionSpec("members"), PartitionSpec()
 
 
 class Outcome(NamedTuple):
-    """What training one member of a sweep resulted in.
+    """The result of training one member of a sweep.
 
     Attributes:
-        place: The position of the member among the members of the sweep.
+        place: The index of the member in the list of members that `sweep` was given.
         loss: [epochs], the mean loss of each epoch, as in `History`.
-        metrics: By name, [epochs], the metrics of the gradient function, as in `History`.
-        measured: What `measure` returned after the last epoch; () without it.
+        metrics: The metrics of the gradient function by name, each [epochs], as in `History`.
+        measured: What `measure` returned after the last epoch; () if there is no `measure`.
         finite: False if the member diverged: its parameters or one of its losses are not finite.
         more: How many results of the same chunk, already computed, will follow this one.
     """
@@ -54,7 +54,10 @@ def combinations(**values: Iterable[Any]) -> list[dict[str, Any]]:
     """Returns the settings for all combinations of the values.
 
     Args:
-        **values: For each setting the values it takes: `combinations(seed=range(20), rate=[0.01, 0.1])` returns 40.
+        **values: For each setting the values that it takes.
+
+    Returns:
+        The settings of each combination, by name; `combinations(seed=range(20), rate=[0.01, 0.1])` returns 40.
     """
     return [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
 
@@ -77,31 +80,32 @@ def sweep(
     each group is compiled once. A later sweep with the same `make`, `measure`, epochs and array shapes is not compiled
     again, so define those functions before a loop over sweeps, not in it.
 
-    A member is trained as `fit` with its seed alone would train it, to rounding, which may differ between programs
-    for chunks of different sizes. Diverged members are marked and do not affect the others.
+    A member is trained as `fit` would train it with the key of its seed, up to rounding, which may differ between
+    programs for chunks of different sizes. Diverged members are marked and do not affect the others.
 
     Args:
         make: A function from the settings of a member, as keyword arguments, to its recipe. It may compute with
-            traced settings and pass them to layers, losses and optimizers, but it must not ask for their values.
-        members: For each member its "seed", which makes the key that `fit` takes, and its settings.
+            traced settings and pass them to layers, losses and optimizers, but it must not branch on their values.
+        members: For each member its settings by name, and its "seed": it is trained with `jax.random.key(seed)`.
         examples: The examples that all members are trained on.
         epochs: How many times a member takes every example.
         traced: The names of the settings that vary inside one compiled program. They must be numbers in every member.
-        measure: A function of the recipe, the trained parameters and `measure_data`, called for each member inside
-            the program after the last epoch, such as for an accuracy.
-        measure_data: What `measure` is given, such as test examples: a tree of arrays.
-        budget: The most memory to use, in bytes, including what is in use already: by this process on a CPU, by each
-            device elsewhere. None stands for all memory of a device; on a CPU it sets no limit.
-        devices: The devices that the members are spread over; all devices of this process if None.
+        measure: A function of the recipe, the trained parameters and `measure_data`, which computes a tree of arrays
+            such as an accuracy. It is called for each member inside the program, after the last epoch.
+        measure_data: The third argument of `measure`, such as test examples: a tree of arrays.
+        budget: The most memory to use, in bytes: by this process on a CPU, by each device otherwise. Memory that is in
+            use already counts. None stands for all memory of a device, and sets no limit on a CPU.
+        devices: The devices that the members are spread over; None stands for all devices of this process.
 
     Returns:
         An iterator over the outcomes, group by group, each chunk as soon as it is trained.
 
     Raises:
-        SettingError: If a seed, a traced setting or a setting that `make` checks is not what it is expected to be. It
-            is a ValueError.
-        ValueError: If `make` does not take the settings of a member, if the data are not what `fit` expects, or, from
-            the iterator, if the budget is too small or `make` cannot compute with a traced setting.
+        SettingError: If a seed, a traced setting, the number of epochs or a setting that `make` checks is out of range
+            or of the wrong type. It is a ValueError.
+        ValueError: If there are no members, if `make` does not take the settings of a member, or if the data are not
+            what `fit` expects. The iterator raises it if the budget is too small or if `make` cannot compute with a
+            traced setting.
     """
     devices = jax.local_devices() if devices is None else devices
     mesh = jax.make_mesh((len(devices),), ("members",), axis_types=(AxisType.Auto,), devices=devices)
@@ -125,7 +129,7 @@ def sweep(
 
 
 class _Group(NamedTuple):
-    """Members that one program trains: they differ only in the seed and in the settings of the names in `traced`."""
+    """Members that one program trains, because they differ only in the seed and in the settings named in `traced`."""
 
     make: Callable[..., Recipe]
     epochs: int
@@ -151,7 +155,7 @@ class _Group(NamedTuple):
         return jax.device_put((seeds, numbers), NamedSharding(self.mesh, MEMBERS))
 
     def compile_chunk(self, members: list[Mapping[str, Any]], shared: tuple[Examples, Any]) -> Any:
-        """Returns the compiled program for chunks of as many members."""
+        """Returns the compiled program for chunks of `len(members)` members."""
         try:
             lowered = _jit_group(self).lower(*self.make_arguments(members), shared)
         except (TypeError, ValueError) as error:
@@ -164,7 +168,7 @@ class _Group(NamedTuple):
     def train(
         self, members: dict[int, Mapping[str, Any]], shared: Any, budget: int | float | None
     ) -> Iterator[Outcome]:
-        """Yields the outcomes of members, by their indices, from chunks of one size; copies of one fill up the last."""
+        """Yields the outcomes of members, given by index. Chunks have one size: copies of a member fill up the last."""
         indices, settings = list(members), list(members.values())
         program, size = _fit_chunk(
             lambda size: self.compile_chunk(settings[:1] * size, shared),
@@ -183,7 +187,7 @@ class _Group(NamedTuple):
 
 @lru_cache(maxsize=16)
 def _jit_group(group: _Group) -> Any:
-    """Returns the jitted program of a group; its cache spares a later sweep of the same group the compiling."""
+    """Returns the jitted program of a group, from a cache, so that a later sweep need not compile the group again."""
     train_all = jax.vmap(group.train_member, in_axes=(0, 0, None))
     specs = {"in_specs": (MEMBERS, MEMBERS, SHARED), "out_specs": MEMBERS}
     return jax.jit(jax.shard_map(train_all, mesh=group.mesh, **specs, check_vma=False))  # devices exchange nothing
@@ -200,7 +204,7 @@ def _fit_chunk(
     on_cpu, share = devices[0].platform == "cpu", ceil(members / len(devices))
     limit = min(share, WIDTH) if on_cpu else share
     while True:
-        width = ceil(share / ceil(share / limit))  # members of a device, about the same in all chunks
+        width = ceil(share / ceil(share / limit))  # members on a device, about as many in every chunk
         program = make_program(width * len(devices))
         stats = None if on_cpu else devices[0].memory_stats()
         allowed = stats["bytes_limit"] if budget is None and stats else budget
@@ -221,9 +225,9 @@ def _fit_chunk(
 
 
 def _held_memory() -> int:
-    """Returns the most bytes that this process has held, or, where psutil does not tell these, the bytes it holds."""
-    # psutil tells the peak on Windows only, and Python's own `resource`, which tells it elsewhere, does not exist
-    # there. What a process holds now is enough for a budget: memory that it has given back can be had again.
+    """Returns the memory that this process holds, in bytes; on Windows the most that it has held so far."""
+    # psutil knows the peak on Windows only. The current value is enough for a budget, because memory that the process
+    # has given back is free again.
     memory = psutil.Process().memory_info()
     return getattr(memory, "peak_wset", memory.rss)
 

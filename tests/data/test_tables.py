@@ -402,7 +402,7 @@ def test_a_folder_may_lack_the_test_part_and_its_labels_may_be_numbers(folder):
         ),
         (
             {"t10k_images_idx3_ubyte": idx(np.ones((2, 3, 2)))},
-            r"expected test images of \(2, 3\) pixels, as the training images in .*, got \(3, 2\)$",
+            r"expected test images of \(2, 3\) pixels, as in the training images of .*, got \(3, 2\)$",
         ),
         ({"t10k_labels_idx1_ubyte": idx([3, 2])}, "only classes of the training part in the test part of .*, got 2$"),
         ({"t10k_labels_idx1_ubyte": idx([3, 7])}, "classes of the training part in the test part of .*, got 7$"),

@@ -32,7 +32,7 @@ def put(array, place, value):
         (SquaredError(), X.astype(object), T, "expected real numbers for features, got dtype object"),
         (SquaredError(), X * 1j, T, "expected real numbers for features, got dtype complex128"),
         (SquaredError(), X, T.astype(str), "expected real numbers for targets, got dtype <U32"),
-        (SquaredError(), [[1.0], [1.0, 2.0]], T, "features in rows of one length, got rows of different lengths"),
+        (SquaredError(), [[1.0], [1.0, 2.0]], T, "features in rows of equal length, got rows of different lengths"),
         (
             SquaredError(),
             put(X, (2, 1), np.nan),

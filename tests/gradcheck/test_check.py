@@ -313,7 +313,7 @@ def test_bad_input_is_refused():
         check(model, loss, params, x, t, on_purpose=["7"])
     with pytest.raises(ValueError, match="expected features with 4 columns, which the network takes, got 3"):
         check(model, loss, params, x[:, :3], t)
-    with pytest.raises(ValueError, match=r"features\[0, 1\] is nan"):
+    with pytest.raises(ValueError, match=r"expected finite float64 numbers in features, got nan at \[0, 1\]"):
         check(model, loss, params, x * np.where(np.arange(4) == 1, np.nan, 1), t)
 
     @dataclass
@@ -416,7 +416,7 @@ def test_a_part_used_twice_has_rows_for_each_use():
 def test_parts_that_cannot_be_observed_are_noted():
     report = check_layer(EachRow(sigmoid), (), X)
     assert report.ok
-    assert report.notes == ("EachRow: its parts (inner) cannot be observed, so they are checked only as a part of it",)
+    assert report.notes == ("EachRow: its parts (inner) cannot be observed, so they are checked only as parts of it",)
     assert report.notes[0] in str(report)
     wrong = replace(sigmoid, derivative=lambda x, y: y)
     assert check_layer(EachRow(wrong), (), X).wrong == ("dx",)

@@ -211,7 +211,7 @@ def test_a_part_of_another_checkpoint_is_noticed(two, tmp_path, part):
     shutil.rmtree(folder / "2" / part)
     shutil.copytree(two / "1" / part, folder / "2" / part)
     with pytest.raises(
-        ValueError, match=r"the checkpoint of epoch 2 .* is damaged \(its content has another digest than"
+        ValueError, match=r"the checkpoint of epoch 2 .* is damaged \(the digest of its content differs"
     ):
         Checkpoints(folder).restore(make_progress(0))
 

@@ -151,7 +151,7 @@ def test_of_many_combinations_the_best_have_colours_and_names():
     (axes,) = draw(plot_scores(lines, "epochs", "accuracy"))
     assert labels(axes) == [f"hidden {i}" for i in (8, 7, 6, 5, 4, 3)]
     assert [line.get_color() for line in axes.lines] == [PALE] * 3 + list(PALETTE[::-1])
-    assert "3 others are grey" in [text.get_text() for text in axes.texts]
+    assert "3 others are gray" in [text.get_text() for text in axes.texts]
 
 
 def test_where_all_networks_diverged_the_title_says_so():
