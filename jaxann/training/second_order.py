@@ -1,7 +1,5 @@
 """K-FAC, an optimizer that divides gradients by the curvature, in a block of two Kronecker factors per parameter."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
