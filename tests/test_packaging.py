@@ -140,6 +140,7 @@ def test_an_older_python_that_imports_the_package_gets_an_import_error(older_pyt
 def test_every_module_can_be_imported_where_unix_only_modules_are_missing():
     program = """if True:
         import importlib, pkgutil, sys
+        import psutil  # except on Windows, it needs `resource` itself
         sys.modules.update(fcntl=None, resource=None)  # as on Windows
         import jaxann
         for module in pkgutil.walk_packages(jaxann.__path__, "jaxann."):

@@ -3,8 +3,6 @@
 Each piece is one call of the compiled `run_epochs`, so a run is the same to the bit however it is cut.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """K-FAC: gradients divided by the curvature, which is a Kronecker product of two factors for each parameter."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

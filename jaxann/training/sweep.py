@@ -4,8 +4,6 @@ Members that differ in other settings, such as layer sizes, form groups, and eac
 group is trained in chunks, and the members of a chunk are spread over the devices.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from inspect import signature
