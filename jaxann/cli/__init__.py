@@ -1,3 +1,35 @@
-"""The programs of the command line."""
+"""The command `jaxann`: programs that train, sweep, predict and check gradients, on a table of data.
+
+```sh
+jaxann train --dataset iris --hidden 8 --epochs 30 --batch-size 16 --run runs/iris
+jaxann train --resume runs/iris --epochs 60
+jaxann predict runs/iris --input flowers.csv --output kinds.csv
+jaxann sweep --hidden 8 --epochs 5 --batch-size 16 --grid learning_rate=0.1,0.5 --seeds 2 --out runs/sweep
+jaxann gradcheck --hidden 8 --loss softmax_cross_entropy
+```
+
+- `jaxann train` trains one network. Its run folder stores settings, metrics, checkpoints and pictures, and a run that
+  was interrupted goes on from there.
+- `jaxann sweep` trains a network for every combination of a grid's settings and every seed, and ranks the combinations.
+- `jaxann predict` predicts from new examples with the best parameters of a run.
+- `jaxann gradcheck` compares the handwritten gradients of such a network, or of a layer of your own, with autodiff and
+  finite differences.
+
+`jaxann COMMAND --help` lists the settings of a command. `python -m jaxann` is the same command, and
+`scripts/COMMAND.py` starts the same programs from a checkout. Bad input gets one sentence on stderr and exit code 2.
+
+In Python, `Settings` holds the settings of a run, `prepare` makes the data, the network and the plan of the run,
+and `run` trains it:
+
+```python
+from jaxann.cli.settings import Settings
+from jaxann.cli.task import prepare
+from jaxann.cli.train import run
+
+settings = Settings(dataset="iris", hidden=(8,), epochs=30, batch_size=16, precision="float64")
+outcome = run(prepare(settings), settings)
+print(f"accuracy {outcome.score:.2f} after {outcome.steps} steps")
+```
+"""
 
 __all__: list[str] = []

@@ -116,7 +116,7 @@ def import_layer(name: str) -> Layer:
         call = expression if isinstance(expression, ast.Call) else None
         target = call.func if call else expression
         if not module or not isinstance(target, ast.Name):
-            raise SyntaxError("there is no name of a module, or no name in it")
+            raise SyntaxError("expected the name of a module and a name in it")
         arguments = [ast.literal_eval(argument) for argument in call.args] if call else []
         settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords} if call else {}
     except (SyntaxError, ValueError):

@@ -202,7 +202,7 @@ class Scorer:
 
     Attributes:
         name: What the score is, as a reader calls it: accuracy, or R² if the targets are numbers.
-        key: The same in files: accuracy or r2.
+        key: The name of the score in files: accuracy or r2.
     """
 
     def __init__(self, task: Task) -> None:

@@ -221,7 +221,7 @@ def load_settings(settings: Settings) -> tuple[Settings, dict[str, str]]:
         return settings, flags(Settings)
     if settings.resume is not None:
         if settings.config is not None or settings.run is not None:
-            expectation = "without --run and --config, for a run goes on in its own folder with its own settings"
+            expectation = "without --run and --config, because a run continues in its own folder with its own settings"
             raise SettingError("resume", expectation, settings.resume)
         Folder(settings.resume, reader=True)  # raises where there is no run
     stored = Settings.from_file(path)

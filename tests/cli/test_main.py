@@ -8,10 +8,12 @@ import subprocess
 import sys
 from importlib.metadata import version
 
+import jax
 import pytest
 from support.paths import ENVIRONMENT, SCRIPTS
 from support.programs import call
 
+from jaxann import cli
 from jaxann.cli.main import COMMANDS, main
 
 
@@ -86,3 +88,20 @@ def test_help_takes_at_most_two_seconds_of_a_processor():
     subprocess.run([sys.executable, "-m", "jaxann", "--help"], check=True, capture_output=True, env=ENVIRONMENT)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= 2
+
+
+def test_the_chapters_commands_run_as_they_stand(tmp_path):
+    (tmp_path / "flowers.csv").write_text(
+        "sepal length (cm),sepal width (cm),petal length (cm),petal width (cm)\n5,3,1,0\n"
+    )
+    commands = re.search(r"```sh\n(.*?)```", cli.__doc__, re.DOTALL)[1].splitlines()
+    try:
+        for command in commands:
+            name, *arguments = command.split()
+            ended = call(main, *arguments, name=name, folder=tmp_path)
+            assert (name, ended.code) == ("jaxann", 0), ended.err
+    finally:
+        jax.config.update("jax_enable_x64", True)  # as all tests have it
+    assert {command.split()[1] for command in commands} == set(COMMANDS)
+    assert (tmp_path / "kinds.csv").read_text().startswith("target,P(setosa),P(versicolor),P(virginica)\n")
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"iris", "sweep"}

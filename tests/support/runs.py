@@ -1,10 +1,26 @@
-"""What a run has left in its folder."""
+"""Runs: how tests start the programs train and predict in this process, and what a run leaves in its folder."""
 
 import json
 
 import numpy as np
+from support.programs import call
 
+from jaxann.cli import predict, train
 from jaxann.runs.checkpoints import Checkpoints
+
+QUICK = ("--hidden", 5, "--epochs", 20, "--batch-size", 16, "--checkpoint-seconds", 99)
+BARE = ("--no-plots", "--no-tensorboard")
+
+
+def call_train(folder, *arguments):
+    """Calls the program in a folder, in float64 as all tests are unless the arguments decide on the precision."""
+    decided = {"--precision", "--resume", "--config"} & set(arguments)
+    precision = () if decided else ("--precision", "float64")
+    return call(train.main, *arguments, *precision, name="train.py", folder=folder)
+
+
+def call_predict(folder, *arguments):
+    return call(predict.main, *arguments, name="predict.py", folder=folder)
 
 
 def logged(folder):
