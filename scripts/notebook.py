@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
 import tyro
 from jax import Array
 from sklearn.datasets import load_iris
@@ -29,11 +30,12 @@ from tqdm import tqdm
 from wrong_formulas import CULPRITS, VARIANTS, Repairs, make_network
 
 from jaxann import backprop, check
+from jaxann.cli.errors import ERRORS, flags, print_error
 from jaxann.data.extras import require_packages
 from jaxann.gradcheck import Report, style
 from jaxann.gradients.table import format_table
 from jaxann.nn.batch import forward_batch
-from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.hyperparameters import validate_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -272,11 +274,9 @@ def main() -> int:
         results = run_variants(settings)
         print(format_results(results), format_diagnoses(results[0]), conclude(results), sep="\n\n")
         if settings.figure is not None:
-            plot_results(results).savefig(settings.figure, dpi=style.DPI)
-    except (ValueError, OSError, ImportError) as error:
-        message = error.spell(lambda name: f"--{name.replace('_', '-')}") if isinstance(error, SettingError) else error
-        print(f"notebook.py: {message}", file=sys.stderr)
-        return 2
+            plot_results(results).savefig(settings.figure)
+    except ERRORS as error:
+        return print_error(error, flags(NotebookSettings))
     return 0
 
 

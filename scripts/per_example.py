@@ -17,17 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
 import tyro
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
 from jaxann import fit
+from jaxann.cli.errors import ERRORS, flags, print_error
 from jaxann.data.extras import require_packages
 from jaxann.gradcheck import style
 from jaxann.gradients import per_example
 from jaxann.gradients.table import format_table
 from jaxann.nn import SoftmaxCrossEntropy, mlp, relu
-from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.hyperparameters import validate_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,11 +166,9 @@ def main() -> int:
         print(f"{searches[0].wrong.sum()} of {len(searches[0].true)} labels are wrong; {settings.seeds} seeds")
         print(format_precision(searches))
         if settings.figure is not None:
-            plot_largest(searches[0]).savefig(settings.figure, dpi=style.DPI)
-    except (ValueError, FloatingPointError, ImportError, OSError) as error:
-        message = error.spell(lambda name: f"--{name.replace('_', '-')}") if isinstance(error, SettingError) else error
-        print(f"per_example.py: {message}", file=sys.stderr)
-        return 2
+            plot_largest(searches[0]).savefig(settings.figure)
+    except ERRORS as error:
+        return print_error(error, flags(SearchSettings))
     return 0
 
 

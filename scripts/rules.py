@@ -21,10 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
 import tyro
 from tqdm import tqdm
 
 from jaxann import fit, predict
+from jaxann.cli.errors import ERRORS, flags, print_error
 from jaxann.data import load
 from jaxann.data.extras import require_packages
 from jaxann.data.validation import validate_schedule
@@ -254,11 +256,9 @@ def main() -> int:
         if settings.json is not None:
             settings.json.write_text(json.dumps(to_json(outcomes)), encoding="utf-8")
         if settings.figure is not None:
-            plot_outcomes(outcomes).savefig(settings.figure, dpi=style.DPI)
-    except (ValueError, OSError, ImportError) as error:
-        message = error.spell(lambda name: f"--{name.replace('_', '-')}") if isinstance(error, SettingError) else error
-        print(f"rules.py: {message}", file=sys.stderr)
-        return 2
+            plot_outcomes(outcomes).savefig(settings.figure)
+    except ERRORS as error:
+        return print_error(error, flags(ComparisonSettings))
     return 0
 
 

@@ -149,7 +149,7 @@ def main() -> int:
     try:
         reports = run_checks(settings)
         if settings.plot is not None:
-            plot_report(list(reports.values())[-1]).savefig(settings.plot, dpi=150)
+            plot_report(list(reports.values())[-1]).savefig(settings.plot)
     except ERRORS as error:
         return print_error(error, flags(GradcheckSettings))
     if settings.json:

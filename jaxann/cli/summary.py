@@ -85,4 +85,4 @@ def plot_summaries(summaries: list[Summary], grid: Mapping[str, list[Any]], path
     for settings, scores, *_ in summaries:
         line = ", ".join(f"{name} {format_value(settings[name])}" for name in several if name != x)
         lines.setdefault(line, {})[settings[x] if x in numeric else format_value(settings[x])] = scores
-    plot_scores(lines, x, f"validation {score}").savefig(path, dpi=150)
+    plot_scores(lines, x, f"validation {score}").savefig(path)
