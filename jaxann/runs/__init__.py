@@ -29,7 +29,7 @@ lanes = make_lanes(data.train, recipe.batch_size)
 
 def train(folder, epochs):
     begun = begin(recipe, jax.random.key(0))
-    record, progress = Record.open(folder, begun, tensorboard=False, seconds=0)  # a checkpoint after every piece
+    record, progress = Record.open(folder, begun, tensorboard=False, seconds=0.0)  # a checkpoint after every piece
     with closing(record):
         for progress, rows in train_in_pieces(recipe, lanes, Plan(epochs, piece=2), progress):
             record.add(progress, rows)
