@@ -80,7 +80,7 @@ def test_autodiff_would_be_noticed():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_library_function_hides_a_derivative(name):
-    """`jax.nn` serves for initialisers only, optax for optimisers only, in the room that trains."""
+    """`jax.nn` serves for initializers only, optax for optimizers only, in the room that trains."""
     used = set(imports(MODULES[name]))
     assert {path for path in used if path.startswith("jax.nn")} <= {"jax.nn.initializers"}
     assert not {path for path in used if path.startswith("optax")} or name.startswith("training.")

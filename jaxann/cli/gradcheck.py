@@ -50,7 +50,7 @@ def run_checks(settings: GradcheckSettings) -> dict[str, Report]:
     """Checks a layer, or a network before and after training.
 
     Returns:
-        The report of each check, by the time of the check: "at initialisation", "after 3 epochs" or "at random".
+        The report of each check, by the time of the check: "at initialization", "after 3 epochs" or "at random".
 
     Raises:
         ValueError: If a setting is out of range, or settings and data do not fit together.
@@ -65,7 +65,7 @@ def run_checks(settings: GradcheckSettings) -> dict[str, Report]:
         raise SettingError("precision", "to be float32 or float64, whose rounding a check allows for", "bfloat16")
     task = prepare(settings)
     state = start(task.recipe, jax.random.key(settings.seed))
-    reports = {"at initialisation": check_network(task, state.params, settings)}
+    reports = {"at initialization": check_network(task, state.params, settings)}
     if settings.after:
         lanes = make_lanes(task.examples, settings.batch_size)
         state, _ = train(task.recipe, state, lanes, settings.after)
@@ -92,7 +92,7 @@ def check_own_layer(settings: GradcheckSettings, name: str) -> Report:
     """Checks the layer that `name` stands for, with random parameters at a random input.
 
     Raises:
-        ValueError: If there is no such layer, or it cannot be initialised, or the shape is not one of an input.
+        ValueError: If there is no such layer, or it cannot be initialized, or the shape is not one of an input.
     """
     layer, key = import_layer(name), jax.random.key(settings.seed)
     if settings.shape and min(settings.shape) < 1:
@@ -100,7 +100,7 @@ def check_own_layer(settings: GradcheckSettings, name: str) -> Report:
     try:
         x, params = jax.random.normal(key, settings.shape or input_shape(layer)), layer.init(key)
     except Exception as error:
-        raise ValueError(f"the layer {name!r} cannot be initialised: {type(error).__name__}: {error}") from None
+        raise ValueError(f"the layer {name!r} cannot be initialized: {type(error).__name__}: {error}") from None
     return check_layer(layer, params, x, on_purpose=settings.on_purpose, seed=settings.seed)
 
 

@@ -50,7 +50,7 @@ class Settings:
     """Share of the other examples that is set apart as the validation part. By default there is no such part.
     The network is evaluated on it during training, and the best parameters are kept."""
     scaling: Literal["feature", "all", "none"] = "feature"
-    """How features are standardised: each by its own mean and standard deviation (feature),
+    """How features are standardized: each by its own mean and standard deviation (feature),
     all by the same ones, which suits images (all), or not at all (none)."""
     hidden: tuple[int, ...] = (50, 20, 10)
     """Number of units of each hidden layer."""
@@ -61,7 +61,7 @@ class Settings:
     dropout: float = 0.0
     """Share of each hidden layer's outputs that is dropped, drawn anew in every training step."""
     loss: Loss | None = None
-    """Loss that is minimised. By default cross_entropy for classes and squared_error for numbers."""
+    """Loss that is minimized. By default cross_entropy for classes and squared_error for numbers."""
     label_smoothing: float | None = None
     """Share of each class target that is spread evenly over all classes: 0.03 makes .98 and .01 of three classes.
     By default 0.03 for classes, and 0 for numbers and for the hinge loss."""

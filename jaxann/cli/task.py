@@ -41,7 +41,7 @@ class Task(NamedTuple):
     """A training run made of settings.
 
     Attributes:
-        data: The parts of the dataset, standardised.
+        data: The parts of the dataset, standardized.
         targets: How the targets are encoded for the loss, and outputs decoded.
         recipe: The network and all else that is compiled in.
         examples: The training part, as arrays for the recipe.
@@ -229,7 +229,7 @@ class Scorer:
 
 
 class DataDescription(NamedTuple):
-    """What a run stores of its data, in data.json: enough to predict, and to recognise the same data.
+    """What a run stores of its data, in data.json: enough to predict, and to recognize the same data.
 
     Attributes:
         classes: The names of the classes; none if the targets are numbers.

@@ -27,7 +27,10 @@ class SettingError(ValueError):
 
     def __init__(self, name: str, expectation: str, value: Any) -> None:
         self.name, self.expectation, self.value = name, expectation, value
-        super().__init__(self.spell(lambda name: name))
+        super().__init__(name, expectation, value)  # as they are, so that the error can be pickled
+
+    def __str__(self) -> str:
+        return self.spell(lambda name: name)
 
     def spell(self, spelling: Callable[[str], str]) -> str:
         """Returns the message with the name of the setting spelled as `spelling(name)`."""
@@ -82,7 +85,7 @@ def validate_number(
 def _is_finite(value: Any) -> bool:
     try:
         return not isinstance(value, bool) and bool(isfinite(value))
-    except TypeError:
+    except (TypeError, OverflowError):  # not a number, or a whole number beyond every float
         return False
 
 

@@ -8,6 +8,7 @@ from time import monotonic
 
 import numpy as np
 
+from jaxann.data.extras import require_packages
 from jaxann.runs.checkpoints import Checkpoints
 from jaxann.runs.folder import Folder, Row
 from jaxann.training.loop import Progress
@@ -124,6 +125,7 @@ class Log:
         self._folder, self._writer = folder, None
         folder.rewind(epoch)
         if tensorboard:
+            require_packages("a record for TensorBoard", "tensorboardX")
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=epoch + 1)

@@ -223,11 +223,8 @@ def _fit_chunk(
 
 
 def _held_memory() -> int:
-    """Returns the memory that this process holds, in bytes; on Windows the most that it has held so far."""
-    # psutil knows the peak on Windows only. The current value is enough for a budget, because memory that the process
-    # has given back is free again.
-    memory = psutil.Process().memory_info()
-    return getattr(memory, "peak_wset", memory.rss)
+    """Returns the memory that this process holds, in bytes."""
+    return psutil.Process().memory_info().rss
 
 
 def _validate_members(make: Callable[..., Recipe], members: Sequence[Mapping[str, Any]], traced: Sequence[str]) -> None:

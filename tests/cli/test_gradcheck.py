@@ -58,7 +58,7 @@ def test_a_network_that_train_can_train(call_gradcheck, tmp_path):
     code, out, _ = call_gradcheck(*small, *options)
     assert code == 0
     reports = json.loads(out)
-    assert list(reports) == ["at initialisation", "after 2 epochs"]
+    assert list(reports) == ["at initialization", "after 2 epochs"]
     for report in reports.values():
         assert report["ok"]
         assert {"0.W", "1.dx", "2.b", "loss", "gradient.0.W"} <= {row["path"] for row in report["rows"]}

@@ -143,7 +143,7 @@ def test_the_top_is_retrained_on_both_parts_and_scored_once(copy, trained):
     assert ended.sentence == f"sweep.py: {sentence}"
 
 
-def test_weights_and_standardised_numbers_are_of_both_parts():
+def test_weights_and_standardized_numbers_are_of_both_parts():
     settings = sweep.SweepSettings(dataset="diabetes", hidden=(3,), precision="float64")
     before = task.prepare(settings)
     parts = [part._replace(weights=np.arange(1.0, len(part.t) + 1)) for part in before.data[:2]]

@@ -57,7 +57,7 @@ assert not {{"orbax", "tensorboardX", "matplotlib"}} & set(sys.modules)
         ("--activation", "tanh", "--loss", "squared_error", "--gradient", "autodiff", "--learning-rate", 0.1),
     ],
 )
-def test_other_datasets_losses_and_optimisers(arguments):
+def test_other_datasets_losses_and_optimizers(arguments):
     code, out, _ = call_train(*arguments, "--hidden", 20, "--epochs", 20, "--batch-size", 16)
     assert code == 0
     assert float(re.search(r"accuracy: (\S+)", out)[1]) > 0.85

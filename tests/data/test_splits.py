@@ -62,7 +62,7 @@ def test_iris_and_diabetes_are_split_as_in_the_first_version():
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_features_are_standardised_over_the_training_part_alone(name):
+def test_features_are_standardized_over_the_training_part_alone(name):
     data = load(name, held_out=0.3, validation=0.2, seed=1)
     varying = data.train.x.std(axis=0) > 0
     np.testing.assert_allclose(data.train.x.mean(axis=0), 0, atol=1e-10)

@@ -66,7 +66,7 @@ def test_smoothing_reaches_the_loss_that_smooths_by_itself():
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber"])
-def test_numbers_are_standardised_and_come_back_in_their_own_unit(loss):
+def test_numbers_are_standardized_and_come_back_in_their_own_unit(loss):
     targets = Targets.fit(loss, 0, 0.0, NUMBERS)
     assert (targets.mean, targets.sd) == (4.0, np.sqrt(5.0))
     encoded = targets.encode(NUMBERS)
@@ -75,7 +75,7 @@ def test_numbers_are_standardised_and_come_back_in_their_own_unit(loss):
     np.testing.assert_allclose(targets.decode(np.array([[0.0], [-2.0]])), [4, 4 - 2 * np.sqrt(5)], rtol=1e-15)
 
 
-def test_unseen_numbers_are_standardised_by_the_training_ones():
+def test_unseen_numbers_are_standardized_by_the_training_ones():
     targets = Targets.fit("squared_error", 0, 0.0, NUMBERS)
     np.testing.assert_allclose(targets.encode(np.array([14.0])), [[10 / np.sqrt(5)]], rtol=1e-15)
 
@@ -99,7 +99,7 @@ def test_numbers_that_are_all_the_same_are_zero(value, count):
     np.testing.assert_allclose(targets.decode(targets.encode(t)), t, rtol=1e-15)
 
 
-def test_numbers_that_hardly_differ_are_standardised_all_the_same():
+def test_numbers_that_hardly_differ_are_standardized_all_the_same():
     t = 1e-9 * NUMBERS
     np.testing.assert_allclose(Targets.fit("huber", 0, 0.0, t).encode(t)[:, 0], (NUMBERS - 4) / np.sqrt(5), rtol=1e-12)
 

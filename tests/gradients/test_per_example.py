@@ -492,7 +492,7 @@ def test_the_same_key_draws_the_same_noise():
 
 
 def recorder(steps):
-    """Returns an optimiser that stores its gradients in its state and changes no parameter."""
+    """Returns an optimizer that stores its gradients in its state and changes no parameter."""
 
     def init(params):
         return jnp.zeros((), int), jnp.zeros((steps, flat(params).size))

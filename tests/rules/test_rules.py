@@ -502,7 +502,7 @@ def test_a_stateful_gradient_s_state_goes_from_step_to_step_and_its_metrics_into
     assert compare(after.params, by_hand(before.params, None, 3, 0.2)).error < 1e-12
 
 
-def test_an_optimiser_that_asks_for_the_loss_gets_it_at_the_state_of_the_step():
+def test_an_optimizer_that_asks_for_the_loss_gets_it_at_the_state_of_the_step():
     def shifted(model, loss):
         def step(params, count, x, t, weights=None):
             value, grads = backprop(model, loss)(params, x, t, weights)

@@ -36,7 +36,7 @@ def test_any_score_is_restored(tmp_path, score):
     assert Checkpoints(tmp_path).restore(make_progress(0)).best_score == score
 
 
-def test_the_state_of_a_composed_optimiser_is_restored(tmp_path):
+def test_the_state_of_a_composed_optimizer_is_restored(tmp_path):
     update = optimizer("momentum", schedule("cosine", 0.1, 9, warmup=2), weight_decay=0.1, clip=1.0)
     Checkpoints(tmp_path).save(written := make_progress(3, update))
     assert bits(Checkpoints(tmp_path).restore(make_progress(0, update))) == bits(written)

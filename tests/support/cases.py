@@ -48,7 +48,7 @@ def distribution(key, m):
     return jax.nn.softmax(jax.random.normal(key, (m,)))
 
 
-def unnormalised(key, m):
+def unnormalized(key, m):
     return jax.random.uniform(key, (m,))
 
 
@@ -72,11 +72,11 @@ LOSSES = {  # a loss, and the functions that draw an output and a target for it
     "Hinge": (Hinge(), normal, sign),
     "Poisson": (Poisson(), normal, count),
     "CrossEntropy": (CrossEntropy(), distribution, distribution),
-    "CrossEntropy, targets of any sum": (CrossEntropy(), unnormalised, unnormalised),
+    "CrossEntropy, targets of any sum": (CrossEntropy(), unnormalized, unnormalized),
     "SoftmaxCrossEntropy": (SoftmaxCrossEntropy(), normal, distribution),
-    "SoftmaxCrossEntropy, targets of any sum": (SoftmaxCrossEntropy(), normal, unnormalised),
+    "SoftmaxCrossEntropy, targets of any sum": (SoftmaxCrossEntropy(), normal, unnormalized),
     "SoftmaxCrossEntropy, labels": (SoftmaxCrossEntropy(), normal, label),
     "SoftmaxCrossEntropy, smoothed": (SoftmaxCrossEntropy(0.1), normal, distribution),
     "SoftmaxCrossEntropy, smoothed labels": (SoftmaxCrossEntropy(0.1), normal, label),
-    "SigmoidCrossEntropy": (SigmoidCrossEntropy(), normal, unnormalised),
+    "SigmoidCrossEntropy": (SigmoidCrossEntropy(), normal, unnormalized),
 }

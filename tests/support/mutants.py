@@ -28,7 +28,7 @@ from support.mutations import (
     mutate_loss,
     mutate_softmax,
     skip_activation,
-    skip_normalisation,
+    skip_normalization,
     sum_batch,
     swap_biases,
     take_first,
@@ -211,7 +211,7 @@ MUTANTS = NOTEBOOK | {
     ),
     "batch: the first example for all": mutate_gradient(take_first, *VALUES),
     "batch: weights forgotten": mutate_gradient(drop_weights, *WEIGHTED),
-    "batch: weights without their sum": mutate_gradient(skip_normalisation, *WEIGHTED, cause="varying factor"),
+    "batch: weights without their sum": mutate_gradient(skip_normalization, *WEIGHTED, cause="varying factor"),
     "training step: weight decay forgotten": mutate_gradient(
         decay_weights(0), *WEIGHTS, cause="weight decay", on_purpose=VALUES
     ),

@@ -137,7 +137,7 @@ def drop_weights(gradient):
     return wrong
 
 
-def skip_normalisation(gradient):
+def skip_normalization(gradient):
     """Weights the gradients by w instead of w / Σw."""
 
     def wrong(params, x, t, weights=None):

@@ -43,7 +43,7 @@ def read_parameters(folder):
 
 def assert_equal_arrays(arrays, others):
     assert arrays.keys() == others.keys()
-    assert len(arrays) >= 10  # parameters, best parameters, key, epoch, and the optimiser's state
+    assert len(arrays) >= 10  # parameters, best parameters, key, epoch, and the optimizer's state
     for name in arrays:
         np.testing.assert_array_equal(arrays[name], others[name])
 
