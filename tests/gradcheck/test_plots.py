@@ -76,7 +76,7 @@ def test_the_diagnosis_is_below_the_title():
     assert comparison.texts[0].get_text() == "consistent with a flipped sign"
 
 
-def test_a_wrong_gradient_is_seen_without_colours():
+def test_a_wrong_gradient_is_seen_without_colors():
     errors = draw(plot_report(Report((*RIGHT, WRONG, ON_PURPOSE), 6, 9)))[0]
     texts = {text.get_position(): text for text in errors.texts}
     assert {text.get_text() for text in texts.values() if text.get_weight() == "bold"} == {"2"}

@@ -146,7 +146,7 @@ def test_scores_over_texts_stand_side_by_side():
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0, 0.5], [1, 0.6]])
 
 
-def test_of_many_combinations_the_best_have_colours_and_names():
+def test_of_many_combinations_the_best_have_colors_and_names():
     lines = {f"hidden {i}": {1: [0.1 * i], 2: [0.1 * i]} for i in range(9)}
     (axes,) = draw(plot_scores(lines, "epochs", "accuracy"))
     assert labels(axes) == [f"hidden {i}" for i in (8, 7, 6, 5, 4, 3)]

@@ -39,7 +39,7 @@ def test_runs_take_turns_and_the_first_round_is_not_counted():
 def test_it_starts_from_any_folder(tmp_path):
     text = benchmark(tmp_path, "--help")
     assert "--sections" in text
-    assert "handwritten : autodiff in a training step" in text
+    assert "per_example: norms, noise scale and clipped mean" in text
 
 
 @pytest.mark.slow
