@@ -1,5 +1,6 @@
 """Progress of a made-up run, and what tests compare of it and of its folder."""
 
+import os
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from support.paths import ENVIRONMENT
+from support.paths import ENVIRONMENT, TOP
 
 from jaxann.training.loop import Progress
 from jaxann.training.recipe import TrainState
@@ -49,6 +50,7 @@ def listing(folder):
 
 
 def start_python(program, *arguments):
-    """Starts a process that runs a program."""
+    """Starts a process that runs a program, which can import the package and the tests' support."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(TOP), str(TOP / "tests")])}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
