@@ -33,9 +33,10 @@ class Settings:
     """The settings of a training run."""
 
     dataset: str = "iris"
-    """Data to learn from: iris, wine, breast_cancer, digits or diabetes of scikit-learn,
-    mnist_784, Fashion-MNIST or openml:NAME, which are downloaded once,
-    a .csv file with named columns, an .npz file with the arrays x and t, or a folder with MNIST's IDX files."""
+    """Data to learn from, which is one of:
+    iris, wine, breast_cancer, digits, diabetes (of scikit-learn);
+    mnist_784, Fashion-MNIST, openml:NAME (downloaded once);
+    a .csv file with named columns; an .npz file with the arrays x and t; a folder with MNIST's IDX files."""
     target: str | None = None
     """Column of a .csv file that is predicted. By default the last one."""
     weights: str | None = None
@@ -50,8 +51,8 @@ class Settings:
     """Share of the other examples that is set apart as the validation part. By default there is no such part.
     The network is evaluated on it during training, and the best parameters are kept."""
     scaling: Literal["feature", "all", "none"] = "feature"
-    """How features are standardized: each by its own mean and standard deviation (feature),
-    all by the same ones, which suits images (all), or not at all (none)."""
+    """How features are standardized, by mean and standard deviation of the training part.
+    Each feature by its own (feature), all by the same, which suits images (all), or not at all (none)."""
     hidden: tuple[int, ...] = (50, 20, 10)
     """Number of units of each hidden layer."""
     activation: Activation = "sigmoid"
@@ -66,8 +67,8 @@ class Settings:
     """Share of each class target that is spread evenly over all classes: 0.03 makes .98 and .01 of three classes.
     By default 0.03 for classes, and 0 for numbers and for the hinge loss."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
-    """How much each class counts: a number for each, in the order of the confusion matrix,
-    or balanced, which is the inverse of its frequency. By default all classes count alike."""
+    """How much each class counts. By default all classes count alike.
+    Either a number for each class, in the order of the confusion matrix, or balanced: the inverse of its frequency."""
     optimizer: Optimizer = "sgd"
     """Optimizer, by its name in optax; momentum and nesterov are variants of sgd."""
     optimizer_settings: dict[str, float] = field(default_factory=dict)

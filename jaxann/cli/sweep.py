@@ -49,8 +49,8 @@ class SweepSettings(Settings):
     seeds: int = 5
     """Number of networks for each combination, with the seeds from --seed on. All have the same parts of the data."""
     top: int = 0
-    """Number of best combinations that are trained again, now on the training and validation parts together,
-    and scored on the test part. By default the test part is not used."""
+    """Number of best combinations that are scored on the test part. By default the test part is not used.
+    They are first trained again, on the training and validation parts together."""
     budget: float | None = None
     """Memory that is not to be exceeded, in GiB. By default all memory of a GPU, and no limit on a CPU."""
     out: Path | None = None
