@@ -45,7 +45,7 @@ from jaxann.training.processes import (
 
 
 class Outcome(NamedTuple):
-    """What a run has come to.
+    """The result of a run.
 
     Attributes:
         score: The accuracy on the test part, or R² if the targets are numbers.
