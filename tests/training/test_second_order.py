@@ -156,7 +156,8 @@ CHAINS = {
 @pytest.mark.slow
 def test_it_is_chained_with_others(name):
     optimizer = CHAINS[name](kfac(MODEL, LOSS, damping=0.1))
-    _, history = fit(MODEL, LOSS, optimizer, X, LABELS, key=KEY, epochs=8, batch_size=12)
+    batch_size = 23 if name == "line search" else 12  # a line search on half of the examples goes up and down
+    _, history = fit(MODEL, LOSS, optimizer, X, LABELS, key=KEY, epochs=8, batch_size=batch_size)
     assert history.loss[-1] < 0.6 * history.loss[0]
 
 
