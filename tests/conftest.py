@@ -40,3 +40,10 @@ def _forget_compiled_programs():
     """Each takes memory maps, of which a process may not have many more than all tests together would need."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    """A program that a test calls sets the precision of its process."""
+    yield
+    jax.config.update("jax_enable_x64", True)
