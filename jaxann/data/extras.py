@@ -33,4 +33,6 @@ def require_packages(purpose: str, *modules: str) -> None:
             missing.append(_PACKAGES[module])
     if missing:
         extra = next(name for name, packages in EXTRAS.items() if packages >= set(missing))
-        raise ImportError(f"{purpose} needs {' and '.join(missing)}: pip install 'jaxann[{extra}]'")
+        *others, last = missing
+        names = f"{', '.join(others)} and {last}" if others else last
+        raise ImportError(f"{purpose} needs {names}: pip install 'jaxann[{extra}]'")

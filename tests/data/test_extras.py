@@ -16,7 +16,7 @@ RUN_FOLDER = ("orbax.checkpoint", "tensorboardX", "matplotlib.figure")
         (["tensorboardX"], r"tensorboardX: pip install 'jaxann\[logging\]'"),
         (["matplotlib.figure"], r"matplotlib: pip install 'jaxann\[plots\]'"),
         (["tensorboardX", "matplotlib.figure"], r"tensorboardX and matplotlib: pip install 'jaxann\[runs\]'"),
-        (RUN_FOLDER, r"orbax-checkpoint and tensorboardX and matplotlib: pip install 'jaxann\[runs\]'"),
+        (RUN_FOLDER, r"orbax-checkpoint, tensorboardX and matplotlib: pip install 'jaxann\[runs\]'"),
     ],
 )
 def test_all_missing_packages_are_named_with_the_extra_that_installs_them(monkeypatch, missing, sentence):
