@@ -10,6 +10,7 @@ import gzip
 import math
 import os
 import reprlib
+import stat
 import struct
 import zipfile
 import zlib
@@ -265,6 +266,25 @@ def join_names(names: Sequence[str], most: int = 5) -> str:
     """Returns the first names, at most `most`, separated by commas, and the number of further ones."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def require_regular_file(path: str | os.PathLike[str]) -> None:
+    """Checks that a path, if anything exists there, is a regular file or a folder.
+
+    Opening a pipe would wait for somebody who writes into it, and reading a device might never end.
+
+    Args:
+        path: The path. Nothing needs to exist there.
+
+    Raises:
+        ValueError: If the path is a pipe, a socket or a device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # whoever opens the file gets this error, too
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"expected a regular file, got a pipe, a socket or a device: {os.fspath(path)}")
 
 
 def _describe_read_error(path: str, error: Exception) -> str:
