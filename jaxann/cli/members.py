@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxann.cli.scores import Scorer
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import (
     TRACEABLE,
-    Scorer,
     Task,
     check_settings,
     make_examples,
@@ -181,9 +181,8 @@ def train_members(
 def score_member(outcome: Outcome, task: Task, part: str) -> Row:
     """Returns the losses and the score of a member, with None for numbers that are not finite."""
     (examples, t), (y, loss), score = task.shown, outcome.measured, inf
-    if outcome.finite and np.isfinite(y).all():
-        # A member diverged as well if its numbers are too large to compute the score.
-        with suppress(FloatingPointError), np.errstate(all="ignore"):
+    if outcome.finite:
+        with suppress(FloatingPointError):  # a member whose outputs or score are not finite diverged as well
             score = Scorer(task).score(t, y, examples.weights)
     numbers = {"loss": outcome.loss[-1], f"{part}_loss": loss, f"{part}_score": score}
     finite = {name: float(number) if isfinite(number) else None for name, number in numbers.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import sys
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +16,14 @@ import jax
 import numpy as np
 import tyro
 
+from jaxann.cli.description import DataDescription, describe_origin
 from jaxann.cli.errors import ERRORS, flags, print_error, program_name
 from jaxann.cli.settings import Settings
-from jaxann.cli.task import DataDescription, make_network
-from jaxann.data.splits import Scaling
+from jaxann.cli.task import make_network
 from jaxann.data.tables import read_features
-from jaxann.data.targets import Targets
 from jaxann.data.validation import validate_features
 from jaxann.runs.checkpoints import Checkpoints
+from jaxann.runs.files import require_new_file, write_file
 from jaxann.runs.folder import Folder
 from jaxann.training.fit import predict
 
@@ -54,13 +55,13 @@ def predict_rows(settings: PredictSettings) -> list[list[Any]]:
     folder = Folder(settings.run, reader=True)
     stored, description = Settings.from_file(folder.path / "config.json"), DataDescription.read(folder)
     jax.config.update("jax_enable_x64", stored.precision == "float64")
-    classes, targets = description.classes, Targets(**description.targets)
+    classes, targets = description.classes, description.make_targets()
     x = read_features(str(settings.input), tuple(description.columns), (description.target, stored.weights))
-    scaling = Scaling(np.array(description.mean), np.array(description.sd))
     model, _ = make_network(stored, len(description.columns), targets)
     like = jax.jit(model.init)(jax.random.key(0))
-    params = Checkpoints(folder.path / "checkpoints", reader=True).best(like, settings.checkpoint)
-    y = np.asarray(predict(model, params, validate_features(scaling(x))))
+    checkpoints = Checkpoints(folder.path / "checkpoints", origin=describe_origin(stored, description), reader=True)
+    params = checkpoints.best(like, settings.checkpoint)
+    y = np.asarray(predict(model, params, validate_features(description.make_scaling()(x))))
     predictions, probabilities = targets.decode(y), targets.probabilities(y)
     rows = [[classes[value] if classes else repr(float(value))] for value in predictions]
     names: list[str] = [description.target]
@@ -78,12 +79,15 @@ def main() -> int:
     """
     settings = tyro.cli(PredictSettings, prog=program_name(), description=__doc__)
     try:
+        if settings.output is not None:
+            require_new_file(settings.output)  # before anything that takes its time
         rows = predict_rows(settings)
+        text = StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
         if settings.output is None:
-            csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+            sys.stdout.write(text.getvalue())
         else:
-            with settings.output.open("x", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows(rows)
+            write_file(settings.output, text.getvalue(), new=True)
     except ERRORS as error:
         return print_error(error, flags(PredictSettings))
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +12,7 @@ from jaxann.cli.annotations import describe_annotation, matches
 from jaxann.nn.activations import ACTIVATIONS
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.losses import LOSSES
+from jaxann.runs.files import read_json
 from jaxann.runs.folder import require_readable_version
 from jaxann.training.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -172,6 +173,10 @@ class Settings:
         stored = {name: value for name, value in asdict(self).items() if name not in UNSTORED}
         return {"version": version("jaxann"), **stored}
 
+    def origin(self) -> dict[str, Any]:
+        """Returns the settings that a run keeps when it is resumed, as its checkpoints store them."""
+        return {name: value for name, value in self.to_json().items() if name not in ("version", *CHANGEABLE)}
+
     @classmethod
     def from_file(cls, path: Path) -> Settings:
         """Reads settings from a JSON file. Those that are missing in it have their defaults.
@@ -180,23 +185,22 @@ class Settings:
             ValueError: If the file cannot be read, holds anything but settings, or is of a version of jaxann that this
                 one cannot read.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as settings: {error}") from None
+        content = read_json(path)
         if not isinstance(content, dict):
-            raise ValueError(f"{path}: expected an object with names and values of settings, got {content!r}")
+            raise ValueError(
+                f"{path}: expected an object with names and values of settings, got {reprlib.repr(content)}"
+            )
         made_by = content.pop("version", None)
         if not matches(made_by, str | None):
-            raise ValueError(f"{path}: expected version to be a text, got {made_by!r}")
+            raise ValueError(f"{path}: expected version to be a text, got {reprlib.repr(made_by)}")
         require_readable_version(path, made_by)
         annotations = get_type_hints(Settings)
         for name, value in content.items():
             if name not in annotations or name in UNSTORED:
-                raise ValueError(f"{path}: expected names of settings, got {name!r}")
+                raise ValueError(f"{path}: expected names of settings, got {reprlib.repr(name)}")
             if not matches(value, annotations[name]):
                 expectation = describe_annotation(annotations[name])
-                raise ValueError(f"{path}: expected {name} to be {expectation}, got {value!r}")
+                raise ValueError(f"{path}: expected {name} to be {expectation}, got {reprlib.repr(value)}")
         values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in content.items()}
         return cls(**values)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxann.cli.grid import format_value
 from jaxann.gradients.table import format_table
+from jaxann.runs.files import write_picture
 from jaxann.runs.plots import plot_scores
 
 Row = dict[str, Any]
@@ -85,4 +86,4 @@ def plot_summaries(summaries: list[Summary], grid: Mapping[str, list[Any]], path
     for settings, scores, *_ in summaries:
         line = ", ".join(f"{name} {format_value(settings[name])}" for name in several if name != x)
         lines.setdefault(line, {})[settings[x] if x in numeric else format_value(settings[x])] = scores
-    plot_scores(lines, x, f"validation {score}").savefig(path)
+    write_picture(path, plot_scores(lines, x, f"validation {score}"))

@@ -22,15 +22,18 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from jaxann.cli.description import DataDescription
 from jaxann.cli.errors import ERRORS, flags, print_error, program_name, require_optional_packages
 from jaxann.cli.grid import TRAIN_ONLY, parse_grid, written_names
 from jaxann.cli.members import Row, make_tasks, merge_validation, task_key, train_members
+from jaxann.cli.scores import Scorer
 from jaxann.cli.settings import Settings
 from jaxann.cli.signals import catch_signals
 from jaxann.cli.summary import Summary, format_summaries, plot_summaries, summarize
 from jaxann.cli.sweep_folder import member_key, open_folder, read_rows
-from jaxann.cli.task import DataDescription, Scorer, Task
+from jaxann.cli.task import Task
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.runs.files import write_file
 from jaxann.runs.folder import Folder
 from jaxann.training.devices import cpu_devices
 from jaxann.training.sweep import combinations
@@ -118,22 +121,24 @@ def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
     score = Scorer(task).name
     folder = None
     if settings.out is not None:
-        description = {"grid": grid, "seeds": settings.seeds, "data": DataDescription.from_task(task).digest}
-        folder = open_folder(settings.out, settings.to_json(), description)
+        data = DataDescription.from_task(task)
+        sweep = {"grid": grid, "seeds": settings.seeds, "data": data.digest, "description": data.fingerprint()}
+        folder = open_folder(settings.out, settings.to_json(), sweep)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     members = [{"settings": swept, "seed": seed} for swept in candidates for seed in seeds]
     with closing(folder) if folder else nullcontext(), catch_signals() as signals:
         rows = train_rest(lambda rest: train(rest, tasks, "validation"), members, folder, score, signals)
         summaries = sorted(summarize(rows, candidates, "validation"), key=Summary.rank)
         table = format_summaries(summaries, "validation", score)
-        print(table)
         if signals:
+            print(table)
             print(f"{program_name()}: interrupted after {len(rows)} of {len(members)} networks", file=sys.stderr)
             return rows, signals
         if folder:
-            (folder.path / "table.txt").write_text(f"{table}\n", encoding="utf-8")
+            write_file(folder.path / "table.txt", f"{table}\n")
             if settings.plots:
                 plot_summaries(summaries, grid, folder.path / "sweep.png", score)
+        print(table)
         if settings.top:
             best = [summary.settings for summary in summaries[: settings.top] if summary.scores]
             chosen = [member for member in members if member["settings"] in best]
@@ -166,13 +171,13 @@ def train_rest(
         The rows of all members that have been trained.
     """
     path = folder.path / "members.jsonl" if folder else Path(os.devnull)
-    rows = read_rows(path, members)
+    rows = read_rows(path, members) if folder else []
     trained = set(map(member_key, rows))
     rest = [member for member in members if member_key(member) not in trained]
     bar = tqdm(total=len(members), initial=len(rows), unit="network", disable=None)
     with path.open("a", encoding="utf-8") as file, bar:
         for row, remaining in train(rest):
-            file.write(f"{json.dumps(row)}\n")
+            file.write(f"{json.dumps(row, allow_nan=False)}\n")
             file.flush()
             rows.append(row)
             best = max((row["validation_score"] for row in rows if not row["diverged"]), default=np.nan)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from jaxann.data.files import require_regular_file
 from jaxann.nn.hyperparameters import SettingError
+from jaxann.runs.files import parse_json, write_file
 from jaxann.runs.folder import Folder, require_readable_version
 
 Row = dict[str, Any]
@@ -25,7 +26,7 @@ def open_folder(path: Path, config: Row, sweep: Row) -> Folder:
     Args:
         path: Where the folder is.
         config: What config.json holds: the settings that the members have in common.
-        sweep: What sweep.json holds: the grid, the number of seeds and the digest of the data.
+        sweep: What sweep.json holds: the grid, the number of seeds, and the digests of the data and their description.
 
     Raises:
         ValueError: If the folder holds anything but a sweep, a sweep with other settings or on other data, or one that
@@ -39,11 +40,15 @@ def open_folder(path: Path, config: Row, sweep: Row) -> Folder:
     folder = Folder(path)
     try:
         for file, content in json.loads(json.dumps(files)).items():
-            stored = dict(folder.json(file))
+            stored = folder.json(file)
+            if not isinstance(stored, dict) or not isinstance(stored.get("version"), str | None):
+                raise ValueError(f"{path / file}.json is damaged: expected an object of settings in it")
             require_readable_version(path / f"{file}.json", stored.get("version"))
+            if file == "sweep":  # older sweeps have no digest of the description
+                stored = {"description": content["description"], **stored}
             for name, value in content.items():
                 if name != "version" and stored.get(name) != value:
-                    if name == "data":
+                    if name in ("data", "description"):
                         raise ValueError(f"expected the data with which {path} was started, got other data")
                     raise SettingError(name, f"to be {stored.get(name)}, as in the sweep in {path}", value)
     except Exception:
@@ -56,20 +61,21 @@ def read_rows(path: Path, members: list[Row]) -> list[Row]:
     """Reads the rows in a file, and removes from it a last line that a kill has cut short.
 
     Args:
-        path: The file, which need not exist.
+        path: The file, which is made if it does not exist.
         members: The members of the sweep.
 
     Raises:
         ValueError: If a line is not that of a member of the sweep.
     """
+    require_regular_file(path)
     content = path.read_bytes() if path.exists() else b""
     complete = content[: content.rfind(b"\n") + 1]
-    if complete != content:
-        os.truncate(path, len(complete))
+    if complete != content or not path.exists():
+        write_file(path, complete)
     rows, by_key = [], {member_key(member): member for member in members}
     for number, line in enumerate(complete.splitlines(), 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line.decode())
             rows.append({name: row[name] for name in COLUMNS} | by_key[member_key(row)])
         except (ValueError, LookupError, TypeError):
             raise ValueError(f"{path} is damaged: line {number} does not describe a network of this sweep") from None

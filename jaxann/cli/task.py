@@ -1,17 +1,14 @@
-"""Tasks: the data, network and plan that the settings of a run stand for, and the score of the network."""
+"""Tasks: the data, network and plan that the settings of a run stand for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from hashlib import sha256
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.nn import initializers
 from jaxtyping import Array
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from jaxann.cli.settings import Settings
@@ -27,8 +24,6 @@ from jaxann.nn.hyperparameters import Number, SettingError, validate_number
 from jaxann.nn.loss import Loss
 from jaxann.nn.precision import MixedPrecision
 from jaxann.nn.sequential import mlp
-from jaxann.runs.folder import Folder
-from jaxann.training.fit import evaluate
 from jaxann.training.loop import Plan, piece_length
 from jaxann.training.optimizers import optimizer, schedule
 from jaxann.training.recipe import Recipe
@@ -195,78 +190,3 @@ def make_examples(recipe: Recipe, targets: Targets, part: Examples) -> Examples:
     """
     x, t = validate(recipe.model, recipe.loss, part.x, targets.encode(part.t))
     return Examples(x, t, validate_weights(part.weights, len(x)))
-
-
-class Scorer:
-    """A function of parameters, examples and their true targets: how well the network predicts.
-
-    Attributes:
-        name: What the score is, as a reader calls it: accuracy, or R² if the targets are numbers.
-        key: The name of the score in files: accuracy or r2.
-    """
-
-    def __init__(self, task: Task) -> None:
-        classes = ("accuracy", "accuracy", accuracy_score)
-        self.name, self.key, self._score = classes if task.data.classes else ("R²", "r2", r2_score)
-        self._task = task
-
-    def __call__(self, params: Any, examples: Examples, t: Array | np.ndarray) -> tuple[float, float]:
-        """Returns the score and the loss on examples with true targets t [N]."""
-        y, loss = evaluate(self._task.recipe.model, self._task.recipe.loss, params, examples)
-        return self.score(t, y, examples.weights), float(loss)
-
-    def score(self, t: Array | np.ndarray, y: Any, weights: Any = None) -> float:
-        """Returns the score of outputs y [N, m] for true targets t [N].
-
-        Raises:
-            FloatingPointError: If a prediction is not finite.
-        """
-        predicted = self._task.targets.decode(np.asarray(y))
-        if not np.isfinite(predicted).all():
-            count = np.sum(~np.isfinite(predicted))
-            raise FloatingPointError(f"expected finite predictions, got {count} of {len(t)} that are not finite")
-        return float(self._score(t, predicted, sample_weight=weights))
-
-
-class DataDescription(NamedTuple):
-    """What a run stores of its data, in data.json: enough to predict, and to recognize the same data.
-
-    Attributes:
-        classes: The names of the classes; none if the targets are numbers.
-        columns: The names of the features.
-        target: The name of the target.
-        mean: The mean of each feature in the training part.
-        sd: The standard deviation of each feature in the training part.
-        targets: The fields of `Targets`.
-        digest: The SHA-256 digest of all parts.
-    """
-
-    classes: Sequence[str]
-    columns: Sequence[str]
-    target: str
-    mean: Sequence[float]
-    sd: Sequence[float]
-    targets: dict[str, Any]
-    digest: str
-
-    @classmethod
-    def from_task(cls, task: Task) -> DataDescription:
-        """Describes the data of a task."""
-        data, digest = task.data, sha256()
-        parts = [part for part in (data.train, data.validation, data.test) if part]
-        for array in (array for part in parts for array in part if array is not None):
-            digest.update(np.ascontiguousarray(array).data)
-        scaling = data.scaling.mean.tolist(), data.scaling.sd.tolist()
-        return cls(data.classes, data.columns, data.target, *scaling, asdict(task.targets), digest.hexdigest())
-
-    @classmethod
-    def read(cls, folder: Folder) -> DataDescription:
-        """Reads the description in a run's folder.
-
-        Raises:
-            ValueError: If data.json cannot be read or is damaged.
-        """
-        stored = folder.json("data")
-        if not isinstance(stored, dict) or stored.keys() != set(cls._fields):
-            raise ValueError(f"{folder.path / 'data.json'} is damaged: expected {', '.join(cls._fields)} in it")
-        return cls(**stored)

@@ -9,9 +9,9 @@ import sys
 import traceback
 from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
-from math import ceil
+from math import ceil, nan
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,10 +20,12 @@ from jax.sharding import Mesh
 from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
+from jaxann.cli.description import DataDescription, describe_origin
 from jaxann.cli.errors import ERRORS, flags, print_error, program_name, require_optional_packages
+from jaxann.cli.scores import Scorer, Validator
 from jaxann.cli.settings import Settings
 from jaxann.cli.signals import catch_signals
-from jaxann.cli.task import DataDescription, Scorer, Task, check_settings, prepare, steps_per_epoch
+from jaxann.cli.task import Task, check_settings, prepare, steps_per_epoch
 from jaxann.data.batches import make_lanes
 from jaxann.data.validation import validate_features
 from jaxann.nn.hyperparameters import SettingError
@@ -35,7 +37,6 @@ from jaxann.training.loop import Progress, begin, compile_pieces, is_finished, t
 from jaxann.training.processes import (
     GONE,
     any_process,
-    broadcast_from_first,
     exit_now,
     is_first,
     is_lost,
@@ -82,18 +83,12 @@ def run(task: Task, settings: Settings) -> Outcome:
     else:
         lanes = shard_examples(task.examples, settings.batch_size, mesh)
     scorer = Scorer(task)
-
-    def score_validation(params):
-        score, loss = broadcast_from_first(scorer(gather(params), *task.shown))
-        better = score if settings.score == "accuracy" else -loss
-        return better, {"validation_loss": loss, f"validation_{scorer.key}": score}
-
+    evaluate = None if task.data.validation is None else Validator(task, scorer, settings.score)
     record, progress = open_record(task, settings, begin(task.recipe, jax.random.key(settings.seed), mesh))
     compiled = compile_pieces(task.recipe, lanes, task.plan, progress)
-    scorer(gather(progress.best), *task.shown)  # compiles it
+    score_shown(task, scorer, progress.best)  # compiles it
     compile_seconds, start = perf_counter() - start, perf_counter()
     first_epoch = int(progress.state.epoch)
-    evaluate = None if task.data.validation is None else score_validation
     pieces = train_in_pieces(task.recipe, lanes, task.plan, progress, evaluate, compiled)
     bar = tqdm(total=settings.epochs, initial=first_epoch, unit="epoch", disable=not is_first())
     with catch_signals() as signals:
@@ -105,7 +100,7 @@ def run(task: Task, settings: Settings) -> Outcome:
                 if is_drawn or is_finished(task.plan, progress):
                     score = rows[-1].get(f"validation_{scorer.key}")
                     if score is None:
-                        score, _ = scorer(gather(progress.state.params), *task.shown)
+                        score = score_shown(task, scorer, progress.state.params)
                     bar.set_postfix({"loss": f"{rows[-1]['loss']:.4f}", scorer.name: f"{score:.3f}"})
                 if any_process(bool(signals)):
                     bar.write(f"interrupted after epoch {progress.state.epoch}", file=sys.stderr)
@@ -113,10 +108,19 @@ def run(task: Task, settings: Settings) -> Outcome:
         seconds, epochs = perf_counter() - start, int(progress.state.epoch)
         steps = (epochs - first_epoch) * steps_per_epoch(settings, task.data)
         # Signals are still caught here, for this process may get its own after another process has ended the run.
-        score = report(task, progress, scorer, record, settings)
+        score, lines = score_test(task, progress, scorer, record, settings)
     rate = f"{steps / seconds:,.0f} steps a second"
-    print(f"{steps} steps in {seconds:.2f} s: {rate}; compiling took {compile_seconds:.2f} s before")
+    lines.append(f"{steps} steps in {seconds:.2f} s: {rate}; compiling took {compile_seconds:.2f} s before")
+    print("\n".join(lines))  # last, so that a terminal that cannot show it costs nothing of the record
     return Outcome(score, epochs, steps, seconds, compile_seconds, tuple(signals))
+
+
+def score_shown(task: Task, scorer: Scorer, params: Any) -> float:
+    """Returns the score that the progress bar shows, which is nan where the outputs are not finite."""
+    try:
+        return scorer(gather(params), *task.shown)[0]
+    except FloatingPointError:
+        return nan
 
 
 def choose_devices(settings: Settings) -> Mesh | None:
@@ -160,6 +164,7 @@ def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Rec
         settings = replace(settings, evaluate_every=task.plan.every)  # it stays the same when the run gets more epochs
     description = DataDescription.from_task(task)
     options = {"tensorboard": settings.tensorboard, "seconds": settings.checkpoint_seconds}
+    options["origin"] = describe_origin(settings, description)
 
     def create_folder() -> Folder:
         if (path / "config.json").exists():
@@ -172,8 +177,7 @@ def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Rec
         return Record.open(folder, progress, **options)
     folder = run_first_then_others(lambda: Folder(path), lambda: Folder(path, reader=True))
     try:
-        if DataDescription.read(folder).digest != description.digest:
-            raise ValueError(f"expected the data with which {path} was started, got other data")
+        DataDescription.read(folder).require_same(path, description)
         rows = folder.rows()[-1:] if settings.checkpoint is None else [{"epoch": settings.checkpoint}]
         if rows and settings.epochs < rows[0]["epoch"]:
             expectation = f"of at least {rows[0]['epoch']}, which the run has reached"
@@ -187,24 +191,41 @@ def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Rec
     return record, progress
 
 
-def report(task: Task, progress: Progress, scorer: Scorer, record: Record | None, settings: Settings) -> float:
-    """Prints and records the score on the test part, and for classes the confusion matrix. Returns the score."""
-    data, counts = task.data, None
-    y = predict(task.recipe.model, gather(progress.best), validate_features(data.test.x))
-    score = scorer.score(data.test.t, y, data.test.weights)
-    parameters = "" if data.validation is None else f", the parameters of epoch {progress.best_epoch}"
-    print(f"held-out {scorer.name}: {score:.3f} ({len(data.test.t)} examples{parameters})")
-    if data.classes:
-        labels = range(len(data.classes))
-        counts = confusion_matrix(data.test.t, task.targets.decode(np.asarray(y)), labels=labels)
-        print("confusion matrix (a row for each true class, a column for each predicted one):")
-        width = max(map(len, data.classes))
-        for name, row in zip(data.classes, counts, strict=True):
-            print(f"  {name:>{width}}", *(f"{count:4d}" for count in row))
+def score_test(
+    task: Task, progress: Progress, scorer: Scorer, record: Record | None, settings: Settings
+) -> tuple[float, list[str]]:
+    """Scores the best parameters on the test part, and ends the record.
+
+    Returns:
+        The score, and the lines that report it, for classes with the confusion matrix.
+
+    Raises:
+        FloatingPointError: If the score is not finite; the record is complete then, but for the score.
+    """
+    data, counts, score, problem = task.data, None, None, None
+    if record is not None:
+        record.save(progress)  # before anything that may fail
+    try:
+        y = predict(task.recipe.model, gather(progress.best), validate_features(data.test.x))
+        score = scorer.score(data.test.t, y, data.test.weights)
+        if data.classes:
+            labels = range(len(data.classes))
+            counts = confusion_matrix(data.test.t, task.targets.decode(np.asarray(y)), labels=labels)
+    except FloatingPointError as error:
+        problem = FloatingPointError(f"on the test part, {error}")
     if record is not None:
         result = {"epoch": int(progress.state.epoch), "best_epoch": progress.best_epoch, scorer.key: score}
         record.end(progress, result, counts, data.classes, plots=settings.plots)
-    return score
+    if score is None:
+        raise problem or AssertionError("no score and no reason")
+    parameters = "" if data.validation is None else f", the parameters of epoch {progress.best_epoch}"
+    lines = [f"held-out {scorer.name}: {score:.3f} ({len(data.test.t)} examples{parameters})"]
+    if counts is not None:
+        lines.append("confusion matrix (a row for each true class, a column for each predicted one):")
+        width = max(map(len, data.classes))
+        for name, row in zip(data.classes, counts, strict=True):
+            lines.append(" ".join([f"  {name:>{width}}", *(f"{count:4d}" for count in row)]))
+    return score, lines
 
 
 def load_settings(settings: Settings) -> tuple[Settings, dict[str, str]]:

@@ -7,7 +7,11 @@ checkpoint or none.
 from __future__ import annotations
 
 import json
+import os
+import reprlib
+from collections.abc import Mapping
 from hashlib import sha256
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxann.data.extras import require_packages
+from jaxann.runs.files import sync_folder
 from jaxann.runs.late_errors import hush_late_errors
 from jaxann.training.devices import gather
 from jaxann.training.loop import Progress
@@ -30,17 +35,23 @@ class Checkpoints:
 
     Args:
         folder: The folder, which is made if it does not exist.
+        origin: What the run is a run of, by the name of the file that says it: an object of JSON, such as the settings
+            for "config.json". It is stored in each checkpoint. A checkpoint in which an entry of such an object differs
+            is of another run and is refused; entries that one of both lacks are not compared.
         reader: Whether to only read, so that the folder, which may be that of a run in progress, is left as it is.
 
     Raises:
         ImportError: If orbax is not installed; the message says how to install it.
     """
 
-    def __init__(self, folder: Path | str, *, reader: bool = False) -> None:
+    def __init__(
+        self, folder: Path | str, *, origin: Mapping[str, Mapping[str, Any]] | None = None, reader: bool = False
+    ) -> None:
         require_packages("a checkpoint", "orbax.checkpoint")
         import orbax.checkpoint as ocp
 
-        self._ocp, self._folder = ocp, Path(folder)
+        self._ocp, self._folder, self._reader = ocp, Path(folder), reader
+        self._origin: dict[str, dict[str, Any]] = json.loads(json.dumps(origin or {}))
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT,
             create=not reader,
@@ -51,6 +62,8 @@ class Checkpoints:
 
     def epochs(self) -> list[int]:
         """Returns the epochs of the checkpoints, in ascending order."""
+        if self._reader:
+            self._manager.reload()  # another process may have written and deleted checkpoints
         return sorted(self._manager.all_steps())
 
     def save(self, progress: Progress) -> None:
@@ -66,8 +79,10 @@ class Checkpoints:
         epoch = int(progress.state.epoch)
         trees = {"state": _flatten(progress.state), "best": _flatten(progress.best)}
         about = {
-            "best_score": progress.best_score,
+            "best_score": progress.best_score if isfinite(progress.best_score) else None,
             "best_epoch": progress.best_epoch,
+            "origin": self._origin,
+            "random": _describe_generator(),
             "shapes": {name: _shapes(tree) for name, tree in trees.items()},
             "digests": {name: _digest(gather(tree)) for name, tree in trees.items()},
         }
@@ -82,6 +97,7 @@ class Checkpoints:
                 raise
             reason = _summarize(error)
             raise OSError(f"the checkpoint of epoch {epoch} cannot be written in {self._folder}: {reason}") from None
+        _sync_tree(self._folder / str(epoch))
 
     def restore(self, like: Progress, epoch: int | None = None) -> Progress:
         """Reads a checkpoint and deletes all later ones, which the resumed run will write again.
@@ -95,20 +111,31 @@ class Checkpoints:
             Where the run stood after that epoch, to the bit.
 
         Raises:
-            ValueError: If the checkpoint does not exist, is damaged, or is of another model. The message names
-                checkpoints that can be used instead, or the first leaf that differs.
+            ValueError: If the checkpoint does not exist, is damaged, or is of another model or another run, or if JAX
+                would draw other random numbers than before. The message names checkpoints that can be used instead, or
+                what differs.
             Exception: Whatever JAX raises if another process of the run is lost.
         """
         epoch = self._find_epoch(epoch)
         trees, about = self._read(epoch, {"state": _flatten(like.state), "best": _flatten(like.best)})
+        for name, value in about.get("random", {}).items():  # older checkpoints do not have it
+            if (now := _describe_generator().get(name)) != value:
+                raise ValueError(
+                    f"expected {name.upper()} to be {value}, as when the checkpoint of epoch {epoch} in {self._folder} "
+                    f"was written, got {now}, with which the rest of the run would draw other random numbers"
+                )
         for later in self.epochs():
             if later > epoch:
                 self._manager.delete(later)
         state, best = _unflatten(like.state, trees["state"]), _unflatten(like.best, trees["best"])
-        return Progress(state, best, float(about["best_score"]), int(about["best_epoch"]))
+        score = -inf if about["best_score"] is None else float(about["best_score"])
+        return Progress(state, best, score, int(about["best_epoch"]))
 
     def best(self, like: PyTree, epoch: int | None = None) -> PyTree:
         """Reads the best parameters that were known after an epoch.
+
+        A run in progress may delete its last checkpoint while it is being read, for a later one has taken its place.
+        Then that one is read.
 
         Args:
             like: Parameters of the same model.
@@ -120,8 +147,14 @@ class Checkpoints:
         Raises:
             ValueError: As `restore` does.
         """
-        trees, _ = self._read(self._find_epoch(epoch), {"best": _flatten(like)})
-        return _unflatten(like, trees["best"])
+        while True:
+            latest = self._find_epoch(epoch)
+            try:
+                trees, _ = self._read(latest, {"best": _flatten(like)})
+                return _unflatten(like, trees["best"])
+            except ValueError:
+                if epoch is not None or latest in self.epochs():
+                    raise
 
     def _find_epoch(self, epoch: int | None) -> int:
         """Returns the epoch of the checkpoint to read."""
@@ -148,6 +181,7 @@ class Checkpoints:
             if is_lost(error):
                 raise
             raise self._make_damage_error(epoch, _summarize(error)) from None
+        self._require_same_origin(epoch, about.get("origin", {}))
         for name, tree in like.items():
             self._require_same_shapes(epoch, name, _shapes(tree), shapes[name])
         abstract = {
@@ -166,6 +200,15 @@ class Checkpoints:
         if any(_digest(gather(tree)) != about["digests"][name] for name, tree in trees.items()):
             raise self._make_damage_error(epoch, "the digest of its content differs from the stored one")
         return trees, about
+
+    def _require_same_origin(self, epoch: int, stored: dict[str, dict[str, Any]]) -> None:
+        for file, content in self._origin.items():
+            before = stored.get(file, {})  # older checkpoints have no origin
+            for name in (name for name in content if name in before and content[name] != before[name]):
+                raise ValueError(
+                    f"expected the {file} with which the checkpoint of epoch {epoch} in {self._folder} was written, "
+                    f"got one whose {name} is {reprlib.repr(content[name])}, not {reprlib.repr(before[name])}"
+                )
 
     def _require_same_shapes(self, epoch: int, name: str, expected: dict[str, str], stored: dict[str, str]) -> None:
         for leaf in {**expected, **stored}:
@@ -215,6 +258,22 @@ def _digest(tree: dict[str, Array]) -> str:
 
 def _digest_of(about: dict[str, Any]) -> str:
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _describe_generator() -> dict[str, Any]:
+    """Returns the settings of JAX on which it depends which random numbers a key stands for."""
+    names = ("jax_default_prng_impl", "jax_threefry_partitionable")
+    return {name: getattr(jax.config, name) for name in names}
+
+
+def _sync_tree(path: Path) -> None:
+    """Waits until a folder and all that it holds are on the disk, so that they survive a power cut."""
+    for folder, _, files in os.walk(path):
+        for name in files:
+            with (Path(folder) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(folder)
+    sync_folder(path.parent)
 
 
 def _summarize(error: Exception) -> str:

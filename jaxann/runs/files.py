@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxann.data.files import require_regular_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_file(path: Path | str, content: str | bytes, *, new: bool = False) -> None:
@@ -27,8 +31,8 @@ def write_file(path: Path | str, content: str | bytes, *, new: bool = False) -> 
         OSError: If the file cannot be written; then an older one stays as it was.
     """
     path = Path(path)
-    if new and os.path.lexists(path):
-        raise FileExistsError(f"expected a new file, got one that exists: {path}")
+    if new:
+        require_new_file(path)
     temporary = path.with_name(temporary_name())
     try:
         with temporary.open("xb") as file:  # "x" makes a new file: it neither follows a link nor reuses a file
@@ -39,6 +43,31 @@ def write_file(path: Path | str, content: str | bytes, *, new: bool = False) -> 
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def require_new_file(path: Path | str) -> None:
+    """Checks that a file can be made.
+
+    Raises:
+        FileExistsError: If something exists at the path.
+        FileNotFoundError: If the folder that it would lie in does not exist.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(f"expected a new file, got one that exists: {path}")
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {Path(path).parent}")
+
+
+def write_picture(path: Path | str, figure: Figure) -> None:
+    """Writes a figure as `write_file` does, in the format that the ending of the path names, such as .png.
+
+    Raises:
+        ValueError: If matplotlib does not know the format.
+        OSError: If the file cannot be written; then an older one stays as it was.
+    """
+    content = BytesIO()
+    figure.savefig(content, format=Path(path).suffix.removeprefix(".") or None)
+    write_file(path, content.getvalue())
 
 
 def temporary_name() -> str:

@@ -12,10 +12,14 @@ import re
 import shutil
 import weakref
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import filelock
+
+from jaxann.data.files import require_regular_file
+from jaxann.runs.files import format_json, parse_json, read_json, sync_folder, temporary_name, write_file
 
 Row = dict[str, Any]
 
@@ -67,12 +71,13 @@ class Folder:
         path = Path(path)
         if not path.name:
             raise ValueError(f"expected a name for a new folder, got {str(path)!r}")
-        new = path.with_name(f".{path.name}.{os.getpid()}")
-        new.mkdir(parents=True, exist_ok=True)  # a killed process with the same id may have left it
+        new = path.with_name(temporary_name())
+        new.mkdir(parents=True)
         try:
             for name, content in files.items():
-                (new / f"{name}.json").write_text(_to_json(content), encoding="utf-8")
+                write_file(new / f"{name}.json", format_json(content))
             os.rename(new, path)  # this fails unless the path is free or an empty folder: two processes cannot both win
+            sync_folder(path.parent)
         except OSError:
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
                 content = "which already holds a run" if (path / "config.json").exists() else "which is not empty"
@@ -91,12 +96,9 @@ class Folder:
         """Returns the content of the file `name`.json.
 
         Raises:
-            ValueError: If the file cannot be read.
+            ValueError: As `files.read_json` does.
         """
-        try:
-            return json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.path / name}.json cannot be read: {error}") from None
+        return read_json(self.path / f"{name}.json")
 
     def write(self, name: str, content: Any) -> None:
         """Replaces the file `name`.json atomically.
@@ -108,7 +110,7 @@ class Folder:
         Raises:
             OSError: If the file cannot be written; then the old one stays.
         """
-        _replace(self.path / f"{name}.json", _to_json(content))
+        write_file(self.path / f"{name}.json", format_json(content))
 
     def rows(self) -> list[Row]:
         """Returns the metrics so far, a row for each epoch. A last line that a kill has cut short is left out.
@@ -117,10 +119,11 @@ class Folder:
             ValueError: If another line is not the row of an epoch.
         """
         path = self.path / "metrics.jsonl"
+        require_regular_file(path)
         try:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-            rows = [json.loads(line) for line in lines if line.endswith("\n")]
-        except ValueError as error:
+            rows = [parse_json(line) for line in lines if line.endswith("\n")]
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
         for number, row in enumerate(rows, 1):
             if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
@@ -131,13 +134,23 @@ class Folder:
         """Appends rows to the metrics.
 
         Args:
-            rows: A row for each epoch: its number as "epoch", and its metrics by name.
+            rows: A row for each epoch: its number as "epoch", and its metrics by name. A number that is not finite is
+                stored as null, because JSON has no such numbers.
 
         Raises:
             OSError: If the file cannot be written.
         """
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+            file.write(_format_rows(rows))
+
+    def sync(self) -> None:
+        """Waits until the metrics are on the disk, so that they survive a power cut.
+
+        Raises:
+            OSError: If they cannot be written.
+        """
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            os.fsync(file.fileno())
 
     def rewind(self, epoch: int) -> None:
         """Removes the metrics of all epochs after `epoch`, which a resumed run will log again.
@@ -147,7 +160,7 @@ class Folder:
             OSError: If the file cannot be written.
         """
         kept = [row for row in self.rows() if row["epoch"] <= epoch]
-        _replace(self.path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in kept))
+        write_file(self.path / "metrics.jsonl", _format_rows(kept))
 
 
 def require_readable_version(path: Path, version: str | None) -> None:
@@ -180,11 +193,11 @@ def _parse_release(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _to_json(content: Any) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+def _format_rows(rows: list[Row]) -> str:
+    """Returns a line of JSON for each row, with null for numbers that are not finite."""
+    finite = [{name: None if _is_nonfinite(value) else value for name, value in row.items()} for row in rows]
+    return "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in finite)
 
 
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+def _is_nonfinite(value: Any) -> bool:
+    return isinstance(value, float) and not isfinite(value)

@@ -52,7 +52,8 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = None
     if not rows:
         raise ValueError("expected the metrics of at least one epoch, got none")
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "epoch"]
-    curves = {name: {row["epoch"]: row[name] for row in rows if name in row} for name in names}
+    curves = {name: {row["epoch"]: row[name] for row in rows if row.get(name) is not None} for name in names}
+    curves = {name: curve for name, curve in curves.items() if curve}  # null stands for a number that was not finite
     evaluated = curves.get("validation_loss", {})
     if best_epoch not in evaluated:
         best_epoch = min(evaluated, key=lambda epoch: evaluated[epoch], default=None)

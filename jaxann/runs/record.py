@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from time import monotonic
+from typing import Any
 
 import numpy as np
 
 from jaxann.data.extras import require_packages
 from jaxann.runs.checkpoints import Checkpoints
+from jaxann.runs.files import write_picture
 from jaxann.runs.folder import Folder, Row
 from jaxann.training.loop import Progress
 from jaxann.training.processes import any_process, is_first
@@ -42,7 +45,14 @@ class Record:
 
     @classmethod
     def open(
-        cls, folder: Folder, begun: Progress, epoch: int | None = None, *, tensorboard: bool, seconds: float | int
+        cls,
+        folder: Folder,
+        begun: Progress,
+        epoch: int | None = None,
+        *,
+        tensorboard: bool,
+        seconds: float | int,
+        origin: Mapping[str, Any] | None = None,
     ) -> tuple[Record, Progress]:
         """Opens the record of a run.
 
@@ -52,16 +62,17 @@ class Record:
             epoch: The epoch of the checkpoint to resume from, by default the last.
             tensorboard: Whether to write the metrics as scalars for TensorBoard as well.
             seconds: The least time between two checkpoints, in seconds.
+            origin: What the run is a run of, as `Checkpoints` takes it.
 
         Returns:
             The record, and where the run stands: at the checkpoint, or at `begun` where the folder holds none.
 
         Raises:
             ImportError: If a package that the record needs is not installed.
-            ValueError: If the checkpoint does not exist, is damaged or is of another model, or if the metrics in the
-                folder are damaged.
+            ValueError: If the checkpoint does not exist, is damaged or is of another model or another run, or if the
+                metrics in the folder are damaged.
         """
-        checkpoints = Checkpoints(folder.path / "checkpoints")
+        checkpoints = Checkpoints(folder.path / "checkpoints", origin=origin)
         resumes = epoch is not None or checkpoints.epochs()
         progress = checkpoints.restore(begun, epoch) if resumes else begun
         return cls(folder, checkpoints, progress, tensorboard=tensorboard, seconds=seconds), progress
@@ -97,10 +108,21 @@ class Record:
             ImportError: If `plots` is set and matplotlib is not installed.
             OSError: If a file cannot be written, as on a full disk.
         """
-        if int(progress.state.epoch) > self._epoch:
-            self._save(progress)
+        self.save(progress)
         if self._log is not None:
             self._log.end(result, counts, classes, plots=plots)
+
+    def save(self, progress: Progress) -> None:
+        """Writes a checkpoint, unless the last one is of the same epoch.
+
+        Args:
+            progress: Where the run stands.
+
+        Raises:
+            OSError: If the checkpoint cannot be written, as on a full disk.
+        """
+        if int(progress.state.epoch) > self._epoch:
+            self._save(progress)
 
     def close(self) -> None:
         """Writes out what is still in memory."""
@@ -108,6 +130,8 @@ class Record:
             self._log.close()
 
     def _save(self, progress: Progress) -> None:
+        if self._log is not None:
+            self._log.sync()  # before the checkpoint, because a resumed run expects the metrics up to it
         self._checkpoints.save(progress)
         self._epoch, self._saved = int(progress.state.epoch), monotonic()
 
@@ -135,8 +159,12 @@ class Log:
         self._folder.log(rows)
         if self._writer is not None:
             for row in rows:
-                for name in row.keys() - {"epoch"}:
+                for name in (name for name in row.keys() - {"epoch"} if isfinite(row[name])):
                     self._writer.add_scalar(name, row[name], row["epoch"])
+
+    def sync(self) -> None:
+        """Waits until the metrics are on the disk."""
+        self._folder.sync()
 
     def end(self, result: Row, counts: np.ndarray | None, classes: Sequence[str], *, plots: bool) -> None:
         """Writes the result and the pictures, as `Record.end` does."""
@@ -151,7 +179,7 @@ class Log:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Glyph")  # the font may lack letters of a class's name
                 for name, figure in pictures.items():
-                    figure.savefig(self._folder.path / f"{name}.png")
+                    write_picture(self._folder.path / f"{name}.png", figure)
 
     def close(self) -> None:
         """Writes out the scalars that are still in memory."""

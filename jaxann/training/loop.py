@@ -4,7 +4,7 @@ Each piece is one call of the compiled `run_epochs`, so a run is the same to the
 """
 
 from collections.abc import Callable, Iterator
-from math import inf
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 import jax
@@ -43,9 +43,10 @@ class Progress(NamedTuple):
 
     Attributes:
         state: The state after the last epoch.
-        best: The parameters with the highest score so far; without evaluations the last parameters.
-        best_score: The score of `best`; without evaluations the negative training loss of the last epoch.
-        best_epoch: The number of epochs after which `best` was scored.
+        best: The parameters with the highest score so far. As long as no score was finite, they are the last ones.
+        best_score: The score of `best`, or -inf where no score was finite. Without evaluations it is the negative
+            training loss of the last epoch.
+        best_epoch: The number of epochs after which a run had the parameters `best`.
     """
 
     state: TrainState
@@ -127,7 +128,7 @@ def train_in_pieces(
         plan: How long the run is and where it is cut.
         progress: How far the run has come.
         evaluate: A function from parameters to a score, the higher the better, and metrics. It is called every
-            `plan.every` epochs and after the last one.
+            `plan.every` epochs and after the last one. A score that is not finite is worse than any finite one.
         compiled: What `compile_pieces` returns. If None, `compile_pieces` is called first.
 
     Yields:
@@ -150,15 +151,17 @@ def train_in_pieces(
             for i, row in enumerate(zip(*columns.values(), strict=True))
         ]
         epoch = rows[-1]["epoch"]
-        if evaluate is None:
-            progress = Progress(state, state.params, -rows[-1]["loss"], epoch)
-        elif epoch % plan.every and epoch < plan.epochs:
-            progress = progress._replace(state=state)
-        else:
-            score, metrics = evaluate(state.params)
-            rows[-1].update(metrics)
-            best = Progress(state, state.params, score, epoch)
-            progress = best if score > progress.best_score else progress._replace(state=state)
+        latest = Progress(state, state.params, -rows[-1]["loss"], epoch)
+        if evaluate is not None:
+            score = -inf
+            if epoch % plan.every == 0 or epoch >= plan.epochs:
+                score, metrics = evaluate(state.params)
+                rows[-1].update(metrics)
+            if isfinite(progress.best_score) and not score > progress.best_score:
+                latest = progress._replace(state=state)
+            else:
+                latest = latest._replace(best_score=score if isfinite(score) else -inf)
+        progress = latest
         yield progress, rows
 
 

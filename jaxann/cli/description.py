@@ -1,0 +1,129 @@
+"""What a run stores of its data: enough to predict, and to recognize the same data when it is resumed."""
+
+from __future__ import annotations
+
+import reprlib
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+import numpy as np
+
+from jaxann.cli.annotations import describe_annotation, matches
+from jaxann.cli.settings import Settings
+from jaxann.cli.task import Task
+from jaxann.data.splits import Scaling
+from jaxann.data.targets import Targets
+from jaxann.runs.files import format_json
+from jaxann.runs.folder import Folder
+
+# How a message calls what differs between the data of two runs.
+_WORDS = {
+    "classes": "names of classes",
+    "columns": "names of columns",
+    "target": "a name of the target",
+    "mean": "means of the features",
+    "sd": "standard deviations of the features",
+    "targets": "an encoding of the targets",
+    "digest": "examples",
+}
+
+
+class DataDescription(NamedTuple):
+    """The content of a run's data.json.
+
+    Attributes:
+        classes: The names of the classes; none if the targets are numbers.
+        columns: The names of the features.
+        target: The name of the target.
+        mean: The mean of each feature in the training part.
+        sd: The standard deviation of each feature in the training part.
+        targets: The fields of `Targets`.
+        digest: The SHA-256 digest of the examples in all parts.
+    """
+
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+    target: str
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    targets: dict[str, float | str]
+    digest: str
+
+    @classmethod
+    def from_task(cls, task: Task) -> DataDescription:
+        """Describes the data of a task."""
+        data, digest = task.data, sha256()
+        parts = [part for part in (data.train, data.validation, data.test) if part]
+        for array in (array for part in parts for array in part if array is not None):
+            digest.update(np.ascontiguousarray(array).data)
+        scaling = tuple(data.scaling.mean.tolist()), tuple(data.scaling.sd.tolist())
+        return cls(data.classes, data.columns, data.target, *scaling, asdict(task.targets), digest.hexdigest())
+
+    @classmethod
+    def read(cls, folder: Folder) -> DataDescription:
+        """Reads the description in a run's folder.
+
+        Raises:
+            ValueError: If data.json cannot be read, or is not what a run stores.
+        """
+        path, stored = folder.path / "data.json", folder.json("data")
+        if not isinstance(stored, dict) or stored.keys() != set(cls._fields):
+            raise ValueError(f"{path} is damaged: expected {', '.join(cls._fields)} in it")
+        for name, annotation in get_type_hints(cls).items():
+            if not matches(stored[name], annotation):
+                expectation = f"expected {name} to be {describe_annotation(annotation)}"
+                raise ValueError(f"{path} is damaged: {expectation}, got {reprlib.repr(stored[name])}")
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
+        description = cls(**values)
+        try:
+            description._validate()
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+        return description
+
+    def _validate(self) -> None:
+        """Raises an error unless the lengths, signs and names fit together."""
+        n, classes = len(self.columns), self.make_targets().classes
+        mean, sd = np.array(self.mean, float), np.array(self.sd, float)
+        checks = {
+            "a name of its own for each column": len(set(self.columns)) == n > 0,
+            f"a name of its own for each of {classes} classes": len(set(self.classes)) == len(self.classes) == classes,
+            f"a finite mean for each of {n} columns": mean.shape == (n,) and np.isfinite(mean).all(),
+            f"a finite sd above 0 for each of {n} columns": sd.shape == (n,) and (np.isfinite(sd) & (sd > 0)).all(),
+        }
+        for expectation in (expectation for expectation, holds in checks.items() if not holds):
+            raise ValueError(f"expected {expectation}")
+
+    def require_same(self, path: Path, other: DataDescription) -> None:
+        """Checks that a run is resumed with the data with which it was started.
+
+        Args:
+            path: The folder of the run, for the message.
+            other: The description of the data with which it would be resumed.
+
+        Raises:
+            ValueError: If anything differs.
+        """
+        for name, before, now in zip(self._fields, self, other, strict=True):
+            if before != now:
+                raise ValueError(f"expected the data with which {path} was started, got other {_WORDS[name]}")
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the whole description."""
+        return sha256(format_json(self._asdict()).encode()).hexdigest()
+
+    def make_targets(self) -> Targets:
+        """Returns how the targets are encoded, and outputs decoded."""
+        fields: dict[str, Any] = self.targets
+        return Targets(**fields)
+
+    def make_scaling(self) -> Scaling:
+        """Returns the map that standardizes the features."""
+        return Scaling(np.array(self.mean), np.array(self.sd))
+
+
+def describe_origin(settings: Settings, description: DataDescription) -> dict[str, dict[str, Any]]:
+    """Returns what a run is a run of, as `Checkpoints` takes it, so that no checkpoint is read beside other files."""
+    return {"config.json": settings.origin(), "data.json": {"digest": description.fingerprint()}}

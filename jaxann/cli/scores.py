@@ -1,0 +1,103 @@
+"""Scores of a run's network, on its validation part during training and on its test part at the end."""
+
+from __future__ import annotations
+
+import sys
+from math import isfinite, nan
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from sklearn.metrics import accuracy_score, r2_score
+from tqdm import tqdm
+
+from jaxann.cli.task import Task
+from jaxann.data.batches import Examples
+from jaxann.training.devices import gather
+from jaxann.training.fit import evaluate
+from jaxann.training.loop import Row
+from jaxann.training.processes import broadcast_from_first, is_first
+
+
+class Scorer:
+    """A function of parameters, examples and their true targets: how well the network predicts.
+
+    Attributes:
+        name: What the score is, as a reader calls it: accuracy, or R² if the targets are numbers.
+        key: The name of the score in files: accuracy or r2.
+    """
+
+    def __init__(self, task: Task) -> None:
+        classes = ("accuracy", "accuracy", accuracy_score)
+        self.name, self.key, self._score = classes if task.data.classes else ("R²", "r2", r2_score)
+        self._task = task
+
+    def __call__(self, params: Any, examples: Examples, t: Array | np.ndarray) -> tuple[float, float]:
+        """Returns the score and the loss on examples with true targets t [N]; the loss may be infinite.
+
+        Raises:
+            FloatingPointError: If an output or the score is not finite.
+        """
+        y, loss = evaluate(self._task.recipe.model, self._task.recipe.loss, params, examples)
+        return self.score(t, y, examples.weights), float(loss)
+
+    def score(self, t: Array | np.ndarray, y: Any, weights: Any = None) -> float:
+        """Returns the score of outputs y [N, m] for true targets t [N].
+
+        Raises:
+            FloatingPointError: If an output or the score is not finite.
+        """
+        with np.errstate(all="ignore"):  # the check below reports it
+            score = float(self._score(t, self._task.targets.decode(np.asarray(y)), sample_weight=weights))
+        if not isfinite(score):
+            raise FloatingPointError(f"expected a finite {self.name}, got {score}")
+        return score
+
+
+class Validator:
+    """The evaluation of a run on its validation part, as `train_in_pieces` calls it.
+
+    An evaluation that is not finite cannot be the best one. The first such evaluation is explained on stderr.
+
+    Args:
+        task: The task of the run, which has a validation part.
+        scorer: The score of the task.
+        criterion: What decides which parameters are best: "loss" or "accuracy".
+    """
+
+    def __init__(self, task: Task, scorer: Scorer, criterion: str) -> None:
+        self._task, self._scorer, self._criterion, self._explained = task, scorer, criterion, not is_first()
+
+    def __call__(self, params: Any) -> tuple[float, Row]:
+        """Returns how good parameters are, the higher the better, and the metrics to log."""
+        params, problem = gather(params), ""
+        try:
+            score, loss = self._scorer(params, *self._task.shown)
+        except FloatingPointError as error:
+            score, loss, problem = nan, nan, str(error)
+        score, loss = broadcast_from_first((score, loss))
+        better = score if self._criterion == "accuracy" else -loss
+        if not isfinite(better) and not self._explained:
+            self._explained = True
+            self._explain(problem or self._find_problem(params))
+        return better, {"validation_loss": loss, f"validation_{self._scorer.key}": score}
+
+    def _find_problem(self, params: Any) -> str:
+        """Returns a sentence on the first example whose loss is not finite."""
+        recipe, (examples, t) = self._task.recipe, self._task.shown
+        y, loss = evaluate(recipe.model, recipe.loss, params, examples)
+        losses = np.asarray(jax.vmap(recipe.loss.value)(y, jnp.asarray(examples.t)))
+        if np.isfinite(losses).all():
+            return f"expected a finite mean loss, got {loss}"
+        first = int(np.argmin(np.isfinite(losses)))
+        return f"expected a finite loss for every example, got {losses[first]} for example {first + 1} of {len(t)}"
+
+    def _explain(self, problem: str) -> None:
+        if self._task.targets.loss == "cross_entropy":
+            advice = "--loss softmax_cross_entropy computes the same loss without overflow"
+        else:
+            advice = "a lower --learning-rate, --clip 1 or --precision float64 may help"
+        sentence = f"on the validation part, {problem}; such an evaluation does not count as the best ({advice})"
+        tqdm.write(sentence, file=sys.stderr)
