@@ -157,10 +157,9 @@ def train_in_pieces(
             if epoch % plan.every == 0 or epoch >= plan.epochs:
                 score, metrics = evaluate(state.params)
                 rows[-1].update(metrics)
-            if isfinite(progress.best_score) and not score > progress.best_score:
+            latest = latest._replace(best_score=score if isfinite(score) else -inf)
+            if isfinite(progress.best_score) and latest.best_score <= progress.best_score:
                 latest = progress._replace(state=state)
-            else:
-                latest = latest._replace(best_score=score if isfinite(score) else -inf)
         progress = latest
         yield progress, rows
 

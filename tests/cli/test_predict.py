@@ -30,7 +30,7 @@ def test_predictions_are_those_of_the_run_by_the_names_of_its_columns(tmp_path):
     np.savez(tmp_path / "in.npz", x=x)
     assert call_predict(tmp_path, "a", "--input", "in.npz").out == out
     for arguments, sentence in {
-        ("a", "--input", "in.csv", "--output", "out.csv"): r".*File exists: .*out.csv",
+        ("a", "--input", "in.csv", "--output", "out.csv"): "expected a new file, got one that exists: out.csv",
         ("a", "--input", "none.csv"): "no such file: none.csv",
         ("b", "--input", "in.csv"): "expected the folder of a run, with a config.json in it, got b",
         (

@@ -43,7 +43,7 @@ def test_the_version_is_stored_and_need_not_be_there(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("mine", r"cannot be read as settings: "),
+        ("mine", r"cannot be read: "),
         ("[]", r": expected an object with names and values of settings, got \[\]"),
         ('{"size": 3}', r": expected names of settings, got 'size'"),
         ('{"run": "a"}', r": expected names of settings, got 'run'"),

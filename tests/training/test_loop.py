@@ -156,10 +156,18 @@ def test_without_an_evaluation_the_last_parameters_are_the_best(initial, compile
         assert progress.best_score == -rows[-1]["loss"]
 
 
-def test_a_nan_score_is_never_the_best():
-    *_, (progress, _) = counted(Plan(3), scripted([np.nan, 1.0, np.nan]))
-    assert (progress.best_score, progress.best_epoch) == (1.0, 2)
-    assert progress.best == 2
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_the_best_only_while_there_is_no_other(bad):
+    pieces = [progress for progress, _ in counted(Plan(5), scripted([bad, bad, 1.0, bad, 0.5]))]
+    assert [progress.best_epoch for progress in pieces] == [1, 2, 3, 3, 3]
+    assert [progress.best for progress in pieces] == [1, 2, 3, 3, 3]
+    assert [progress.best_score for progress in pieces] == [-np.inf, -np.inf, 1.0, 1.0, 1.0]
+
+
+def test_before_the_first_evaluation_the_last_parameters_are_the_best():
+    pieces = [progress for progress, _ in counted(Plan(6, 1, 3), scripted([1.0, 0.5]))]
+    assert [progress.best_epoch for progress in pieces] == [1, 2, 3, 3, 3, 3]
+    assert [progress.best for progress in pieces] == [1, 2, 3, 3, 3, 3]
 
 
 @pytest.mark.parametrize(("epochs", "piece", "times"), [*product([1, 5, 12], [1, 2, 5], [1, 2, 3])])
