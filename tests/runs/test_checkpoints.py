@@ -1,6 +1,7 @@
 """Checkpoints of a run: restored to the bit, complete or known to be damaged, and quiet about what orbax abandons."""
 
 import gc
+import os
 import re
 import shutil
 import sys
@@ -65,6 +66,55 @@ def test_the_last_two_are_kept_and_any_of_them_restored(tmp_path):
     assert bits(checkpoints.best(make_progress(0).best, 4)) == bits(make_progress(4).best)
     assert bits(checkpoints.restore(make_progress(0))) == bits(make_progress(10))
     assert bits(checkpoints.restore(make_progress(0), 4)) == bits(make_progress(4))
+
+
+def test_a_reader_takes_the_next_checkpoint_where_a_run_deletes_the_one_that_it_reads(tmp_path, monkeypatch):
+    run, reader = Checkpoints(tmp_path), Checkpoints(tmp_path, reader=True)
+    run.save(make_progress(1))
+    read = reader._read
+
+    def save_then_read(epoch, like):
+        for later in (epoch + 1, epoch + 2) if epoch < 5 else ():
+            run.save(make_progress(later))
+        return read(epoch, like)
+
+    monkeypatch.setattr(reader, "_read", save_then_read)
+    assert bits(reader.best(make_progress(0).best)) == bits(make_progress(5).best)
+    assert Checkpoints(tmp_path, reader=True).epochs() == [4, 5]
+    with pytest.raises(ValueError, match=r"^expected a checkpoint of epoch 1 in .*, got those of 4 and 5$"):
+        reader.best(make_progress(0).best, 1)
+
+
+def test_a_checkpoint_is_on_the_disk_before_saving_returns(tmp_path, monkeypatch):
+    synced, fsync = set(), os.fsync
+
+    def record(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    Checkpoints(tmp_path).save(make_progress(1))
+    made = {path.stat().st_ino: path for path in (tmp_path, *tmp_path.rglob("*"))}
+    assert len(made) > 5
+    assert not [path for number, path in made.items() if number not in synced]
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path):
+    Checkpoints(tmp_path, origin={"config.json": {"seed": 1, "hidden": (5,)}}).save(make_progress(1))
+    for same in (
+        None,
+        {},
+        {"config.json": {}},
+        {"config.json": {"seed": 1, "hidden": [5], "new": 3}},
+        {"data.json": {}},
+    ):
+        assert Checkpoints(tmp_path, origin=same).restore(make_progress(0)).state.epoch == 1
+    sentence = (
+        f"expected the config.json with which the checkpoint of epoch 1 in {tmp_path} was written, "
+        "got one whose seed is 2, not 1"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        Checkpoints(tmp_path, origin={"config.json": {"seed": 2}}).restore(make_progress(0))
 
 
 def test_checkpoints_after_the_restored_one_are_deleted_and_can_be_written_again(tmp_path):
