@@ -119,7 +119,7 @@ def diagonal_factor(root: Output) -> Float[Array, "c *m"]:
 def mean_weights(weights: Float[Array, " B"] | None, examples: int) -> Float[Array, " B"]:
     """Computes the share of each example in the weighted mean over a batch.
 
-    s_i = w_i / Σ w
+    s_i = w_i / Σ w, computed from w / max |w|, whose sum does not overflow.
 
     Args:
         weights: [B], how much each example counts; None for ones. If all are zero, the shares are NaN.
@@ -133,4 +133,7 @@ def mean_weights(weights: Float[Array, " B"] | None, examples: int) -> Float[Arr
     """
     if weights is not None and weights.shape != (examples,):
         raise ValueError(f"expected weights of shape ({examples},), one for each example, got {weights.shape}")
-    return jnp.full(examples, 1 / examples) if weights is None else weights / weights.sum()
+    if weights is None:
+        return jnp.full(examples, 1 / examples)
+    scaled = weights / jnp.abs(weights).max()  # the sum of large weights overflows, and that of their ratios does not
+    return scaled / scaled.sum()
