@@ -121,7 +121,7 @@ def require_finite(source: str, name: str, x: np.ndarray) -> np.ndarray:
     return x
 
 
-def cell_error(source: str, row: int, column: str, cell: str | float, expectation: str) -> ValueError:
+def cell_error(source: str, row: int, column: str, cell: str | float | np.number, expectation: str) -> ValueError:
     """Returns the error for a cell that is not what its column should hold.
 
     Args:
