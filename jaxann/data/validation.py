@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import is_traced, validate_number
-from jaxann.nn.loss import Loss
+from jaxann.nn.loss import Loss, mean_weights
 
 
 def validate(
@@ -104,7 +104,8 @@ def validate_weights(weights: Any, examples: int) -> Float[Array, " N"] | None:
     if weights.shape != (examples,):
         raise ValueError(f"expected weights of shape {(examples,)}, one for each example, got shape {weights.shape}")
     if is_traced(weights):
-        return jnp.asarray(weights, float) / jnp.max(weights)
+        shares = mean_weights(jnp.asarray(weights, float), examples)
+        return shares / shares.max()
     with np.errstate(over="ignore"):
         weights = np.asarray(weights).astype(float)
     _raise_if_invalid(weights, np.isfinite(weights) & (weights > 0), "finite numbers above 0 in weights")

@@ -119,10 +119,10 @@ def diagonal_factor(root: Output) -> Float[Array, "c *m"]:
 def mean_weights(weights: Float[Array, " B"] | None, examples: int) -> Float[Array, " B"]:
     """Computes the share of each example in the weighted mean over a batch.
 
-    s_i = w_i / Σ w, computed from w / max |w|, whose sum does not overflow.
+    s_i = w_i / Σ w
 
     Args:
-        weights: [B], how much each example counts; None for ones. If all are zero, the shares are NaN.
+        weights: [B], how much each example counts, of any size; None for ones. If all are zero, the shares are NaN.
         examples: B, the number of examples.
 
     Returns:
@@ -135,5 +135,8 @@ def mean_weights(weights: Float[Array, " B"] | None, examples: int) -> Float[Arr
         raise ValueError(f"expected weights of shape ({examples},), one for each example, got {weights.shape}")
     if weights is None:
         return jnp.full(examples, 1 / examples)
-    scaled = weights / jnp.abs(weights).max()  # the sum of large weights overflows, and that of their ratios does not
+    # The sum of very large weights overflows, and XLA takes that of very small ones, or its reciprocal, for 0. A power of
+    # two changes no digit of the shares.
+    largest = jnp.abs(weights).max()
+    scaled = weights * jnp.where(largest > 2.0**64, 2.0**-64, jnp.where(largest < 2.0**-64, 2.0**64, 1.0))
     return scaled / scaled.sum()
