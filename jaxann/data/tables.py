@@ -57,8 +57,8 @@ def read_table(
             arrays x and t, or a folder of IDX files named as those of MNIST are.
         target: The column of a .csv file that holds the targets, by default the last.
         weights: The column of a .csv file that says how much each example counts; by default all count alike.
-        kind: Whether the targets are classes or numbers. By default, text is read as classes, and so are integers with
-            at most 20 distinct values.
+        kind: Whether the targets are classes or numbers. By default, text and the labels of images are read as classes,
+            and so are integers with at most 20 distinct values or, in a .csv file, spellings.
 
     Returns:
         The table.

@@ -85,10 +85,18 @@ class Targets:
 
         Returns:
             The targets [N, m] that the loss takes, or [N] for the loss "softmax_cross_entropy", which takes labels.
+
+        Raises:
+            ValueError: If a label is not an integer from 0 to `classes` - 1.
         """
         t = np.asarray(t)
         if not self.classes:
             return Scaling(np.array([self.mean]), np.array([self.sd]))(t.astype(float)[:, None])
+        for i in np.flatnonzero(~((t >= 0) & (t < self.classes) & (t % 1 == 0)))[:1]:
+            raise ValueError(
+                f"expected labels from 0 to {self.classes - 1}, got {t[i]} for example {i + 1} of {len(t)}"
+            )
+        t = t if t.dtype.kind in "iu" else t.astype(int)
         if self.loss == "softmax_cross_entropy":
             return t  # it smooths labels itself
         one_hot, smoothing = np.eye(self.classes)[t], float(self.smoothing)

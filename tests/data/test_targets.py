@@ -40,6 +40,16 @@ def test_classes_are_encoded_as_each_loss_takes_them(loss, plain, smoothed):
         np.testing.assert_allclose(Targets(loss, 3, 0.3).encode(LABELS), smoothed, rtol=1e-15)
 
 
+@pytest.mark.parametrize("loss", ["squared_error", "softmax_cross_entropy"])
+def test_only_labels_of_a_class_are_encoded(loss):
+    """An index of -1 would be the last class, and booleans would be a mask."""
+    for label in (-1, 3, 0.5, np.nan):
+        with pytest.raises(ValueError, match=f"^expected labels from 0 to 2, got {label} for example 2 of 2$"):
+            Targets(loss, 3).encode(np.array([0, label]))
+    targets = Targets(loss, 2)
+    np.testing.assert_array_equal(targets.encode(np.array([True, False])), targets.encode(np.array([1, 0])))
+
+
 @pytest.mark.parametrize(
     ("loss", "classes"), [*((loss, 3) for loss in LOSSES), *((loss, 0) for loss in FOR_ANY)], ids=str
 )
