@@ -13,7 +13,7 @@ import numpy as np
 from jaxann.cli.annotations import describe_annotation, matches
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import Task
-from jaxann.data.splits import Scaling
+from jaxann.data.scaling import Scaling
 from jaxann.data.targets import Targets
 from jaxann.runs.files import format_json
 from jaxann.runs.folder import Folder

@@ -62,10 +62,17 @@ def check_settings(settings: Settings) -> None:
     settings.check()
     validate_number("epochs", settings.epochs, least=1, integer=True)
     validate_number("warmup", settings.warmup, below=settings.epochs, note="the number of epochs")
+    if settings.label_smoothing is not None:
+        validate_number("label_smoothing", settings.label_smoothing, least=0, below=1)
     dtype = "float64" if settings.precision == "float64" else "float32"
     validate_number("learning_rate", settings.learning_rate, above=0)
     largest = float(np.finfo(dtype).max)
     validate_number("learning_rate", settings.learning_rate, most=largest, note=f"the largest {dtype} number")
+
+
+def _rename_setting(error: SettingError, name: str, setting: str) -> SettingError:
+    """Returns an error in which `setting`, the name of the settings of a run, replaces that of the library, `name`."""
+    return SettingError(setting, error.expectation, error.value) if error.name == name else error
 
 
 def prepare(settings: Settings) -> Task:
@@ -90,7 +97,10 @@ def prepare(settings: Settings) -> Task:
     smoothing = settings.label_smoothing
     if smoothing is None:
         smoothing = 0.03 if data.classes and loss != "hinge" else 0.0
-    targets = Targets.fit(loss, len(data.classes), smoothing, data.train.t)
+    try:
+        targets = Targets.fit(loss, len(data.classes), smoothing, data.train.t)
+    except SettingError as error:
+        raise _rename_setting(error, "smoothing", "label_smoothing") from None
     validate_schedule(len(data.train.x), settings.epochs, settings.batch_size)
     recipe = make_recipe(settings, data, targets)
     examples = make_examples(recipe, targets, weight_examples(settings, data))
@@ -132,9 +142,7 @@ def make_recipe(
     try:
         update = optimizer(settings.optimizer, rate, settings=settings.optimizer_settings, **others)
     except SettingError as error:
-        if error.name != "settings":
-            raise
-        raise SettingError("optimizer_settings", error.expectation, error.value) from None
+        raise _rename_setting(error, "settings", "optimizer_settings") from None
     gradient = {"backprop": backprop, "autodiff": autodiff}[settings.gradient]
     return Recipe(model, loss, update, settings.batch_size, gradient)
 

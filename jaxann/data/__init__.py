@@ -32,13 +32,15 @@ The source of a table is one of these:
 - "mnist_784", "Fashion-MNIST" and "openml:NAME", which are fetched once, into scikit-learn's cache;
 - a .csv file with a line of column names; its last column holds the targets unless `target` names another;
 - an .npz file with arrays x and t, and optionally x_test, t_test, weights, classes (their names) and columns (the names
-  of the features); the first four may also be called x_train, y_train, x_test and y_test;
+  of the features, by which a file to predict from is then ordered); the first four may also be called x_train, y_train,
+  x_test and y_test;
 - a folder of IDX files named as those of MNIST are, plain or as .gz.
 
 Targets that are text are read as classes, and so are integers with at most 20 distinct values, unless `kind` says
-otherwise. Splits are random but depend on `seed` alone, and every part has the classes in the same proportions. A
-source with a test part of its own keeps it, and `held_out` must then be left out. Images are best scaled by one mean
-and one standard deviation: `scaling="all"`. Examples of weight 0 are left out.
+otherwise. The name of a class is its text in the file, so that 01 and 1 are two classes. Splits are random but depend
+on `seed` alone, and every part has the classes in the same proportions. A source with a test part of its own keeps it,
+and `held_out` must then be left out. Images are best scaled by one mean and one standard deviation: `scaling="all"`.
+Examples of weight 0 are left out.
 
 Data and settings that do not fit raise an error of one sentence before anything is trained, such as "expected a finite
 number in flowers.csv, row 3, column width, got 'red'" or "expected held_out between 0 and 1, excluding 0 and 1, got
@@ -50,9 +52,10 @@ number in flowers.csv, row 3, column width, got 'red'" or "expected held_out bet
 - `Targets` encodes targets as the loss takes them: smoothed distributions over the classes, labels, signs, counts or
   standardized numbers.
 - The modules: `tables` reads tables, and with `read_features` the features of a file to predict from, by the names of
-  its columns; `files` reads the files; `splits` has `load`; `validation` checks arrays against a model and a loss;
-  `batches` lays examples out in lanes, and a batch takes one example from each lane; `extras` says how to install
-  optional packages.
+  its columns; `files` reads .csv files, `archives` .npz files and `images` IDX files; `labels` decides which targets
+  are classes; `splits` has `load`; `scaling` standardizes features and targets; `validation` checks arrays against a
+  model and a loss; `batches` lays examples out in lanes, and a batch takes one example from each lane; `extras` says
+  how to install optional packages.
 """
 
 from jaxann.data.batches import Examples

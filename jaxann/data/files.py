@@ -1,25 +1,19 @@
-"""Readers of .csv, .npz and IDX files, which return what a file holds after checking it.
+"""The reader of .csv files, and the checks and messages that all readers of files share.
 
-A file with unexpected content raises a ValueError, whose message is one sentence and names the first place of it.
+A file with unexpected content raises a ValueError, whose message is one short sentence and names the first place of it.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import math
 import os
 import reprlib
 import stat
-import struct
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-
-ARRAYS = ("x", "t", "x_train", "y_train", "x_test", "t_test", "y_test", "weights", "classes", "columns")
 
 
 def read_cells(path: str) -> dict[str, tuple[str, ...]]:
@@ -35,24 +29,21 @@ def read_cells(path: str) -> dict[str, tuple[str, ...]]:
         ValueError: If the file cannot be read, is not a table in UTF-8, or has no rows, a column without a name of its
             own, or a row with too many or too few cells.
     """
+    require_regular_file(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, strict=True) if len(row) > 1 or "".join(row).strip()]
     except OSError as error:
-        raise ValueError(_describe_read_error(path, error)) from None
+        raise read_error(path, error) from None
     except UnicodeDecodeError:
         raise ValueError(f"expected text in UTF-8 in {path}, got bytes that are not UTF-8") from None
     except csv.Error as error:
-        raise ValueError(f"{path} cannot be read as a comma-separated table: {error}") from None
+        raise ValueError(f"{path} cannot be read as a comma-separated table: {describe_error(error)}") from None
     if len(rows) < 2:
         content = "the names alone" if rows else "an empty file"
         raise ValueError(f"expected a line of column names and at least one row below it in {path}, got {content}")
     names = [name.strip() for name in rows.pop(0)]
-    for name, count in Counter(names).items():
-        if count > 1 or not name:
-            raise ValueError(
-                f"expected a name of its own for each column of {path}, got the name {name!r} for {count} of them"
-            )
+    require_distinct_names(path, "column", names)
     for i, row in enumerate(rows):
         if len(row) != len(names):
             raise ValueError(
@@ -61,136 +52,23 @@ def read_cells(path: str) -> dict[str, tuple[str, ...]]:
     return dict(zip(names, zip(*rows, strict=True), strict=True))
 
 
-class Npz:
-    """An .npz file, of which only the arrays named in `ARRAYS` are read; each method checks the array that it returns.
+def require_distinct_names(path: str, noun: str, names: Sequence[str]) -> None:
+    """Checks that names can tell apart what they name.
 
     Args:
-        path: The file.
+        path: The file, for the message.
+        noun: What they name, for the message, such as "column".
+        names: The names.
 
     Raises:
-        ValueError: If the file cannot be read, is damaged, or holds something other than arrays.
+        ValueError: If a name is empty or is given twice.
     """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.arrays: dict[str, np.ndarray] = {}
-        content = path
-        try:
-            if os.path.isfile(path) and not zipfile.is_zipfile(path):
-                raise zipfile.BadZipFile("it is not a zip archive")
-            with np.load(path, allow_pickle=False) as file:
-                for name in filter(file.files.__contains__, ARRAYS):
-                    content = f"array {name} of {path}"
-                    self.arrays[name] = np.asarray(file[name])
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{path} is damaged or not an .npz file: {error}") from None
-        except OSError as error:
-            raise ValueError(_describe_read_error(path, error)) from None
-        except ValueError as error:
-            raise ValueError(f"{content} cannot be read as numbers or text: {error}") from None
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.arrays
-
-    def array(self, name: str, kinds: str = "biufU") -> np.ndarray:
-        """Returns an array.
-
-        Args:
-            name: Its name in the file.
-            kinds: The kinds of NumPy dtype that it may have, as letters: "biuf" are numbers, "U" is text.
-
-        Raises:
-            ValueError: If the file has no such array, or if that is of another kind or holds a number that is not
-                finite.
-        """
-        if name not in self:
-            names = ", ".join(self.arrays) or f"none of {', '.join(ARRAYS)}"
-            raise ValueError(f"expected an array {name} in {self.path}, got {names}")
-        array = self.arrays[name]
-        if array.dtype.kind not in kinds:
-            content = "numbers or text" if "U" in kinds else "numbers"
-            raise ValueError(f"expected {content} in array {name} of {self.path}, got {array.dtype}")
-        return array if array.dtype.kind == "U" else require_finite(self.path, name, array)
-
-    def features(self, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Returns features [N, n] from an array [N, ...], and names for them, [n].
-
-        The features are float32 if that can represent every value of the array's dtype, and float64 otherwise.
-
-        Raises:
-            ValueError: If the file has no such array, or if that has no entries or holds something other than finite
-                numbers.
-        """
-        x = self.array(name, "biuf")
-        if x.ndim == 0 or 0 in x.shape:
+    for name, count in Counter(names).items():
+        if count > 1 or not name:
             raise ValueError(
-                f"expected at least one example, a row, in array {name} of {self.path}, got shape {x.shape}"
+                f"expected a name of its own for each {noun} of {path}, "
+                f"got the name {reprlib.repr(name)} for {count} of them"
             )
-        precision = np.float32 if np.can_cast(x.dtype, np.float32) else np.float64
-        return x.astype(precision, copy=False).reshape(len(x), -1), index_names("x", x.shape[1:])
-
-    def column(self, name: str, length: int, kinds: str = "biufU") -> np.ndarray:
-        """Returns an array [length] that the file holds as [length] or [length, 1].
-
-        Args:
-            name: Its name in the file.
-            length: The number of examples or columns that it should have an entry for.
-            kinds: The kinds of NumPy dtype that it may have, as for `array`.
-
-        Raises:
-            ValueError: If the file has no such array, or if that is of another shape or kind or holds a number that is
-                not finite.
-        """
-        array = self.array(name, kinds)
-        if array.shape not in ((length,), (length, 1)):
-            raise ValueError(f"expected shape ({length},) for array {name} of {self.path}, got {array.shape}")
-        return array.ravel()
-
-
-def read_images(folder: str, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Reads images and labels from two IDX files, each plain or as .gz.
-
-    Args:
-        folder: The folder of the files, which are named as those of MNIST are.
-        part: How their names begin: "train" or "t10k".
-
-    Returns:
-        Images [N, rows, columns] as float32, and labels [N] as uint8.
-
-    Raises:
-        ValueError: If a file is missing or damaged, or if it holds no images or not as many labels as images.
-    """
-    images = _read_idx_file(folder, f"{part}-images-idx3-ubyte", 3)
-    labels = _read_idx_file(folder, f"{part}-labels-idx1-ubyte", 1)
-    if len(images) != len(labels) or 0 in images.shape:
-        raise ValueError(
-            f"expected at least one image, and a label for each, in the {part} files of {folder}, "
-            f"got images of shape {images.shape} and {len(labels)} labels"
-        )
-    return images.astype(np.float32), labels
-
-
-def _read_idx_file(folder: str, name: str, axes: int) -> np.ndarray:
-    """Reads uint8 after a header: bytes 0, 0, 8 (the code of uint8) and `axes`, then each size as big-endian uint32."""
-    plain = os.path.join(folder, name)
-    path = plain if os.path.exists(plain) else f"{plain}.gz"
-    try:
-        with (open if path == plain else gzip.open)(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        raise ValueError(f"expected a file {name}, plain or as .gz, in {folder}, got neither") from None
-    except (EOFError, zlib.error, OSError) as error:
-        raise ValueError(_describe_read_error(path, error)) from None
-    head, magic = 4 + 4 * axes, int.from_bytes(data[:4], "big")
-    if len(data) < head or magic != 0x800 + axes:
-        raise ValueError(
-            f"expected {path} to begin with the number {0x800 + axes} and to have at least {head} bytes, "
-            f"got {magic} and {len(data)} bytes"
-        )
-    shape = struct.unpack_from(f">{axes}I", data, 4)
-    if len(data) != head + math.prod(shape):
-        raise ValueError(f"expected {head + math.prod(shape)} bytes in {path}, for shape {shape}, got {len(data)}")
-    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
 
 
 def parse_numbers(source: str, column: str, cells: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -243,7 +121,7 @@ def require_finite(source: str, name: str, x: np.ndarray) -> np.ndarray:
     return x
 
 
-def cell_error(source: str, row: int, column: str, cell: str | float, expectation: str) -> ValueError:
+def cell_error(source: str, row: int, column: str, cell: str | float | np.number, expectation: str) -> ValueError:
     """Returns the error for a cell that is not what its column should hold.
 
     Args:
@@ -253,8 +131,11 @@ def cell_error(source: str, row: int, column: str, cell: str | float, expectatio
         cell: What the cell holds.
         expectation: What it should hold, such as "a finite number".
     """
-    shown = reprlib.repr(str(cell)) if isinstance(cell, str) else f"{cell:g}"
-    return ValueError(f"expected {expectation} in {source}, row {row + 1}, column {column}, got {shown}")
+    if isinstance(cell, str):
+        shown = reprlib.repr(str(cell))
+    else:
+        shown = f"{cell:g}" if isinstance(cell, float | np.floating) else f"{cell}"  # an integer is shown exactly
+    return ValueError(f"expected {expectation} in {source}, row {row + 1}, column {shorten(column)}, got {shown}")
 
 
 def index_names(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -265,7 +146,19 @@ def index_names(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
 def join_names(names: Sequence[str], most: int = 5) -> str:
     """Returns the first names, at most `most`, separated by commas, and the number of further ones."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    return ", ".join(map(shorten, names[:most])) + rest
+
+
+def shorten(text: str, most: int = 60) -> str:
+    """Returns a text for a message: line breaks are escaped, and the middle of a long text is left out.
+
+    Args:
+        text: The text, such as a name from a file.
+        most: The number of characters that the result has at most.
+    """
+    shown = text if text.isprintable() else repr(text)[1:-1]
+    half = most // 2 - 2
+    return shown if len(shown) <= most else f"{shown[:half]}...{shown[-half:]}"
 
 
 def require_regular_file(path: str | os.PathLike[str]) -> None:
@@ -287,7 +180,14 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"expected a regular file, got a pipe, a socket or a device: {os.fspath(path)}")
 
 
-def _describe_read_error(path: str, error: Exception) -> str:
+def read_error(path: str, error: Exception) -> ValueError:
+    """Returns the error for a file that cannot be read, from the error of the function that tried to read it."""
     if isinstance(error, FileNotFoundError):
-        return f"no such file: {path}"
-    return f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        return ValueError(f"no such file: {path}")
+    return ValueError(f"{path} cannot be read: {describe_error(error)}")
+
+
+def describe_error(error: Exception) -> str:
+    """Returns the message of an error in one short line, or the name of its type if it has no message."""
+    message = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return shorten(message, 200) or type(error).__name__

@@ -5,43 +5,16 @@ training part alone.
 """
 
 from math import ceil
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from jaxann.data import tables
 from jaxann.data.batches import Examples
+from jaxann.data.files import shorten
+from jaxann.data.scaling import Scaling, fit_scaling
 from jaxann.data.tables import Table
 from jaxann.nn.hyperparameters import SettingError, validate_number
-
-BATCH = 8192  # examples to fit the scaling on at a time, because each step copies them in float64
-
-
-class Scaling(NamedTuple):
-    """The map x ↦ (x - mean) / sd, which standardizes features.
-
-    Attributes:
-        mean: [n], the mean of each feature over the training part.
-        sd: [n], its standard deviation there, or 1 for a feature that is constant there.
-    """
-
-    mean: np.ndarray
-    sd: np.ndarray
-
-    def __call__(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Returns (x - mean) / sd.
-
-        Args:
-            x: Features [N, n].
-            out: An array [N, n] to write the result to, which may be `x` itself; by default a new one.
-
-        Returns:
-            The standardized features [N, n], in the precision of `x` if that is a float, and in float64 otherwise.
-        """
-        if out is None:
-            out = np.empty(x.shape, np.result_type(x.dtype, np.float32))
-        np.subtract(x, self.mean, out=out, casting="same_kind")
-        return np.divide(out, self.sd, out=out, casting="same_kind")
 
 
 class Dataset(NamedTuple):
@@ -98,8 +71,8 @@ def load(
     Raises:
         SettingError: If a setting is out of range or does not apply to the source, or if a part would have fewer than 2
             examples or fewer examples than there are classes. It is a ValueError.
-        ValueError: If `tables.read_table` refuses the source, if a class has too few examples to be split, or if the
-            features are too large for their variance to be finite.
+        ValueError: If `tables.read_table` refuses the source, if a class has too few examples to be split, or if a
+            feature varies by too little to be standardized.
     """
     if held_out is not None:
         validate_number("held_out", held_out, above=0, below=1)
@@ -124,7 +97,7 @@ def load(
     _require_enough(source, table, rows)
     train = _select_rows(table, rows)
     valid = None if validation_rows is None else _select_rows(table, validation_rows)
-    fitted = _fit_scaling(source, np.asarray(train.x), table.columns, scaling)
+    fitted = fit_scaling(source, np.asarray(train.x), table.columns, scaling)
     for part in filter(None, (train, valid, test)):
         x = np.asarray(part.x)
         fitted(x, out=x)  # in place, because nothing else refers to the table, and it may be too large to copy
@@ -132,17 +105,19 @@ def load(
 
 
 def _split_rows(
-    table: Table, rows: np.ndarray, share: float, seed: int, name: str, examples: str
+    table: Table, rows: np.ndarray, share: float, seed: int, setting: str, examples: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows that are kept and those set apart. Errors call `share` by `name`, and the rows `examples`."""
+    """Returns the rows that are kept and those set apart. Errors call `share` by `setting`, and the rows `examples`."""
     from sklearn.model_selection import train_test_split
 
     size, least, t = ceil(share * len(rows)), _min_examples(table), table.t[rows]
     if min(size, len(rows) - size) < least:
-        raise SettingError(name, f"to leave at least {least} of {examples} in each part", share)
+        raise SettingError(setting, f"to leave at least {least} of {examples} in each part", share)
     if table.classes:
         for label in np.flatnonzero(np.bincount(t) == 1):
-            raise ValueError(f"expected at least 2 of class {table.classes[label]} among {examples} to split, got 1")
+            raise ValueError(
+                f"expected at least 2 of class {shorten(table.classes[label])} among {examples} to split, got 1"
+            )
     stratify = t if table.classes else None
     kept, apart = train_test_split(rows, test_size=size, random_state=seed, stratify=stratify)
     return np.asarray(kept), np.asarray(apart)
@@ -159,7 +134,7 @@ def _require_enough(source: str, table: Table, rows: np.ndarray) -> None:
         for label in np.setdiff1d(table.t, table.t[rows]):
             raise ValueError(
                 f"expected training examples with a weight above 0 of every class in {source}, "
-                f"got none of class {table.classes[label]}"
+                f"got none of class {shorten(table.classes[label])}"
             )
 
 
@@ -172,24 +147,3 @@ def _select_rows(table: Table, rows: np.ndarray) -> Examples:
     if len(rows) == len(table.t):  # all rows in their order: no copy
         return Examples(table.x, table.t, table.weights)
     return Examples(table.x[rows], table.t[rows], None if table.weights is None else table.weights[rows])
-
-
-def _fit_scaling(source: str, x: np.ndarray, columns: tuple[str, ...], scaling: str) -> Scaling:
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.utils import gen_batches
-
-    n = x.shape[1]
-    if scaling == "none":
-        return Scaling(np.zeros(n), np.ones(n))
-    scaler: Any = StandardScaler()  # its attributes' types are None before it is fitted
-    with np.errstate(over="ignore", invalid="ignore"):  # the check below reports it
-        for rows in gen_batches(len(x), BATCH):
-            scaler.partial_fit(x[rows] if scaling == "feature" else x[rows].reshape(-1, 1))
-    if not np.isfinite(scaler.var_).all():
-        largest = np.abs(x).max(axis=0)
-        widest = largest.argmax()
-        raise ValueError(
-            f"expected a finite variance of the features to scale in {source}, "
-            f"got values up to {largest[widest]:g} in column {columns[widest]}"
-        )
-    return Scaling(*(np.broadcast_to(value, n).copy() for value in (scaler.mean_, scaler.scale_)))

@@ -6,20 +6,19 @@ first place of it.
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxann.data import files
+from jaxann.data import archives, files, images, labels
 from jaxann.nn.hyperparameters import SettingError
 
 SETS = ("iris", "wine", "breast_cancer", "digits", "diabetes")
 OPENML = ("mnist_784", "Fashion-MNIST")
 OPENML_TEST = 10_000  # by convention, the last examples of these two are their test part
-MOST_CLASSES = 20  # the most distinct integers that are read as classes instead of numbers, unless `kind` decides
 
 
 class Table(NamedTuple):
@@ -58,8 +57,8 @@ def read_table(
             arrays x and t, or a folder of IDX files named as those of MNIST are.
         target: The column of a .csv file that holds the targets, by default the last.
         weights: The column of a .csv file that says how much each example counts; by default all count alike.
-        kind: Whether the targets are classes or numbers. By default, text is read as classes, and so are integers with
-            at most 20 distinct values.
+        kind: Whether the targets are classes or numbers. By default, text and the labels of images are read as classes,
+            and so are integers with at most 20 distinct values or, in a .csv file, spellings.
 
     Returns:
         The table.
@@ -92,14 +91,20 @@ def read_table(
         table = _read_csv(source, target, weights)
     else:
         table = _read_npz(source) if is_npz else _read_idx(source)
-    return _encode_targets(source, table, kind)
+        if not is_npz:
+            kind = kind or "classes"  # the labels of images are classes, however many there are
+    parts = [table.t] if table.test is None else [table.t, table.test[1]]
+    (t, *others), classes = labels.encode_targets(source, table.target, parts, table.classes, kind)
+    test = None if table.test is None else (table.test[0], *others)
+    return table._replace(t=t, classes=classes, test=test)
 
 
 def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None, ...] = ()) -> np.ndarray:
     """Reads features to predict from.
 
     Args:
-        path: A .csv file, whose columns may be in any order, or an .npz file, whose array x is read.
+        path: A .csv file, whose columns may be in any order, or an .npz file, whose array x is read. Its columns may be
+            in any order as well if it has an array `columns` of their names; otherwise they count by position.
         columns: The names of the n features that a model was trained on.
         others: Names of columns that the file may have as well, such as the target, and that are left out. None in
             place of a name has no meaning.
@@ -112,21 +117,34 @@ def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None,
             are not finite numbers.
     """
     if path.lower().endswith(".npz"):
-        x, _ = files.Npz(path).features("x")
-        if (n := x.shape[1]) != len(columns):
+        npz = archives.Npz(path)
+        x, _ = npz.features("x")
+        n = x.shape[1]
+        if "columns" in npz:
+            positions = {name: i for i, name in enumerate(npz.column_names(n))}
+            _require_columns(path, positions, columns, others)
+            return x if tuple(positions) == columns else x[:, [positions[name] for name in columns]]
+        if n != len(columns):
             names = files.join_names(columns)
             raise ValueError(f"expected {len(columns)} features in array x of {path}, which are {names}, got {n}")
         return x
     if not path.lower().endswith(".csv"):
         raise ValueError(f"expected a .csv or an .npz file to read features from, got {path}")
     cells = files.read_cells(path)
-    missing = [name for name in columns if name not in cells]
-    unknown = [name for name in cells if name not in (*columns, *others)]
+    _require_columns(path, cells, columns, others)
+    return np.column_stack([files.parse_numbers(path, name, cells[name]) for name in columns])
+
+
+def _require_columns(
+    path: str, names: Collection[str], columns: tuple[str, ...], others: tuple[str | None, ...]
+) -> None:
+    known, present = {*columns, *others}, set(names)
+    missing = [name for name in columns if name not in present]
+    unknown = [name for name in names if name not in known]
     if missing or unknown:
         verbs = (("lacks", missing), ("has unknown", unknown))
         differences = " and ".join(f"{verb} {files.join_names(names)}" for verb, names in verbs if names)
         raise ValueError(f"expected the columns {files.join_names(columns)} in {path}, got a table that {differences}")
-    return np.column_stack([files.parse_numbers(path, name, cells[name]) for name in columns])
 
 
 def _load_scikit_learn(name: str) -> Table:
@@ -148,7 +166,7 @@ def _fetch_openml(source: str) -> Table:
             # This parser does not need pandas.
             answer: Any = fetch_openml(name, version=version, as_frame=False, parser="liac-arff", n_retries=1)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source} cannot be fetched from OpenML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{source} cannot be fetched from OpenML: {files.describe_error(error)}") from None
     if not isinstance(answer.data, np.ndarray) or np.ndim(answer.target) != 1:
         raise ValueError(
             f"expected a dense table with one target, got {source}, which is sparse or has several or none"
@@ -192,7 +210,7 @@ def _read_csv(path: str, target: str | None, weights: str | None) -> Table:
 
 
 def _read_npz(path: str) -> Table:
-    npz = files.Npz(path)
+    npz = archives.Npz(path)
     inputs, target = ("x_train", "y_train") if "x_train" in npz else ("x", "t")
     x, columns = npz.features(inputs)
     t, test, weights, classes = npz.column(target, len(x)), None, None, ()
@@ -207,69 +225,25 @@ def _read_npz(path: str) -> Table:
     if "weights" in npz:
         weights = _require_weights(path, "weights", npz.column("weights", len(x), "biuf").astype(float))
     if "classes" in npz:
-        classes = tuple(map(str, npz.array("classes").ravel()))
+        classes = npz.class_names(len(x))
     if "columns" in npz:
-        columns = tuple(map(str, npz.column("columns", x.shape[1])))
+        columns = npz.column_names(x.shape[1])
     return Table(x, t, classes, columns, target, weights, test)
 
 
 def _read_idx(folder: str) -> Table:
-    x, t = files.read_images(folder, "train")
+    x, t = images.read_images(folder, "train")
     test = None
     if any(name.startswith("t10k-") for name in os.listdir(folder)):
-        x_test, t_test = files.read_images(folder, "t10k")
+        x_test, t_test = images.read_images(folder, "t10k")
         if x_test.shape[1:] != x.shape[1:]:
             raise ValueError(
                 f"expected test images of {x.shape[1:]} pixels, as in the training images of {folder}, "
                 f"got {x_test.shape[1:]}"
             )
         test = x_test.reshape(len(x_test), -1), t_test
-    labels = 1 + max(int(part.max()) for part in (t, *(test or ())[1:]))
     columns = files.index_names("pixel", x.shape[1:])
-    return Table(x.reshape(len(x), -1), t, tuple(map(str, range(labels))), columns, "label", test=test)
-
-
-def _encode_targets(source: str, table: Table, kind: str | None) -> Table:
-    """Returns the table with its targets, and those of its test part, as labels or as numbers."""
-    parts = [table.t] if table.test is None else [table.t, table.test[1]]
-    t, classes = _label_targets(source, table, np.concatenate(parts), kind)
-    t, t_test = t[: len(table.t)], t[len(table.t) :]
-    if classes:
-        if t.min() == t.max():
-            raise ValueError(f"expected at least 2 classes in {source}, got only {classes[t[0]]}")
-        for label in np.setdiff1d(t_test, t):
-            raise ValueError(
-                f"expected only classes of the training part in the test part of {source}, got {classes[label]}"
-            )
-    return table._replace(t=t, classes=classes, test=None if table.test is None else (table.test[0], t_test))
-
-
-def _label_targets(source: str, table: Table, t: np.ndarray, kind: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns labels and the names of their classes, or numbers and no names."""
-    if t.dtype.kind in "OU" and kind != "numbers" and not table.classes:
-        numeric = np.array([cell.lower() == "nan" or not math.isnan(files.parse_number(cell)) for cell in t])
-        mostly_numeric = numeric.mean() >= 0.5
-        # A number among text, or text among numbers, is more likely a slip than a class, unless `kind` says otherwise.
-        for i in np.flatnonzero((t == "") | ((numeric != mostly_numeric) & (kind is None))).tolist():
-            expectation = f"{'a number' if mostly_numeric else 'text'}, as in most rows,"
-            raise files.cell_error(source, i, table.target, t[i], expectation)
-        if not numeric.all():
-            names, labels = np.unique(t, return_inverse=True)
-            return labels.astype(np.int64), tuple(names.tolist())
-    numbers = files.parse_numbers(source, table.target, t)
-    if kind == "numbers":
-        return numbers, ()
-    distinct, labels = np.unique(numbers, return_inverse=True)
-    integral = bool((distinct % 1 == 0).all())
-    if table.classes:
-        valid = (numbers % 1 == 0) & (numbers >= 0) & (numbers < len(table.classes))
-        for i in np.flatnonzero(~valid).tolist():
-            expectation = f"a label from 0 to {len(table.classes) - 1}, one for each class,"
-            raise files.cell_error(source, i, table.target, numbers[i], expectation)
-        return numbers.astype(np.int64), table.classes
-    if kind is None and not (integral and len(distinct) <= MOST_CLASSES):
-        return numbers, ()
-    return labels.astype(np.int64), tuple(str(int(v) if v % 1 == 0 else float(v)) for v in distinct)
+    return Table(x.reshape(len(x), -1), t, (), columns, "label", test=test)
 
 
 def _require_weights(source: str, name: str, weights: np.ndarray) -> np.ndarray:

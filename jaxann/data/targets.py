@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Array
 
+from jaxann.data.scaling import Scaling, mean_and_sd
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
 from jaxann.nn.loss import Loss
 from jaxann.nn.losses import LOSSES, SoftmaxCrossEntropy
@@ -31,8 +32,8 @@ class Targets:
         sd: The difference between two targets, in the unit of the data, whose standardized value is 1.
 
     Raises:
-        SettingError: If the loss is for classes and the targets are numbers, or if `smoothing` is out of range. The
-            message calls it label_smoothing.
+        SettingError: If the loss is unknown, or is for classes although the targets are numbers, or if `smoothing` is
+            out of range.
     """
 
     loss: str
@@ -42,15 +43,15 @@ class Targets:
     sd: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.classes and self.loss in FOR_CLASSES:
-            names = f"{', '.join(FOR_ANY[:-1])} or {FOR_ANY[-1]}"
-            raise SettingError("loss", f"to be {names} for targets that are numbers", self.loss)
-        validate_number("label_smoothing", self.smoothing, least=0, below=1)
+        known, place = (FOR_CLASSES + FOR_ANY, "") if self.classes else (FOR_ANY, " for targets that are numbers")
+        if self.loss not in known:
+            raise SettingError("loss", f"to be {', '.join(known[:-1])} or {known[-1]}{place}", self.loss)
+        validate_number("smoothing", self.smoothing, least=0, below=1)
         if is_traced(self.smoothing) or not self.smoothing:
             return
         if not self.classes or self.loss == "hinge":
             place = f"for the loss {self.loss}, which takes signs" if self.classes else "for targets that are numbers"
-            raise SettingError("label_smoothing", f"to be 0 {place}", self.smoothing)
+            raise SettingError("smoothing", f"to be 0 {place}", self.smoothing)
 
     @classmethod
     def fit(cls, loss: str, classes: int, smoothing: float, t: np.ndarray | Array) -> Targets:
@@ -64,13 +65,12 @@ class Targets:
 
         Raises:
             SettingError: As `Targets` does.
+            ValueError: If targets that are numbers vary by too little to be standardized.
         """
         if classes or loss == "poisson":
             return cls(loss, classes, smoothing)
-        t = np.asarray(t)
-        is_constant = t.min() == t.max()  # then its standard deviation is only the rounding error of 0
-        mean, sd = (t[0], 1.0) if is_constant else (t.mean(), t.std())
-        return cls(loss, classes, smoothing, float(mean), float(sd))
+        mean, sd = mean_and_sd(np.asarray(t))
+        return cls(loss, classes, smoothing, mean, sd)
 
     @property
     def outputs(self) -> int:
@@ -85,10 +85,18 @@ class Targets:
 
         Returns:
             The targets [N, m] that the loss takes, or [N] for the loss "softmax_cross_entropy", which takes labels.
+
+        Raises:
+            ValueError: If a label is not an integer from 0 to `classes` - 1.
         """
         t = np.asarray(t)
         if not self.classes:
-            return (t[:, None] - self.mean) / self.sd
+            return Scaling(np.array([self.mean]), np.array([self.sd]))(t.astype(float)[:, None])
+        for i in np.flatnonzero(~((t >= 0) & (t < self.classes) & (t % 1 == 0)))[:1]:
+            raise ValueError(
+                f"expected labels from 0 to {self.classes - 1}, got {t[i]} for example {i + 1} of {len(t)}"
+            )
+        t = t if t.dtype.kind in "iu" else t.astype(int)
         if self.loss == "softmax_cross_entropy":
             return t  # it smooths labels itself
         one_hot, smoothing = np.eye(self.classes)[t], float(self.smoothing)
@@ -99,10 +107,20 @@ class Targets:
         return SoftmaxCrossEntropy(self.smoothing) if self.loss == "softmax_cross_entropy" else LOSSES[self.loss]()
 
     def decode(self, y: np.ndarray) -> np.ndarray:
-        """Converts a network's outputs [N, m] to predictions [N]: labels, or numbers in the unit of the data."""
+        """Converts a network's outputs [N, m] to predictions [N]: labels, or float64 numbers in the unit of the data.
+
+        Raises:
+            FloatingPointError: If an output or a prediction is not finite; the message names the first such example,
+                counted from 1.
+        """
+        _require_finite("outputs", y)
         if self.classes:
             return y.argmax(axis=1)
-        return np.exp(y)[:, 0] if self.loss == "poisson" else y[:, 0] * self.sd + self.mean
+        numbers = y[:, 0].astype(float)  # the unit of the data may need numbers that float32 does not have
+        with np.errstate(over="ignore"):
+            numbers = np.exp(numbers) if self.loss == "poisson" else numbers * self.sd + self.mean
+        _require_finite("predictions", numbers)
+        return numbers
 
     def probabilities(self, y: np.ndarray) -> np.ndarray | None:
         """Converts a network's outputs to the probabilities of the classes.
@@ -113,9 +131,22 @@ class Targets:
         Returns:
             Probabilities [N, m], or None if the outputs of a network trained with this loss have no such meaning.
             With the loss "sigmoid_cross_entropy" the probabilities of an example need not sum to 1.
+
+        Raises:
+            FloatingPointError: If an output is not finite; the message names the first such example, counted from 1.
         """
         from scipy.special import expit, softmax
 
+        _require_finite("outputs", y)
         meaning = {"cross_entropy": lambda y: y, "softmax_cross_entropy": lambda y: softmax(y, axis=1)}
         meaning["sigmoid_cross_entropy"] = expit
-        return meaning[self.loss](y) if self.classes and self.loss in meaning else None
+        with np.errstate(over="ignore"):  # of a difference of logits, whose exponential is 0 all the same
+            return meaning[self.loss](y) if self.classes and self.loss in meaning else None
+
+
+def _require_finite(noun: str, values: np.ndarray) -> None:
+    for place in np.argwhere(~np.isfinite(values))[:1]:
+        raise FloatingPointError(
+            f"expected finite {noun} for every example, "
+            f"got {values[tuple(place)]} for example {place[0] + 1} of {len(values)}"
+        )

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import is_traced, validate_number
-from jaxann.nn.loss import Loss
+from jaxann.nn.loss import Loss, mean_weights
 
 
 def validate(
@@ -90,19 +90,30 @@ def validate_weights(weights: Any, examples: int) -> Float[Array, " N"] | None:
         examples: N.
 
     Returns:
-        The weights in the default precision, or None.
+        The weights, divided by the largest one, in the default precision, or None. Only their ratios matter, and sums
+        of weights between 0 and 1 do not overflow.
 
     Raises:
-        ValueError: If the weights have another shape or are not finite numbers above 0. Examples of weight 0 have to be
-            left out before, because the mean over a batch of only such examples is not defined.
+        ValueError: If the weights have another shape, are not finite numbers above 0, or are too small beside the
+            largest one for the default precision. Examples of weight 0 have to be left out before, because the mean
+            over a batch of only such examples is not defined.
     """
     if weights is None:
         return None
-    weights = _to_array("weights", weights)
+    weights = _require_real("weights", weights)
     if weights.shape != (examples,):
         raise ValueError(f"expected weights of shape {(examples,)}, one for each example, got shape {weights.shape}")
-    _raise_if_invalid(weights, jnp.isfinite(weights) & (weights > 0), "finite numbers above 0 in weights")
-    return weights
+    if is_traced(weights):
+        shares = mean_weights(jnp.asarray(weights, float), examples)
+        return shares / shares.max()
+    with np.errstate(over="ignore"):
+        weights = np.asarray(weights).astype(float)
+    _raise_if_invalid(weights, np.isfinite(weights) & (weights > 0), "finite numbers above 0 in weights")
+    shares, precision = weights / weights.max(), jnp.finfo(jnp.result_type(float))
+    # XLA takes numbers below the smallest normal one for 0.
+    expected = f"weights of at least {precision.tiny:.1e} times the largest, {weights.max():g}, in {precision.dtype}"
+    _raise_if_invalid(weights, shares >= precision.tiny, expected)
+    return jnp.asarray(shares, float)
 
 
 def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
@@ -123,24 +134,29 @@ def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
 
 def _to_array(name: str, values: Any, keep_integers: bool = False) -> Num[Array, "..."]:
     """Returns values as an array of the default precision, or of integers if they are to be kept."""
+    values = _require_real(name, values)
+    if values.dtype.kind in "biu" and keep_integers:
+        integers = jnp.asarray(values, int if values.dtype.kind == "b" else None)
+        if isinstance(values, np.ndarray) and not np.array_equal(values.astype(integers.dtype), values):
+            raise ValueError(f"expected {name} that fit into {integers.dtype}, got larger integers")
+        return integers
+    with np.errstate(over="ignore"):  # a number too large for the default precision becomes infinite, which is refused
+        return jnp.asarray(values, float)
+
+
+def _require_real(name: str, values: Any) -> Array | np.ndarray:
+    """Returns values as an array after checking that they are real numbers."""
     if not isinstance(values, jax.Array):
         try:
             values = np.asarray(values)
         except ValueError:
             raise ValueError(f"expected {name} in rows of equal length, got rows of different lengths") from None
-    is_integer = values.dtype.kind in "biu"
-    if is_integer and keep_integers:
-        integers = jnp.asarray(values, int if values.dtype.kind == "b" else None)
-        if isinstance(values, np.ndarray) and not np.array_equal(values.astype(integers.dtype), values):
-            raise ValueError(f"expected {name} that fit into {integers.dtype}, got larger integers")
-        return integers
-    if not is_integer and not jnp.issubdtype(values.dtype, jnp.floating):
+    if values.dtype.kind not in "biu" and not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"expected real numbers for {name}, got dtype {values.dtype}")
-    with np.errstate(over="ignore"):  # a number too large for the default precision becomes infinite, which is refused
-        return jnp.asarray(values, float)
+    return values
 
 
-def _raise_if_invalid(values: Array, is_valid: Bool[Array, "..."], expected: str) -> None:
+def _raise_if_invalid(values: Array | np.ndarray, is_valid: Bool[Array | np.ndarray, "..."], expected: str) -> None:
     """Raises ValueError for the first entry that is not valid, unless the values are being traced."""
     if is_traced(is_valid) or np.all(is_valid):
         return

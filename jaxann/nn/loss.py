@@ -122,7 +122,7 @@ def mean_weights(weights: Float[Array, " B"] | None, examples: int) -> Float[Arr
     s_i = w_i / Σ w
 
     Args:
-        weights: [B], how much each example counts; None for ones. If all are zero, the shares are NaN.
+        weights: [B], how much each example counts, of any size; None for ones. If all are zero, the shares are NaN.
         examples: B, the number of examples.
 
     Returns:
@@ -133,4 +133,10 @@ def mean_weights(weights: Float[Array, " B"] | None, examples: int) -> Float[Arr
     """
     if weights is not None and weights.shape != (examples,):
         raise ValueError(f"expected weights of shape ({examples},), one for each example, got {weights.shape}")
-    return jnp.full(examples, 1 / examples) if weights is None else weights / weights.sum()
+    if weights is None:
+        return jnp.full(examples, 1 / examples)
+    # The sum of very large weights overflows, and XLA takes very small sums, or their reciprocals, for 0. A power of
+    # two prevents both and changes no digit of the shares.
+    largest = jnp.abs(weights).max()
+    scaled = weights * jnp.where(largest > 2.0**64, 2.0**-64, jnp.where(largest < 2.0**-64, 2.0**64, 1.0))
+    return scaled / scaled.sum()

@@ -8,7 +8,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from jaxann.data import load
-from jaxann.data.splits import BATCH, Scaling
+from jaxann.data.scaling import BATCH, Scaling
 from jaxann.data.tables import SETS, read_table
 from jaxann.nn.hyperparameters import SettingError
 
@@ -228,11 +228,32 @@ def test_parts_of_too_few_get_a_sentence(npz):
         load(npz(x=x, t=t, weights=1 - t))
 
 
-def test_a_variance_that_overflows_gets_a_sentence(npz):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scaling", ["feature", "all"])
+def test_features_of_any_size_are_standardized_alike(npz, dtype, scaling):
+    """Powers of two change no digit, whether squares overflow, vanish or stay ordinary; 0.1 and 1e300 do not vary."""
     x, t = classes()
-    x[:, 2] = np.where(t, 1e200, -1e200)
-    for scaling in ("feature", "all"):
-        sentence = r"^expected a finite variance .* in .*table.npz, got values up to 1e\+200 in column x_2$"
-        with pytest.raises(ValueError, match=sentence):
-            load(npz(x=x, t=t), scaling=scaling)
-    assert load(npz(x=x, t=t), scaling="none").train.x.max() == 1e200
+    x = x.astype(dtype)
+    ordinary = load(npz(x=x, t=t), validation=0.25, scaling=scaling)
+    for exponent in (-100, 20, 120) if dtype == np.float32 else (-1000, -600, 20, 600, 1018):
+        scaled = load(npz(x=np.ldexp(x, exponent), t=t), validation=0.25, scaling=scaling)
+        for part, expected in zip(parts(scaled), parts(ordinary), strict=True):
+            np.testing.assert_array_equal(part.x, expected.x, strict=True)
+        np.testing.assert_array_equal(scaled.scaling.sd, np.ldexp(ordinary.scaling.sd, exponent))
+    if dtype == np.float64 and scaling == "feature":
+        constant = x * [1, 0, 0] + [0, 0.1, 1e300]
+        scaled = load(npz(x=constant, t=t))
+        np.testing.assert_array_equal(scaled.train.x[:, 1:], 0)
+        np.testing.assert_array_equal(scaled.scaling.sd[1:], 1)
+
+
+def test_the_largest_numbers_and_those_next_to_0_are_standardized(npz):
+    t = np.arange(40) // 2 % 2
+    signs, subnormal = np.where(np.arange(40) % 2, 1.0, -1.0)[:, None], np.finfo(np.float32).smallest_subnormal
+    for x in (1.7e308 * signs, 3e38 * signs.astype(np.float32), subnormal * (3 + 2 * signs).astype(np.float32)):
+        data = load(npz(x_train=x, y_train=t, x_test=x, y_test=t))
+        np.testing.assert_allclose(data.train.x, signs, rtol=1e-6)
+        np.testing.assert_array_equal(data.test.x, data.train.x, strict=True)
+    sentence = r"a standard deviation of at least 2.22507e-308 in .*table.npz, got 1e-310 in column x_0$"
+    with pytest.raises(ValueError, match=sentence):
+        load(npz(x_train=1e-310 * signs, y_train=t, x_test=signs, y_test=t))

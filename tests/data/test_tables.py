@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import inspect
 import json
+import os
 import struct
 import zipfile
 from email.message import Message
@@ -129,7 +130,9 @@ def test_target_and_weights_are_columns_by_name(table):
     ("cells", "kind", "labels", "classes"),
     [
         ("10 9 10", None, [1, 0, 1], ("9", "10")),
-        ("1.0 0.0 1", None, [1, 0, 1], ("0", "1")),
+        ("1.0 0.0 1", None, [2, 0, 1], ("0.0", "1", "1.0")),
+        ("1 01 10 9 1", None, [1, 0, 3, 2, 1], ("01", "1", "9", "10")),
+        ("9007199254740993 9007199254740992", None, [1, 0], ("9007199254740992", "9007199254740993")),
         ("10 9 10", "numbers", [10.0, 9.0, 10.0], ()),
         ("1.5 0 2", None, [1.5, 0.0, 2.0], ()),
         ("1.5 -3 10", "classes", [1, 0, 2], ("-3", "1.5", "10")),
@@ -142,8 +145,9 @@ def test_target_and_weights_are_columns_by_name(table):
 )
 def test_targets_are_read_as_classes_or_as_numbers(table, npz, cells, kind, labels, classes):
     cells = cells.split()
-    sources = [table("x,t\n" + "".join(f"0,{cell}\n" for cell in cells)), npz(x=np.ones(len(cells)), t=cells)]
-    if "x" not in cells and "a" not in cells:
+    sources = [table("x,t\n" + "".join(f"0, {cell}\n" for cell in cells))]
+    sources += [npz(x=np.ones(len(cells)), t=[f"{cell} " for cell in cells])]
+    if not {"x", "a", "01", "1.0", "9007199254740993"} & {*cells}:
         sources += [npz(x=np.ones(len(cells)), t=np.array(cells, float))]
     for source in sources:
         result = read_table(source, kind=kind)
@@ -263,6 +267,46 @@ def test_other_features_than_those_trained_on_get_a_sentence(npz, folder):
         read_features("none.npz", ("a",))
 
 
+def test_features_of_an_npz_are_found_by_name_where_it_has_names(npz):
+    path = npz(x=[[2, 0, 1], [4, 0, 3]], columns=["width ", "species", "length"])
+    np.testing.assert_array_equal(read_features(path, ("length", "width"), ("species", None)), [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(read_features(path, ("width", "species", "length")), [[2, 0, 1], [4, 0, 3]])
+    sentence = (
+        r"^expected the columns length, b in .*table.npz, got a table that lacks b and has unknown width, species$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        read_features(path, ("length", "b"))
+    for names, sentence in (
+        (["a", "b", "a"], "expected a name of its own for each column of .*, got the name 'a' for 2 of them$"),
+        (["a", "b"], r"expected shape \(3,\) for array columns of .*table.npz, got \(2,\)$"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            read_features(npz(x=np.ones((2, 3)), columns=names), ("a", "b", "a"))
+
+
+@pytest.mark.parametrize(
+    ("t", "classes"),
+    [
+        (np.array([2**53 + 1, 2**53]), ("9007199254740992", "9007199254740993")),
+        (np.array([2**64 - 1, 2**64 - 2], np.uint64), ("18446744073709551614", "18446744073709551615")),
+        (np.array([True, False]), ("0", "1")),
+    ],
+)
+def test_integers_of_an_npz_are_classes_without_rounding(npz, t, classes):
+    result = read_table(npz(x=np.ones(2), t=t))
+    np.testing.assert_array_equal(result.t, np.array([1, 0]), strict=True)
+    assert result.classes == classes
+
+
+def test_integers_stay_exact_beside_a_test_part_of_another_dtype(npz):
+    t = np.array([2**53 + 1, 2**53, 2**53])
+    for dtype in (np.uint64, float):
+        result = read_table(npz(x=np.ones(3), t=t, x_test=np.ones(1), t_test=np.array([2**53], dtype)))
+        assert (result.t.tolist(), result.classes) == ([1, 0, 0], ("9007199254740992", "9007199254740993"))
+        assert result.test
+        np.testing.assert_array_equal(result.test[1], np.array([0]), strict=True)
+
+
 def test_an_npz_holds_arrays_by_their_names(npz):
     x = np.arange(24.0).reshape(4, 2, 3)
     result = read_table(npz(x=x, t=[[1], [0], [1], [2]], weights=[1, 0, 2, 1], classes=["p", "q", "r"], other=[1]))
@@ -320,8 +364,22 @@ def test_an_npz_may_have_a_test_part(npz, names):
         ({"weights": ["a", "b"]}, "numbers in array weights of .*, got <U1$"),
         ({"weights": [1]}, r"shape \(2,\) for array weights of .*, got \(1,\)$"),
         ({"columns": ["a"]}, r"shape \(2,\) for array columns of .*, got \(1,\)$"),
+        (
+            {"x": [[1, 2], [1, 10**400]]},
+            "array x of .* cannot be read as numbers or text: Object arrays cannot be loaded",
+        ),
+        ({"x": np.array([[1, 2], [1, "1e400"]], np.longdouble)}, r"a finite number for x\[1, 1\] of .*, got inf$"),
+        ({"columns": ["a", "a "]}, "a name of its own for each column of .*, got the name 'a' for 2 of them$"),
+        ({"classes": ["a", "a"]}, "a name of its own for each class of .*, got the name 'a' for 2 of them$"),
+        ({"classes": ["a", ""]}, "a name of its own for each class of .*, got the name '' for 1 of them$"),
+        ({"classes": ["a", "b", "c"]}, "expected an example of every class of .*, got 2 for 3 classes$"),
+        (
+            {"classes": ["a", "b", "c"], "x": np.ones((3, 2)), "t": [0, 2, 2]},
+            "expected an example of every class of .*, got none of class b$",
+        ),
         ({"classes": ["a"]}, "expected a label from 0 to 0, one for each class, in .*, row 2, column t, got 1$"),
         ({"classes": ["a", "b"], "t": [0.5, 1]}, "a label from 0 to 1, .*, row 1, column t, got 0.5$"),
+        ({"classes": ["a", "b"], "t": [1, 2**53 + 1]}, "a label from 0 to 1, .*, column t, got 9007199254740993$"),
         ({"classes": ["a", "b"], "t": [1, -1]}, "a label from 0 to 1, .*, row 2, column t, got -1$"),
         ({"classes": ["a", "b"], "t": ["a", "b"]}, "a finite number in .*, row 1, column t, got 'a'$"),
         (
@@ -356,22 +414,133 @@ def test_a_damaged_npz_gets_a_sentence(npz, tmp_path):
         read_table(path)
 
 
+def header(text, version=(1, 0)):
+    """The beginning of an .npy file with a header of any text."""
+    return b"\x93NUMPY" + bytes(version) + struct.pack("<H" if version == (1, 0) else "<I", len(text)) + text.encode()
+
+
+def patch(path, offset, value):
+    """Changes two bytes of the description of each file in an archive; `offset` is that before the file's content."""
+    content = bytearray(path.read_bytes())
+    for mark, start in ((b"PK\x03\x04", offset), (b"PK\x01\x02", offset + 2)):
+        place = content.find(mark)
+        while place >= 0:
+            content[place + start : place + start + 2] = struct.pack("<H", value)
+            place = content.find(mark, place + 4)
+    path.write_bytes(content)
+
+
+def test_an_archive_that_zipfile_or_numpy_refuse_gets_a_sentence(npz, tmp_path):
+    path = tmp_path / "table.npz"
+    for offset, value, sentence in (
+        (6, 1, "array x of .*table.npz cannot be read: File 'x.npy' is encrypted, password required for extraction$"),
+        (8, 99, "array x of .*table.npz cannot be read: That compression method is not supported$"),
+    ):
+        npz(x=np.ones((2, 2)), t=[0, 1])
+        patch(path, offset, value)
+        with pytest.raises(ValueError, match=f"^{sentence}"):
+            read_table(str(path))
+    for text in (
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 1), }",  # more than the machine's memory
+        f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({2**80}, 1), }}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-3, 1), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': " + "(" * 5000 + ")" * 4000 + ", }",
+        "-" * 9000 + "1",
+        "[" * 150 + "]" * 150,
+        "x" * 9999,
+        "x" * 10_001,
+        "{'descr': '|O', 'fortran_order': False, 'shape': (2, 1), }",
+    ):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("x.npy", header(text, (3, 0)) + bytes(100))
+        with pytest.raises(ValueError, match=r"^[^\n]*table.npz [^\n]*$") as caught:
+            read_table(str(path))
+        assert len(str(caught.value)) < 400
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x.npy", header("{}"))
+        file.writestr("x", header("{}"))
+    with pytest.raises(ValueError, match=r"^.*table.npz is damaged or not an .npz file: it holds 2 arrays x$"):
+        read_table(str(path))
+
+
+def test_a_class_without_an_example_is_refused_before_its_names_are_read(npz, tmp_path):
+    """Names without characters take no space in a file, so that there may be any number of them."""
+    npz(x=np.ones((2, 2)), t=[0, 1])
+    with zipfile.ZipFile(tmp_path / "table.npz", "a") as file:
+        text = "{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000000,), }"
+        file.writestr("classes.npy", header(text))
+    with pytest.raises(ValueError, match=r"got 2 for 1000000000000 classes$"):
+        read_table(str(tmp_path / "table.npz"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_and_devices_are_refused_before_they_are_opened(tmp_path, folder):
+    """Opening a pipe would wait for somebody who writes into it."""
+    sentence = "^expected a regular file, got a pipe, a socket or a device: "
+    for name in ("table.csv", "table.npz"):
+        os.mkfifo(tmp_path / name)
+        (tmp_path / "linked").with_suffix(name[-4:]).symlink_to(os.devnull)
+        for path in (tmp_path / name, (tmp_path / "linked").with_suffix(name[-4:])):
+            with pytest.raises(ValueError, match=f"{sentence}.*{path.name}$"):
+                read_table(str(path))
+            with pytest.raises(ValueError, match=f"{sentence}.*{path.name}$"):
+                read_features(str(path), ("a",))
+    for name in ("train-labels-idx1-ubyte", "train-images-idx3-ubyte.gz"):
+        path = folder({**MNIST, name.removesuffix(".gz"): None})
+        (tmp_path / name.removesuffix(".gz")).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{sentence}.*{name}$"):
+            read_table(path)
+        (tmp_path / name).unlink()
+
+
+def test_long_names_and_cells_stay_short_in_messages(table, npz):
+    name, x = "n" * 6000, np.ones((2, 2))
+    for read in (
+        lambda: read_features(table(f"a,{name}\n1,2\n"), ("a", "b")),
+        lambda: read_features(table("a,b\n1,2\n"), (name, f"{name}2")),
+        lambda: read_table(table(f"a,{name},{name}\n1,2,3\n")),
+        lambda: read_table(table(f"{name},t\nx,3\n")),
+        lambda: read_table(table(f"a,t\n{'9' * 6000},3\n")),
+        lambda: read_table(table(f"{name};t\n1\n")),
+        lambda: read_table(table(f"a,{name}\n1,2\n"), target="b"),
+        lambda: read_table(table(f"a,t\n1,{name}\n")),
+        lambda: read_table(npz(x=x, t=[0, 1], columns=[name, name])),
+        lambda: read_table(npz(x=x, t=[0, 0], classes=["a", name])),
+        lambda: read_table(npz(x=x, t=["a", "b"], x_test=x, t_test=["a", name])),
+    ):
+        with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+            read()
+        assert len(str(caught.value)) < 400
+    with pytest.raises(ValueError, match=r"has unknown b\\nc$"):
+        read_features(table('a,"b\nc"\n1,2\n'), ("a",))
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_folder_of_idx_files(folder, packed):
     files = {f"{name}.gz": gzip.compress(data) for name, data in MNIST.items()} if packed else MNIST
     result = read_table(folder(files))
     np.testing.assert_array_equal(result.x, IMAGES.reshape(5, 6).astype(np.float32), strict=True)
-    np.testing.assert_array_equal(result.t, np.array([0, 3, 1, 3, 1]), strict=True)
+    np.testing.assert_array_equal(result.t, np.array([0, 2, 1, 2, 1]), strict=True)
     assert result.test
     np.testing.assert_array_equal(result.test[0], (IMAGES[:2] + 100).reshape(2, 6).astype(np.float32), strict=True)
-    np.testing.assert_array_equal(result.test[1], np.array([3, 1]), strict=True)
+    np.testing.assert_array_equal(result.test[1], np.array([2, 1]), strict=True)
     names = ("pixel_0_0", "pixel_0_1", "pixel_0_2", "pixel_1_0", "pixel_1_1", "pixel_1_2")
-    assert (result.classes, result.columns) == (("0", "1", "2", "3"), names)
+    assert (result.classes, result.columns) == (("0", "1", "3"), names)
 
 
 def test_a_folder_may_lack_the_test_part_and_its_labels_may_be_numbers(folder):
     result = read_table(folder({name: data for name, data in MNIST.items() if "train" in name}), kind="numbers")
-    assert (result.test, result.classes, result.t.dtype) == (None, (), float)
+    assert (result.test, result.classes) == (None, ())
+    np.testing.assert_array_equal(result.t, np.array([0.0, 3, 1, 3, 1]), strict=True)
+
+
+def test_the_labels_of_images_are_classes_however_many_there_are(folder):
+    """EMNIST has 47 classes or more, and some of its labels begin at 1."""
+    files = {"train-images-idx3-ubyte": idx(np.ones((30, 1, 1))), "train-labels-idx1-ubyte": idx(np.arange(1, 31))}
+    result = read_table(folder(files))
+    np.testing.assert_array_equal(result.t, np.arange(30), strict=True)
+    assert result.classes == tuple(map(str, range(1, 31)))
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,16 @@ def test_classes_are_encoded_as_each_loss_takes_them(loss, plain, smoothed):
         np.testing.assert_allclose(Targets(loss, 3, 0.3).encode(LABELS), smoothed, rtol=1e-15)
 
 
+@pytest.mark.parametrize("loss", ["squared_error", "softmax_cross_entropy"])
+def test_only_labels_of_a_class_are_encoded(loss):
+    """An index of -1 would be the last class, and booleans would be a mask."""
+    for label in (-1, 3, 0.5, np.nan):
+        with pytest.raises(ValueError, match=f"^expected labels from 0 to 2, got {label} for example 2 of 2$"):
+            Targets(loss, 3).encode(np.array([0, label]))
+    targets = Targets(loss, 2)
+    np.testing.assert_array_equal(targets.encode(np.array([True, False])), targets.encode(np.array([1, 0])))
+
+
 @pytest.mark.parametrize(
     ("loss", "classes"), [*((loss, 3) for loss in LOSSES), *((loss, 0) for loss in FOR_ANY)], ids=str
 )
@@ -104,6 +114,42 @@ def test_numbers_that_hardly_differ_are_standardized_all_the_same():
     np.testing.assert_allclose(Targets.fit("huber", 0, 0.0, t).encode(t)[:, 0], (NUMBERS - 4) / np.sqrt(5), rtol=1e-12)
 
 
+@pytest.mark.parametrize("exponent", [-1000, -500, 20, 500, 1015])
+def test_numbers_of_any_size_are_standardized_alike(exponent):
+    ordinary, targets = (Targets.fit("huber", 0, 0.0, np.ldexp(NUMBERS, e)) for e in (0, exponent))
+    assert (targets.mean, targets.sd) == (np.ldexp(ordinary.mean, exponent), np.ldexp(ordinary.sd, exponent))
+    encoded = targets.encode(np.ldexp(NUMBERS, exponent))
+    np.testing.assert_array_equal(encoded, ordinary.encode(NUMBERS), strict=True)
+    decoded = targets.decode(encoded.astype(np.float32))  # outputs are float32, but these predictions are not
+    np.testing.assert_allclose(np.ldexp(decoded, -exponent), NUMBERS, rtol=1e-6)
+
+
+def test_numbers_next_to_0_that_hardly_differ_get_a_sentence():
+    sentence = "^expected targets that are constant or have a standard deviation of at least 2.22507e-308, got 0$"
+    with pytest.raises(ValueError, match=sentence):
+        Targets.fit("huber", 0, 0.0, np.array([0, 5e-324]))
+
+
+@pytest.mark.parametrize("method", ["decode", "probabilities"])
+@pytest.mark.parametrize(("loss", "classes"), [("softmax_cross_entropy", 3), ("hinge", 3), ("huber", 0)])
+def test_outputs_that_are_not_finite_are_no_predictions(loss, classes, method):
+    y = np.zeros((30, classes or 1), np.float32)
+    for value in (np.nan, np.inf, -np.inf):
+        y[2, -1] = y[7, 0] = value
+        sentence = f"^expected finite outputs for every example, got {value} for example 3 of 30$"
+        with pytest.raises(FloatingPointError, match=sentence):
+            getattr(Targets(loss, classes), method)(y)
+
+
+def test_predictions_that_overflow_are_refused():
+    y = np.array([[0.0], [800.0]], np.float32)
+    for targets in (Targets("poisson"), Targets("huber", mean=0.0, sd=1e307)):
+        sentence = "^expected finite predictions for every example, got inf for example 2 of 2$"
+        with pytest.raises(FloatingPointError, match=sentence):
+            targets.decode(y)
+    np.testing.assert_allclose(Targets("poisson").decode(y / 2), [1, np.exp(400)])  # float32 ends at exp(88)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_predicted_label_is_that_of_the_largest_output(loss):
     y = np.array([[0.1, 0.7, 0.2], [-3.0, -5.0, -1.0], [2.0, 1.0, 0.0], [0.0, 0.0, -1.0]])
@@ -150,6 +196,12 @@ def test_a_loss_for_classes_is_refused_for_numbers(loss):
         Targets.fit(loss, 0, 0.0, NUMBERS)
 
 
+def test_an_unknown_loss_is_refused_with_the_known_ones():
+    losses = "cross_entropy, softmax_cross_entropy, sigmoid_cross_entropy, hinge, squared_error, .*, huber or poisson"
+    with pytest.raises(SettingError, match=f"^expected loss to be {losses}, got 'l2'$"):
+        Targets("l2", 3)
+
+
 @pytest.mark.parametrize(
     ("loss", "classes", "smoothing", "sentence"),
     [
@@ -162,5 +214,5 @@ def test_a_loss_for_classes_is_refused_for_numbers(loss):
     ],
 )
 def test_smoothing_where_there_is_nothing_to_smooth_is_refused(loss, classes, smoothing, sentence):
-    with pytest.raises(SettingError, match=f"^expected label_smoothing {sentence}$"):
+    with pytest.raises(SettingError, match=f"^expected smoothing {sentence}$"):
         Targets.fit(loss, classes, smoothing, LABELS if classes else NUMBERS)

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from jaxann import fit
-from jaxann.data.validation import validate, validate_schedule
+from jaxann.data.validation import validate, validate_schedule, validate_weights
 from jaxann.nn import CrossEntropy, Hinge, SoftmaxCrossEntropy, SquaredError, mlp
 from jaxann.nn.hyperparameters import SettingError
 
@@ -89,6 +89,47 @@ def test_numbers_too_large_for_the_precision_are_refused():
         pytest.raises(ValueError, match=r"expected finite float32 numbers in features, got inf"),
     ):
         validate(MODEL, SquaredError(), put(X, (1, 1), 1e300), T)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_weights_are_divided_by_their_maximum(x64):
+    with jax.enable_x64(x64):
+        precision = jnp.asarray(0.0).dtype
+        for largest in (3, 3e37, 1e300, 1e-300):
+            weights = validate_weights([largest, largest / 4], 2)
+            np.testing.assert_array_equal(weights, np.array([1, 0.25], precision), strict=True)
+        np.testing.assert_array_equal(jax.jit(lambda w: validate_weights(w, 2))(jnp.array([4, 1])), [1, 0.25])
+        np.testing.assert_array_equal(validate_weights(jnp.array([4, 1], jnp.bfloat16), 2), [1, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ([1, 0], r"^expected finite numbers above 0 in weights, got 0.0 at \[1\]$"),
+        ([1, np.inf], r"^expected finite numbers above 0 in weights, got inf at \[1\]$"),
+        ([1, 10**400], "^expected real numbers for weights, got dtype object$"),
+        ([1], r"^expected weights of shape \(2,\), one for each example, got shape \(1,\)$"),
+        (
+            [2e8, 1e-31],
+            r"^expected weights of at least 1.2e-38 times the largest, 2e\+08, in float32, got 1e-31 at \[1\]$",
+        ),
+    ],
+)
+def test_bad_weights_get_one_sentence(weights, sentence):
+    with jax.enable_x64(False), pytest.raises(ValueError, match=sentence):
+        validate_weights(weights, 2)
+
+
+@pytest.mark.parametrize("size", [3e37, 1e38])
+def test_weights_of_any_size_train_as_ones_do(size):
+    with jax.enable_x64(False):
+        settings = {"key": jax.random.key(0), "epochs": 2, "batch_size": 4}
+        (params, history), (expected, ones) = (
+            fit(MODEL, SquaredError(), optax.sgd(0.1), X, T, weights=np.full(6, weight), **settings)
+            for weight in (size, 1.0)
+        )
+    assert history.loss[-1] < history.loss[0]
+    jax.tree.map(np.testing.assert_array_equal, (params, history.loss), (expected, ones.loss))
 
 
 def test_good_data_comes_back_as_arrays_of_the_default_precision():

@@ -25,6 +25,7 @@ from jaxann.nn import (
     softmax,
 )
 from jaxann.nn.hyperparameters import SettingError
+from jaxann.nn.loss import mean_weights
 
 REFERENCES = {  # optax's losses, brought to the conventions of this library
     "SquaredError": lambda y, t: optax.l2_loss(y, t).sum(),
@@ -214,3 +215,18 @@ def test_losses_know_which_targets_have_a_meaning(loss, t, valid):
 def test_settings_out_of_range_are_refused(build, sentence):
     with pytest.raises(SettingError, match=sentence):
         build()
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_shares_of_weights_of_any_size_sum_to_1(x64):
+    """The shares of ordinary weights are w / Σ w to the bit; the sums of the others overflow, or are 0 for XLA."""
+    with jax.enable_x64(x64):
+        shares = jax.jit(lambda w: mean_weights(w, 3))
+        for w in ([1, 1, 0], [1, 0, 0], [0.1, 0.7, 3e9]):
+            w = jnp.array(w, float)
+            np.testing.assert_array_equal(shares(w), jax.jit(lambda w: w / w.sum())(w), strict=True)
+        limits = jnp.finfo(jnp.result_type(float))
+        for w in ([limits.max] * 3, [limits.tiny] * 3, [3e37] * 3):
+            np.testing.assert_allclose(shares(jnp.array(w)), 1 / 3, rtol=1e-6)
+        np.testing.assert_array_equal(shares(jnp.array([limits.max, limits.tiny, 0])), [1, 0, 0])
+        np.testing.assert_array_equal(shares(jnp.zeros(3)), [np.nan] * 3)
