@@ -49,8 +49,12 @@ class Scorer:
         Raises:
             FloatingPointError: If an output or the score is not finite.
         """
+        targets = self._task.targets
+        pair = np.asarray(t), targets.decode(np.asarray(y))
+        if not targets.classes:  # R² is the same for standardized numbers, whose squares are representable
+            pair = tuple(targets.encode(numbers)[:, 0] for numbers in pair)
         with np.errstate(all="ignore"):  # the check below reports it
-            score = float(self._score(t, self._task.targets.decode(np.asarray(y)), sample_weight=weights))
+            score = float(self._score(*pair, sample_weight=weights))
         if not isfinite(score):
             raise FloatingPointError(f"expected a finite {self.name}, got {score}")
         return score

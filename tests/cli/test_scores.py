@@ -55,9 +55,9 @@ def test_a_validation_loss_that_is_never_finite_leaves_the_last_parameters(tmp_p
 
 def test_outputs_of_the_test_part_that_are_not_finite_are_no_labels_and_cost_no_record(tmp_path):
     rows = find_part(tmp_path, "test")
-    write_table(tmp_path / "mine.csv", rows[2:3], "1e38")
+    write_table(tmp_path / "mine.csv", rows[2:3], "3e38")
     run = ("--dataset", "mine.csv", "--validation", 0.2, "--epochs", 4, "--precision", "float32", "--run", "a")
-    ended = call_train(tmp_path, *SETTINGS, "--plots", *run)
+    ended = call_train(tmp_path, *SETTINGS, "--hidden", 50, "--plots", *run)
     assert ended.code == 2
     assert ended.sentence == (
         "train.py: on the test part, expected finite outputs for every example, got nan for example 3 of 20"
