@@ -45,10 +45,8 @@ def test_two_processes_make_the_run_of_one_and_record_it_once(undisturbed, tmp_p
     assert {int(path.name) for path in (two / "checkpoints").iterdir()} == {5, 6}
 
 
-@pytest.mark.parametrize(
-    ("killed", "left"),
-    [(0, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 2), (0, 1), (1, 1)))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "left"), [(0, 2), (1, 2), (0, 1), (1, 1)])
 def test_one_killed_ends_the_other_and_what_is_resumed_is_the_run(start, pair, undisturbed, tmp_path, killed, left):
     processes = pair(*EVERYTHING, "--run", "a")
     wait_for_epochs(tmp_path / "a", 2, *processes)

@@ -57,10 +57,10 @@ def test_outputs_of_the_test_part_that_are_not_finite_are_no_labels_and_cost_no_
     rows = find_part(tmp_path, "test")
     write_table(tmp_path / "mine.csv", rows[2:3], "3e38")
     run = ("--dataset", "mine.csv", "--validation", 0.2, "--epochs", 4, "--precision", "float32", "--run", "a")
-    ended = call_train(tmp_path, *SETTINGS, "--hidden", 50, "--plots", *run)
+    ended = call_train(tmp_path, *SETTINGS, "--loss", "softmax_cross_entropy", "--init-scale", 10, "--plots", *run)
     assert ended.code == 2
     assert ended.sentence == (
-        "train.py: on the test part, expected finite outputs for every example, got nan for example 3 of 20"
+        "train.py: on the test part, expected finite outputs for every example, got -inf for example 3 of 20"
     )
     assert ended.out == ""
     result = json.loads((tmp_path / "a" / "result.json").read_text())

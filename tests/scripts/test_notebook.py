@@ -29,6 +29,7 @@ def script(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_every_way_to_mend_has_a_result(results):
     assert [result.repairs for result in results] == VARIANTS
     assert len(set(VARIANTS)) == 16
@@ -36,6 +37,7 @@ def test_every_way_to_mend_has_a_result(results):
     assert all(result.losses.shape == (200,) for result in results)
 
 
+@pytest.mark.slow
 def test_only_the_last_network_learns(results):
     assert [result.learns for result in results] == [False] * 15 + [True]
     assert results[-1].accuracy == pytest.approx(0.90, abs=0.005)
@@ -46,11 +48,13 @@ def test_only_the_last_network_learns(results):
     assert list(accuracies.values()) == pytest.approx([1 / 3] * 3)
 
 
+@pytest.mark.slow
 def test_with_nothing_mended_the_loss_stays_at_log_3(results):
     assert results[0].epochs == 200
     np.testing.assert_allclose(results[0].losses[-100:], np.log(3), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_ends_at_a_flower_whose_loss_is_above_3(results):
     """Compares with a loop over the flowers, for the network with all four formulas mended."""
     start = notebook.make_start(47)
@@ -86,6 +90,7 @@ def test_a_run_ends_at_a_flower_whose_loss_is_above_3(results):
     np.testing.assert_allclose(results[-1].losses[:20], losses[:20], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", range(16))
 def test_the_check_names_what_is_wrong_and_nothing_else(results, i):
     wrong = [name for name, right in VARIANTS[i]._asdict().items() if not right]
@@ -117,6 +122,7 @@ def test_the_check_tells_how_each_is_wrong(results, formula, cause):
             assert {result.report[path].cause for path in CULPRITS[formula]} == {cause}
 
 
+@pytest.mark.slow
 def test_the_output_has_table_diagnoses_and_conclusion(results, script, monkeypatch):
     monkeypatch.setattr(notebook, "run_variants", lambda settings: results)
     code, out, _ = script()
@@ -131,6 +137,7 @@ def test_the_output_has_table_diagnoses_and_conclusion(results, script, monkeypa
     assert conclusion == "1 of 16 learn (accuracy 0.85 or more): the one in which all four are mended.\n"
 
 
+@pytest.mark.slow
 def test_the_conclusion_follows_the_table(results):
     failed = [result._replace(accuracy=0.5) for result in results]
     assert notebook.conclude(failed) == "0 of 16 learn (accuracy 0.85 or more)."
@@ -138,6 +145,7 @@ def test_the_conclusion_follows_the_table(results):
     assert notebook.conclude(two).startswith("2 of 16 learn (accuracy 0.85 or more); with bias wrong a network may")
 
 
+@pytest.mark.slow
 def test_a_figure_is_saved(results, script, monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(notebook, "run_variants", lambda settings: results)
@@ -149,6 +157,7 @@ def test_a_figure_is_saved(results, script, monkeypatch, tmp_path):
     assert re.match(r"notebook.py: .*No such file", err)
 
 
+@pytest.mark.slow
 def test_the_picture_shows_what_is_mended_the_accuracies_and_the_losses(results):
     pytest.importorskip("matplotlib")
     mended, accuracy, losses = notebook.plot_results(results).axes
@@ -164,6 +173,7 @@ def test_the_picture_shows_what_is_mended_the_accuracies_and_the_losses(results)
     assert labels == {"all four mended: 0.90", *wrong}
 
 
+@pytest.mark.slow
 def test_a_picture_of_runs_that_all_end_in_their_first_epoch_says_so(results):
     pytest.importorskip("matplotlib")
     ended = [result._replace(losses=np.full(200, np.nan)) for result in results]
