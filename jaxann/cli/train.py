@@ -91,8 +91,8 @@ def run(task: Task, settings: Settings) -> Outcome:
     first_epoch = int(progress.state.epoch)
     pieces = train_in_pieces(task.recipe, lanes, task.plan, progress, evaluate, compiled)
     bar = tqdm(total=settings.epochs, initial=first_epoch, unit="epoch", disable=not is_first())
-    with catch_signals() as signals:
-        with closing(record) if record else nullcontext(), bar:
+    with catch_signals() as signals, closing(record) if record else nullcontext():
+        with bar:
             for progress, rows in pieces:
                 if record is not None:
                     record.add(progress, rows)

@@ -140,8 +140,12 @@ class Folder:
         Raises:
             OSError: If the file cannot be written.
         """
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_format_rows(rows))
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(_format_rows(rows))
+        except OSError as error:
+            raise OSError(f"{path} cannot be written: {error.strerror}") from None
 
     def sync(self) -> None:
         """Waits until the metrics are on the disk, so that they survive a power cut.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
-from jaxann.data.extras import require_packages
 from jaxann.runs.checkpoints import Checkpoints
 from jaxann.runs.files import write_picture
 from jaxann.runs.folder import Folder, Row
+from jaxann.runs.scalars import Scalars
 from jaxann.training.loop import Progress
 from jaxann.training.processes import any_process, is_first
 
@@ -146,25 +145,21 @@ class Log:
     """
 
     def __init__(self, folder: Folder, epoch: int, *, tensorboard: bool) -> None:
-        self._folder, self._writer = folder, None
+        self._folder = folder
         folder.rewind(epoch)
-        if tensorboard:
-            require_packages("a record for TensorBoard", "tensorboardX")
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=epoch + 1)
+        self._scalars = Scalars(folder.path / "tensorboard", epoch) if tensorboard else None
 
     def add(self, rows: list[Row]) -> None:
         """Appends the metrics of some more epochs, a row for each."""
         self._folder.log(rows)
-        if self._writer is not None:
-            for row in rows:
-                for name in (name for name in row.keys() - {"epoch"} if isfinite(row[name])):
-                    self._writer.add_scalar(name, row[name], row["epoch"])
+        if self._scalars is not None:
+            self._scalars.add(rows)
 
     def sync(self) -> None:
         """Waits until the metrics are on the disk."""
         self._folder.sync()
+        if self._scalars is not None:
+            self._scalars.sync()
 
     def end(self, result: Row, counts: np.ndarray | None, classes: Sequence[str], *, plots: bool) -> None:
         """Writes the result and the pictures, as `Record.end` does."""
@@ -183,5 +178,5 @@ class Log:
 
     def close(self) -> None:
         """Writes out the scalars that are still in memory."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._scalars is not None:
+            self._scalars.close()

@@ -114,7 +114,11 @@ def test_control_c_before_training_ends_it_without_a_word(begin):
 @pytest.mark.parametrize(
     ("kilobytes", "settings", "sentence"),
     [
-        (1, ("--no-plots", "--epochs", 200, "--checkpoint-seconds", 999), r".*File too large"),
+        (
+            12,
+            ("--tensorboard", "--validation", 0.2, "--evaluate-every", 1, "--epochs", 200, "--checkpoint-seconds", 999),
+            "(a/metrics.jsonl|the scalars in a/tensorboard) cannot be written: File too large",
+        ),
         (
             60,
             ("--hidden", 200, 200, "--epochs", 20),
@@ -123,10 +127,12 @@ def test_control_c_before_training_ends_it_without_a_word(begin):
     ],
 )
 def test_a_full_disk_ends_it_with_a_sentence(begin, tmp_path, kilobytes, settings, sentence):
-    command = ("--no-tensorboard", "--checkpoint-seconds", 0, "--batch-size", 16, *settings, "--run", "a")
+    command = (*BARE, "--checkpoint-seconds", 0, "--batch-size", 16, *settings, "--run", "a")
     ended = end(begin(*command, kilobytes=kilobytes))
     assert ended.code == 2
     # The sentence need not be the last line: some of orbax's tasks may fail after it, and log that.
     assert re.search(f"^train.py: {sentence}", ended.err, re.MULTILINE), ended.err
+    if "--tensorboard" in settings:
+        assert "Exception" not in ended.err
     resume = ("--resume", "a", "--epochs", 201, "--checkpoint-seconds", 999)
     assert call(train.main, *resume, name="train.py", folder=tmp_path).code == 0  # now there is room

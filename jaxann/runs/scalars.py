@@ -1,0 +1,82 @@
+"""Scalars for TensorBoard, written by tensorboardX, which the extra `logging` installs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from time import time
+from typing import Any
+
+from jaxann.data.extras import require_packages
+from jaxann.runs.folder import Row
+
+
+class Scalars:
+    """A new file of events in a folder; TensorBoard shows it instead of what older files say of later epochs.
+
+    The events are written by the calling thread, so that a full disk is an error of the call that meets it, which
+    tensorboardX's own `SummaryWriter` would report from another thread.
+
+    Args:
+        folder: The folder, which is made if it does not exist.
+        epoch: The number of epochs that the run has done.
+
+    Raises:
+        ImportError: If tensorboardX is not installed.
+        OSError: If the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        require_packages("a record for TensorBoard", "tensorboardX")
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._folder, self._event, self._scalar = folder, Event, scalar
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        self._write(epoch + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, rows: list[Row]) -> None:
+        """Writes the metrics of some epochs, but for those that are not finite.
+
+        Args:
+            rows: A row for each epoch: its number as "epoch", and its metrics by name.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        for row in rows:
+            for name in (name for name in row.keys() - {"epoch"} if isfinite(row[name])):
+                self._write(row["epoch"], summary=self._scalar(name, row[name]))
+
+    def sync(self) -> None:
+        """Waits until the events are on the disk.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        with self._name_file():
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Writes out what is still in memory.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        with self._name_file():
+            self._writer.close()
+
+    def _write(self, step: int, **content: Any) -> None:
+        with self._name_file():
+            self._writer.write_event(self._event(wall_time=time(), step=step, **content))
+
+    @contextmanager
+    def _name_file(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"the scalars in {self._folder} cannot be written: {error.strerror}") from None
