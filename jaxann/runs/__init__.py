@@ -69,14 +69,18 @@ The command line stores all of them. In Python, `config.json` is what you give t
 you, and `Record.end` writes the result and the pictures.
 
 **Writing.** The folder appears together with its settings, or not at all. Rewritten files are replaced atomically, and
-a line of the metrics that a kill has cut short is left out. One process at a time writes: a second one that opens the
-folder for writing gets an error of one sentence. Readers take no lock, and the lock of a killed process is free.
+a line of the metrics that a kill has cut short is left out. Settings, results, pictures and checkpoints, with the
+metrics up to them, survive a power cut. One process at a time writes: a second one that opens the folder for writing
+gets an error of one sentence. Readers take no lock, and the lock of a killed process is free. A number that is not
+finite is `null` in the metrics, because JSON has no such numbers.
 
 **Checkpoints.** A checkpoint holds all that the rest of the run depends on: the parameters, the optimizer's state, the
 random key, the epoch, and the best parameters so far with their score. Whenever the process is killed, a checkpoint is
 complete or does not count. When it is read, its digest is compared. A damaged checkpoint raises an error of one
 sentence that names the one before it, and so does a checkpoint of another model, with the first leaf that differs.
-`Checkpoints.restore(like, epoch)` takes an earlier one. The command line writes one every 10 s.
+With `origin`, a checkpoint also stores what the run is a run of, such as its settings and a digest of `data.json`, and
+is refused beside other files; the command line gives it. `Checkpoints.restore(like, epoch)` takes an earlier one. It
+refuses to go on where JAX would draw other random numbers. The command line writes a checkpoint every 10 s.
 
 **Resuming.** A resumed run takes the same steps as an uninterrupted one, bit for bit, wherever Ctrl-C, SIGTERM or
 SIGKILL ended it. It continues at its last checkpoint, and computes the metrics of later epochs again. If it is asked
@@ -87,8 +91,9 @@ processes, each process writes its part of the checkpoints, and the first one wr
 - `Folder` creates, opens and locks the folder, and reads and writes its JSON files and metrics.
 - `Checkpoints` saves and restores a run's `Progress`, and reads the best parameters to predict from.
 - `Record` uses both for a run, and at its end writes the result and the pictures.
-- The modules: `plots` draws metrics, confusion matrices and sweeps; `folder` also has `require_readable_version`, which
-  refuses runs of newer versions of jaxann; `late_errors` silences what orbax reports after it has failed.
+- The modules: `files` writes files that appear whole and reads JSON; `scalars` writes for TensorBoard; `plots` draws
+  metrics, confusion matrices and sweeps; `folder` also has `require_readable_version`, which refuses runs of newer
+  versions of jaxann; `late_errors` silences what orbax reports after it has failed.
 """
 
 from jaxann.runs.checkpoints import Checkpoints
