@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Shaped
 
-from jaxann.nn.base import Layer, Wrapper
+from jaxann.nn.base import Layer, Wrapper, join_path, map_parts
 from jaxann.nn.batch import backward_batch, forward_batch
 from jaxann.nn.loss import Loss
-from jaxann.nn.sequential import map_layers
 
 
 @dataclass(frozen=True)
@@ -79,19 +78,24 @@ class BackwardRecord:
     dx: Any
 
 
-def with_probes(model: Layer) -> Layer:
-    """Returns a model with a `Probe` around each layer of its chain, at any depth.
+def with_probes(model: Layer, path: str = "") -> Layer:
+    """Returns a model with a `Probe` around each of its layers, at any depth.
 
-    Only the layers of a `Sequential` get probes of their own, because it returns their grads unchanged. Any other layer
-    that is made of layers may change them, so it gets a single probe.
+    Layers inside another one get probes of their own if that one `exposes_parts`, as `Sequential` and `MixedPrecision`
+    do. Any other layer that is made of layers may change their gradients, so it gets a single probe.
 
     Args:
-        model: The network; a layer that is not a `Sequential` gets one probe.
+        model: The network, a layer.
+        path: The path of its parameters inside those of a larger model; empty by default.
 
     Returns:
         A model with the same parameters and outputs.
     """
-    return map_layers(model, lambda path, layer: Probe(layer, path))
+    if not model.exposes_parts:
+        return Probe(model, path)
+    # A wrapper has no parameters of its own: those of the layer inside lie at its path.
+    wraps = isinstance(model, Wrapper)
+    return map_parts(model, lambda name, part: with_probes(part, path if wraps else join_path(path, name)))
 
 
 @partial(jax.jit, static_argnames=("model", "loss"))

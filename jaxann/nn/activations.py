@@ -1,7 +1,8 @@
 """Activations: layers without parameters, each with its function beside its handwritten derivative.
 
 The derivative gets both the input x and the output y, and uses whichever makes it shorter. At a kink it takes the slope
-that `jax.nn` takes, and the description of the activation states that slope. A NaN in x stays a NaN in y.
+that `jax.nn` takes, and the description of the activation states that slope. A NaN in x stays a NaN in y, and its
+derivative is a NaN. Derivatives are written without differences of nearly equal numbers where that costs no time.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ class Elementwise(Layer):
 
     y_i = σ(x_i), so that dx_i = σ'(x_i) dy_i.
 
-    x may have any shape, and y has the same one. The layer has no parameters.
+    x may have any shape, and y has the same one. The layer has no parameters. Where y is a NaN, so is dx.
 
     Attributes:
         name: The name of the activation, which `repr` returns and reports print.
-        function: Computes y = σ(x) for an array of any shape.
+        function: Computes y = σ(x) for an array of any shape. A NaN in x should stay a NaN in y.
         derivative: Computes σ'(x) from x and y = σ(x), in their shape. At a kink it must return the slope that
             `jax.grad` of `function` returns, or `jaxann.check` reports a difference.
     """
@@ -47,7 +48,10 @@ class Elementwise(Layer):
 
     def backward(self, params: PyTree, saved: tuple[Values, Values], dy: Values) -> tuple[PyTree, Values]:
         x, y = saved
-        return (), self.derivative(x, y) * dy  # y = σ(x)
+        # A derivative that compares x with a kink, as that of relu does, has a finite value at NaN. The test is on y,
+        # which the next layer usually saves anyway, so that x need not be kept where the derivative only uses y.
+        slope = jnp.where(jnp.isnan(y), y, self.derivative(x, y))
+        return (), slope * dy  # y = σ(x)
 
     def __repr__(self) -> str:
         return self.name
@@ -70,7 +74,10 @@ class Softmax(Layer):
 
     def backward(self, params: PyTree, saved: Vector, dy: Vector) -> tuple[PyTree, Vector]:
         y = saved
-        return (), y * (dy - y @ dy)  # y = e / Σe: (diag(y) - y yᵀ) dy without materializing the matrix
+        # Rounding a y_k near 1 loses the digits of 1 - y_k. Since Σy = 1, a constant subtracted from dy does not change
+        # dx. The constant is the dy_k where y_k > ½, which holds for one k at most, so that y_k is multiplied by 0.
+        d = dy - jnp.sum(jnp.where(y > 0.5, dy, 0))
+        return (), y * (d - y @ d)  # y = e / Σe: (diag(y) - y yᵀ) dy without materializing the matrix
 
     def __repr__(self) -> str:
         return "softmax"
@@ -111,17 +118,18 @@ leaky_relu = Elementwise(
 
 Source: Maas et al. 2013, section 2."""
 
-elu = Elementwise("elu", _elu, lambda x, y: jnp.where(y > 0, 1, y + 1))
-"""σ(x) = x for x > 0 and eˣ - 1 below, so that σ' is 1 or y + 1. There is no kink: σ'(0) = 1 from both sides.
+# The derivatives of elu and selu use eˣ, because y + 1 has no digits left where y is almost -1.
+elu = Elementwise("elu", _elu, lambda x, y: jnp.exp(jnp.minimum(x, 0)))
+"""σ(x) = x for x > 0 and eˣ - 1 below, so that σ' is 1 or eˣ. There is no kink: σ'(0) = 1 from both sides.
 
 Source: Clevert et al. 2016, equation 15, with α = 1."""
 
 selu = Elementwise(
     "selu",
     lambda x: _SELU_SCALE * jnp.where(x > 0, x, _SELU_ALPHA * _elu(x)),
-    lambda x, y: jnp.where(y > 0, _SELU_SCALE, y + _SELU_SCALE * _SELU_ALPHA),
+    lambda x, y: _SELU_SCALE * jnp.where(x > 0, 1, _SELU_ALPHA * jnp.exp(jnp.minimum(x, 0))),
 )
-"""σ(x) = λ x for x > 0 and λ α (eˣ - 1) below, so that σ' is λ or y + λ α. Kink: σ'(0) = λ α.
+"""σ(x) = λ x for x > 0 and λ α (eˣ - 1) below, so that σ' is λ or λ α eˣ. Kink: σ'(0) = λ α.
 
 λ = 1.0507 and α = 1.6733 keep mean 0 and variance 1 from layer to layer.
 

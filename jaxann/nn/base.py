@@ -29,7 +29,13 @@ class Layer(ABC):
     `backward` returns the gradients of one example. The gradient of a matrix W [m, n] is an `Outer`, which keeps the
     factors of Σ_t left_t right_tᵀ apart, so that norms and means over a batch never need the product of one example.
     The gradient of any other parameter is an array of its shape.
+
+    Attributes:
+        exposes_parts: Whether `saved` and the gradients contain, unchanged, what `forward` and `backward` of each layer
+            inside return. Probes, which add their records there, can then be put around the layers inside.
     """
+
+    exposes_parts: bool = False
 
     @property
     def sizes(self) -> tuple[int | None, int | None]:

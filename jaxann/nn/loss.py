@@ -104,15 +104,17 @@ class Loss(ABC):
         return t.astype(y.dtype)
 
 
-def diagonal_factor(root: Output) -> Float[Array, "c *m"]:
+def diagonal_factor(y: Output, root: Output) -> Float[Array, "c *m"]:
     """Computes the Hessian factor of a loss that acts on each output alone, so that ∂²E/∂y² is diagonal.
 
     Args:
+        y: The output of the network. Where it is a NaN, so is the diagonal.
         root: The square roots of the diagonal, in the shape of y.
 
     Returns:
         [c, ...], a row for each entry of y, in the shape of y.
     """
+    root = jnp.where(jnp.isnan(y), y, root)
     return jnp.diag(root.ravel()).reshape(-1, *root.shape)
 
 

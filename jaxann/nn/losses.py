@@ -1,6 +1,8 @@
 """Losses, each with its value beside its handwritten gradient ∂E/∂y and a factor of ∂²E/∂y².
 
-Each loss is a sum over the outputs and states its conventions, such as a factor of a half.
+Each loss is a sum over the outputs and states its conventions, such as a factor of a half. If an entry of y is a NaN,
+so are the loss and the gradient there. The losses of logits are written as sums that keep their digits where a
+probability is almost 1.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class SquaredError(Loss):
         return y - self.match_target(y, t)  # ½ d²
 
     def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
-        return diagonal_factor(jnp.ones_like(y))  # ∂E/∂y = y - t: ∂²E/∂y² = I
+        return diagonal_factor(y, jnp.ones_like(y))  # ∂E/∂y = y - t: ∂²E/∂y² = I
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ class AbsoluteError(Loss):
         return jnp.sum(jnp.abs(y - self.match_target(y, t)))
 
     def gradient(self, y: Output, t: Target) -> Output:
-        return jnp.where(y >= self.match_target(y, t), 1, -1).astype(y.dtype)  # |d|
+        d = y - self.match_target(y, t)
+        return jnp.where(d >= 0, 1, jnp.where(d < 0, -1, d))  # |d|; a NaN stays a NaN
 
     def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
-        return diagonal_factor(jnp.zeros_like(y))  # ∂E/∂y = ±1: constant on both sides
+        return diagonal_factor(y, jnp.zeros_like(y))  # ∂E/∂y = ±1: constant on both sides
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Huber(Loss):
 
     def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
         d = jnp.abs(y - self.match_target(y, t))
-        return diagonal_factor(jnp.where(d <= self.delta, 1, 0).astype(y.dtype))  # ∂E/∂y = d, clipped at ±δ
+        return diagonal_factor(y, jnp.where(d <= self.delta, 1, 0).astype(y.dtype))  # ∂E/∂y = d, clipped at ±δ
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,11 @@ class Hinge(Loss):
 
     def gradient(self, y: Output, t: Target) -> Output:
         t = self.match_target(y, t)
-        return jnp.where(1 - t * y <= 0, 0, -t)  # 1 - t y
+        margin = 1 - t * y
+        return jnp.where(margin <= 0, 0, jnp.where(margin > 0, -t, margin))  # 1 - t y; a NaN stays a NaN
 
     def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
-        return diagonal_factor(jnp.zeros_like(y))  # ∂E/∂y = 0 or -t: constant on both sides
+        return diagonal_factor(y, jnp.zeros_like(y))  # ∂E/∂y = 0 or -t: constant on both sides
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class Poisson(Loss):
         return jnp.exp(y) - self.match_target(y, t)  # exp(y) - t y
 
     def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
-        return diagonal_factor(jnp.exp(y / 2))  # ∂E/∂y = exp(y) - t: diag(exp y)
+        return diagonal_factor(y, jnp.exp(y / 2))  # ∂E/∂y = exp(y) - t: diag(exp y)
 
 
 @dataclass(frozen=True)
@@ -158,15 +162,20 @@ class CrossEntropy(Loss):
 
     def value(self, y: Output, t: Target) -> Scalar:
         t = self.match_target(y, t)
-        return -jnp.sum(t * jnp.log(jnp.where(t > 0, y, 1)))
+        return -jnp.sum(t * jnp.log(_replace_ignored(y, t)))
 
     def gradient(self, y: Output, t: Target) -> Output:
         t = self.match_target(y, t)
-        return -t / jnp.where(t > 0, y, 1)  # -t log y
+        return -t / _replace_ignored(y, t)  # -t log y
 
     def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
         t = self.match_target(y, t)
-        return diagonal_factor(jnp.sqrt(t) / jnp.where(t > 0, y, 1))  # ∂E/∂y = -t / y: diag(t / y²)
+        return diagonal_factor(y, jnp.sqrt(t) / _replace_ignored(y, t))  # ∂E/∂y = -t / y: diag(t / y²)
+
+
+def _replace_ignored(y: Output, t: Target) -> Output:
+    """Returns y with 1 in place of the probabilities whose target is 0, except for NaN."""
+    return jnp.where((t > 0) | jnp.isnan(y), y, 1)
 
 
 @dataclass(frozen=True)
@@ -202,19 +211,31 @@ class SoftmaxCrossEntropy(Loss):
     def value(self, y: Logits, t: Target) -> Scalar:
         p = self._distribution(y, t)
         z = y - y.max()
-        return p.sum() * jnp.log(jnp.sum(jnp.exp(z))) - p @ z
+        e = jnp.exp(z)
+        is_likely = e > e.sum() / 2  # one entry at most, e = exp(0)
+        rest = jnp.sum(jnp.where(is_likely, 0, e))
+        # Σe is 1 + rest if an entry is likely, and otherwise rest, which is then 2 or more. log1p keeps the digits of a
+        # small rest.
+        return p.sum() * jnp.log1p(jnp.where(rest < 1.5, rest, rest - 1)) - p @ jnp.where(is_likely, 0, z)
 
     def gradient(self, y: Logits, t: Target) -> Logits:
         p = self._distribution(y, t)
         e = jnp.exp(y - y.max())
-        return e / e.sum() * p.sum() - p  # Σp log Σexp(z) - p·z
+        q = e / e.sum()
+        gradient = q * p.sum() - p  # Σp log Σe - p·z
+        # Rounding a q_k near 1 loses the digits of 1 - q_k. Since the entries sum to 0, that of the k where q_k > ½ is
+        # minus the sum of the others.
+        return jnp.where(q > 0.5, -jnp.sum(jnp.where(q > 0.5, 0, gradient)), gradient)
 
     def hessian_factor(self, y: Logits, t: Target) -> Float[Array, "c m"]:
         e = jnp.exp(y - y.max())
         q = e / e.sum()
         root = jnp.sqrt(q)
+        rest = jnp.where(q > 0.5, jnp.sum(jnp.where(q > 0.5, 0, q)), 1 - q)  # 1 - q with all its digits, as Σq = 1
+        is_diagonal = jnp.eye(len(q), dtype=bool)
         # ∂E/∂y = q Σp - p: ∂²E/∂y² = Σp (diag(q) - q qᵀ). Since Σq = 1, it is S Sᵀ with S = √Σp (diag(√q) - q √qᵀ).
-        return jnp.sqrt(self._distribution(y, t).sum()) * (jnp.diag(root) - jnp.outer(root, q))
+        factor = jnp.where(is_diagonal, jnp.diag(root * rest), -jnp.outer(root, q))
+        return jnp.sqrt(self._distribution(y, t).sum()) * factor
 
     def _distribution(self, y: Logits, t: Target) -> Logits:
         (m,) = y.shape
@@ -242,13 +263,15 @@ class SigmoidCrossEntropy(Loss):
         return (t >= 0) & (t <= 1)
 
     def value(self, y: Output, t: Target) -> Scalar:
-        return jnp.sum(jnp.logaddexp(y, 0) - self.match_target(y, t) * y)
+        t = self.match_target(y, t)
+        return jnp.sum((1 - t) * jnp.logaddexp(y, 0) + t * jnp.logaddexp(-y, 0))
 
     def gradient(self, y: Output, t: Target) -> Output:
-        return logistic(y) - self.match_target(y, t)  # log(1 + eʸ) - t y
+        t = self.match_target(y, t)
+        return (1 - t) * logistic(y) - t * logistic(-y)  # (1 - t) log(1 + eʸ) + t log(1 + e⁻ʸ)
 
     def hessian_factor(self, y: Output, t: Target) -> Float[Array, "c *m"]:
-        return diagonal_factor(jnp.sqrt(logistic(y) * logistic(-y)))  # ∂E/∂y = σ(y) - t: diag(σ (1 - σ))
+        return diagonal_factor(y, jnp.sqrt(logistic(y) * logistic(-y)))  # ∂E/∂y = σ(y) - t: diag(σ (1 - σ))
 
 
 LOSSES: dict[str, type[Loss]] = {

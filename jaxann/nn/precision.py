@@ -32,6 +32,8 @@ class MixedPrecision(Wrapper):
 
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
+    exposes_parts = True
+
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
         y, saved = self.layer.forward(self._round(params), self._round(x), key)
         return y.astype(x.dtype), saved

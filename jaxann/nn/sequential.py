@@ -35,6 +35,8 @@ class Sequential(Layer):
 
     layers: Sequence[Layer]
 
+    exposes_parts = True
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers:
