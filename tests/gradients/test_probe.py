@@ -14,9 +14,11 @@ from jaxann.nn import (
     Dense,
     Elementwise,
     Huber,
+    MixedPrecision,
     Sequential,
     SquaredError,
     mlp,
+    relu,
     sigmoid,
     sum_examples,
     tanh,
@@ -80,4 +82,15 @@ class Cliff(Huber):
     ],
 )
 def test_the_first_thing_that_is_not_finite_is_named(model, loss, expected):
-    assert find_nonfinite(model, loss, model.init(jax.random.key(3)), X, jnp.abs(T)) == expected
+    params = model.init(jax.random.key(3))
+    for network in (model, MixedPrecision(model), Sequential((MixedPrecision(model.layers[0]), *model.layers[1:]))):
+        assert find_nonfinite(network, loss, params, X, jnp.abs(T)) == expected
+
+
+def test_layers_inside_mixed_precision_are_observed_as_without_it():
+    plain, mixed = (observe(model, SquaredError(), PARAMS, X, T) for model in (MODEL, MixedPrecision(MODEL)))
+    for records, others in ((plain[0], mixed[0]), (plain[3], mixed[3])):
+        assert [str(record.probe) for record in records] == [str(record.probe) for record in others]
+    assert {record.y.dtype for record in mixed[0]} == {jnp.dtype("bfloat16")}
+    inside = MixedPrecision(Sequential((Dense(4, 3), relu)))
+    assert str(with_probes(inside)) == str(MixedPrecision(with_probes(inside.layer)))
