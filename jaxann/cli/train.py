@@ -84,7 +84,7 @@ def run(task: Task, settings: Settings) -> Outcome:
         lanes = shard_examples(task.examples, settings.batch_size, mesh)
     scorer = Scorer(task)
     evaluate = None if task.data.validation is None else Validator(task, scorer, settings.score)
-    record, progress = open_record(task, settings, begin(task.recipe, jax.random.key(settings.seed), mesh))
+    record, progress = open_record(task, settings, begin(task.recipe, jax.random.key(settings.seed), mesh, lanes))
     compiled = compile_pieces(task.recipe, lanes, task.plan, progress)
     score_shown(task, scorer, progress.best)  # compiles it
     compile_seconds, start = perf_counter() - start, perf_counter()

@@ -18,6 +18,7 @@ from jaxann.nn.batch import forward_batch
 from jaxann.nn.hyperparameters import is_traced
 from jaxann.nn.loss import Loss, mean_weights
 from jaxann.training.divergence import raise_if_nonfinite
+from jaxann.training.memory import validate_memory
 from jaxann.training.recipe import History, Recipe, start, train
 
 
@@ -64,13 +65,14 @@ def fit(
 
     Raises:
         ValueError: If the data, the weights or the schedule are not what `validate`, `validate_weights` and
-            `validate_schedule` expect.
+            `validate_schedule` expect, or if the run needs more memory than `validate_memory` finds free.
         FloatingPointError: If the loss or the parameters stop being finite; the message names the epoch, the step and
             the layer. Inside `jit` or `vmap` it cannot be raised: check the loss and the parameters yourself there.
     """
     x, t = validate(model, loss, x, t)
     validate_schedule(len(x), epochs, batch_size)
     recipe = Recipe(model, loss, optimizer, batch_size, gradient, shuffle)
+    validate_memory(recipe, key, x.shape[1:])
     lanes = make_lanes(Examples(x, t, validate_weights(weights, len(x))), batch_size)
     before = start(recipe, key)
     after, history = train(recipe, before, lanes, epochs)

@@ -16,6 +16,7 @@ from jaxann.data.batches import Lanes
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.training.devices import shard_state
 from jaxann.training.divergence import raise_if_nonfinite
+from jaxann.training.memory import validate_memory
 from jaxann.training.recipe import Recipe, TrainState, run_epochs, start
 
 Row = dict[str, Any]
@@ -55,20 +56,24 @@ class Progress(NamedTuple):
     best_epoch: int
 
 
-def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None) -> Progress:
+def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: Lanes | None = None) -> Progress:
     """Returns the progress of a run before its first epoch.
 
     Args:
         recipe: What is trained and how.
         key: The key of the run.
         mesh: The devices of the run; JAX's default device if None.
+        lanes: The examples, from whose shape `validate_memory` counts what a forward pass saves. If they are None, only
+            the state is counted.
 
     Returns:
         The progress, with its state laid out over the mesh.
 
     Raises:
-        ValueError: If a layer does not fit the mesh, as `shard_state` says.
+        ValueError: If the run needs more memory than is free, or if a layer does not fit the mesh, as `shard_state`
+            says.
     """
+    validate_memory(recipe, key, None if lanes is None else lanes.x.shape[2:], mesh)
     # The program runs once, so thorough optimization costs more than it saves. Level 0 compiled other programs wrongly.
     state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "1"})(key)
     state = state if mesh is None else shard_state(state, mesh)
