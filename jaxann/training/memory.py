@@ -43,8 +43,7 @@ def validate_memory(
     if is_traced(key):
         return
     key_shape = jax.ShapeDtypeStruct(key.shape, key.dtype)
-    x = None if shape is None else jax.ShapeDtypeStruct(shape, jnp.result_type(float))
-    count = partial(_count_needed, recipe, key_shape, x, mesh is not None)
+    count = partial(_count_needed, recipe, key_shape, shape, jnp.result_type(float), mesh is not None)
     if sum(count(exactly=False).values()) < _ALWAYS_ALLOWED:
         return
     free = free_memory(next(iter(key.devices())))
@@ -113,9 +112,14 @@ def _read_control_group(folder: Path, limit: str, usage: str, cache: str) -> lis
 
 @lru_cache(maxsize=64)
 def _count_needed(
-    recipe: Recipe, key: jax.ShapeDtypeStruct, x: jax.ShapeDtypeStruct | None, is_spread: bool, exactly: bool
+    recipe: Recipe,
+    key: jax.ShapeDtypeStruct,
+    shape: tuple[int, ...] | None,
+    dtype: Any,
+    is_spread: bool,
+    exactly: bool,
 ) -> dict[str, int]:
-    """Returns the bytes that a run needs, by what they hold.
+    """Returns the bytes that a run in the default precision `dtype` needs, by what they hold.
 
     What the forward pass saves is counted exactly only on request, because that traces the backward pass, too.
     Otherwise it includes arrays that the backward pass does not use.
@@ -128,7 +132,8 @@ def _count_needed(
         "parameters before and after an update": 2 * parameters,
         "optimizer state before and after an update": 2 * others,
     }
-    if x is not None and recipe.gradient is backprop:
+    if shape is not None and recipe.gradient is backprop:
+        x = jax.ShapeDtypeStruct(shape, dtype)
         _, saved = _forward.eval_shape(recipe.model, state.params, x)
         kept = _find_used(recipe.model, state.params, x) if exactly else saved
         sizes["activations of a batch"] = recipe.batch_size * _count_bytes(kept)

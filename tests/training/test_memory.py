@@ -113,6 +113,17 @@ def test_a_traced_or_small_run_is_not_checked(monkeypatch):
     jax.vmap(lambda key: fit(*arguments, key=key, epochs=1, batch_size=12)[0])(jax.random.split(KEY))
 
 
+def test_the_default_precision_counts(monkeypatch):
+    case = recipe(100)
+    for is_double, size in ((True, 16 * 803), (False, 8 * 803)):  # twice 803 parameters
+        jax.config.update("jax_enable_x64", is_double)
+        set_free(monkeypatch, size + 100)
+        validate_memory(case, KEY)
+        set_free(monkeypatch, size - 1)
+        with pytest.raises(ValueError, match="expected a network that trains in the"):
+            validate_memory(case, KEY)
+
+
 def test_a_device_that_does_not_tell_its_memory_refuses_nothing(monkeypatch):
     set_free(monkeypatch, None)
     validate_memory(recipe(10**12), KEY)
