@@ -31,13 +31,14 @@ class Scalars:
     def __init__(self, folder: Path, epoch: int) -> None:
         require_packages("a record for TensorBoard", "tensorboardX")
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
 
-        self._folder, self._event, self._scalar = folder, Event, scalar
+        protocol: Any = event_pb2  # its classes are made when it is imported, which a type checker does not see
+        self._folder, self._event, self._scalar = folder, protocol.Event, scalar
         folder.mkdir(exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"))
-        self._write(epoch + 1, session_log=SessionLog(status=SessionLog.START))
+        self._write(epoch + 1, session_log=protocol.SessionLog(status=protocol.SessionLog.START))
 
     def add(self, rows: list[Row]) -> None:
         """Writes the metrics of some epochs, but for those that are not finite.

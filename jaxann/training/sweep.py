@@ -22,6 +22,7 @@ from jaxtyping import Float, PyTree
 from jaxann.data.batches import Examples, make_lanes
 from jaxann.data.validation import validate, validate_schedule, validate_weights
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.training.memory import validate_memory
 from jaxann.training.recipe import Recipe, init_state, run_epochs
 
 WIDTH = 32  # members at a time on a CPU's device, whose caches hold few more: 64 are no faster, 128 slower (measured)
@@ -101,9 +102,9 @@ def sweep(
     Raises:
         SettingError: If a seed, a traced setting, the number of epochs or a setting that `make` checks is out of range
             or of the wrong type. It is a ValueError.
-        ValueError: If there are no members, if `make` does not take the settings of a member, or if the data are not
-            what `fit` expects. The iterator raises it if the budget is too small or if `make` cannot compute with a
-            traced setting.
+        ValueError: If there are no members, if `make` does not take the settings of a member, if the data are not what
+            `fit` expects, or if a member needs more memory than is free. The iterator raises it if the budget is too
+            small or if `make` cannot compute with a traced setting.
     """
     devices = jax.local_devices() if devices is None else devices
     mesh = jax.make_mesh((len(devices),), ("members",), axis_types=(AxisType.Auto,), devices=devices)
@@ -116,6 +117,7 @@ def sweep(
         if group not in groups:
             x, t = validate(recipe.model, recipe.loss, examples.x, examples.t)
             validate_schedule(len(x), epochs, recipe.batch_size)
+            validate_memory(recipe, jax.random.key(0), x.shape[1:])
             examples = Examples(x, t, validate_weights(examples.weights, len(x)))
         groups.setdefault(group, []).append(index)
     shared = jax.device_put((examples, measure_data), NamedSharding(mesh, SHARED))
