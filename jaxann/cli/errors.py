@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,8 +11,11 @@ from typing import Any
 
 from jaxann.data.extras import require_packages
 from jaxann.nn.hyperparameters import SettingError
+from jaxann.nn.text import printable, shorten
 
-ERRORS = (ValueError, FloatingPointError, OSError, ImportError)  # their sentence explains them, without a traceback
+# The sentence of these errors explains them, without a traceback.
+ERRORS = (ValueError, FloatingPointError, OSError, ImportError, MemoryError)
+LONGEST_WORD, LONGEST_SENTENCE = 200, 500  # characters of a message
 
 
 def program_name() -> str:
@@ -24,6 +28,11 @@ def flags(settings: type[Any]) -> dict[str, str]:
     return {field.name: "--" + field.name.replace("_", "-") for field in fields(settings)}
 
 
+def is_explained(error: Exception) -> bool:
+    """Returns whether the sentence of an error is all that a user needs; any other error deserves a traceback."""
+    return isinstance(error, ERRORS) or _explain_jax(error) is not None
+
+
 def format_error(error: Exception, spelling: Mapping[str, str]) -> str:
     """Returns the sentence that explains an error.
 
@@ -33,13 +42,42 @@ def format_error(error: Exception, spelling: Mapping[str, str]) -> str:
     """
     if isinstance(error, SettingError):
         return error.spell(lambda name: spelling.get(name, name))
-    return str(error)
+    return _explain_jax(error) or str(error) or type(error).__name__
 
 
 def print_error(error: Exception, spelling: Mapping[str, str]) -> int:
     """Prints the name of the program and the sentence of an error to stderr, and returns the exit code, 2."""
-    print(f"{program_name()}: {format_error(error, spelling)}", file=sys.stderr)
+    print_line(format_error(error, spelling))
     return 2
+
+
+def print_line(message: str) -> None:
+    """Prints the name of the program and a message to stderr, on one line of bounded length."""
+    print(f"{program_name()}: {format_line(message)}", file=sys.stderr)
+
+
+def format_line(message: str) -> str:
+    """Returns a message as one line of at most 500 characters, from which the middle of a long value is left out."""
+    line = printable(" ".join(message.splitlines())).strip()
+    line = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: shorten(word[0], LONGEST_WORD), line)
+    explanation, got, value = line.rpartition(", got ")
+    room = LONGEST_SENTENCE - len(explanation) - len(got)
+    if got and room >= LONGEST_WORD:
+        return explanation + got + shorten(value, room)
+    return shorten(line, LONGEST_SENTENCE)
+
+
+def _explain_jax(error: Exception) -> str | None:
+    """Returns the sentence for an error of JAX that the machine or the environment causes, and None for others."""
+    message = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in message):
+        return f"expected enough memory for the data and the network, got less: {message}".removesuffix(": ")
+    if isinstance(error, RuntimeError) and message.startswith("Unable to initialize backend"):
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if platforms:
+            return f"expected JAX_PLATFORMS to name a platform that JAX finds here, such as cpu, got {platforms!r}"
+        return message
+    return None
 
 
 def require_optional_packages(purpose: str, required: tuple[str, ...], refusable: Mapping[str, str]) -> None:

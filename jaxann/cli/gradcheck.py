@@ -5,26 +5,26 @@ The exit code is 0 if all gradients are right, 1 if one is wrong, which the tabl
 
 from __future__ import annotations
 
-import ast
-import importlib
 import json
-import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
-from jaxann.cli.errors import ERRORS, flags, print_error, program_name
+from jaxann.cli.own_layer import import_layer, report_failure
+from jaxann.cli.program import run_program
 from jaxann.cli.settings import UNSTORED, Settings
 from jaxann.cli.task import Task, prepare
 from jaxann.data.batches import make_lanes
+from jaxann.data.extras import require_packages
 from jaxann.gradcheck.check import check, check_layer
 from jaxann.gradcheck.plots import plot_report
 from jaxann.gradcheck.report import Report
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.runs.files import write_picture
 from jaxann.training.recipe import start, train
 
 
@@ -35,7 +35,9 @@ class GradcheckSettings(Settings):
     after: int = 0
     """Number of epochs of training after which the network is checked once more. By default it is checked once."""
     layer: str | None = None
-    """Layer to check instead of a network: module:Class, module:Class(5, rate=0.1) or module:instance."""
+    """Layer to check instead of a network: module:Class, module:Class(5, rate=0.1) or module:instance.
+    The module, which may lie in the current folder, is imported, and this runs its code: name only code that you trust.
+    """
     shape: tuple[int, ...] | None = None
     """Shape of one input of that layer. By default the number of features that it takes, or 8 if it takes any."""
     on_purpose: tuple[str, ...] = ()
@@ -43,7 +45,7 @@ class GradcheckSettings(Settings):
     json: bool = False
     """Whether JSON is printed instead of a table."""
     plot: Path | None = None
-    """File for a picture of the last check. By default none is drawn."""
+    """File for a picture of the last check, in the format of its ending, such as .png. By default none is drawn."""
 
 
 def run_checks(settings: GradcheckSettings) -> dict[str, Report]:
@@ -92,45 +94,16 @@ def check_own_layer(settings: GradcheckSettings, name: str) -> Report:
     """Checks the layer that `name` stands for, with random parameters at a random input.
 
     Raises:
-        ValueError: If there is no such layer, or it cannot be initialized, or the shape is not one of an input.
+        ValueError: If there is no such layer, or it cannot be initialized or checked, or the shape is not one of an
+            input.
     """
     layer, key = import_layer(name), jax.random.key(settings.seed)
     if settings.shape and min(settings.shape) < 1:
         raise SettingError("shape", "to be sizes of at least 1", settings.shape)
-    try:
+    with report_failure(name, "initialized"):
         x, params = jax.random.normal(key, settings.shape or input_shape(layer)), layer.init(key)
-    except Exception as error:
-        raise ValueError(f"the layer {name!r} cannot be initialized: {type(error).__name__}: {error}") from None
-    return check_layer(layer, params, x, on_purpose=settings.on_purpose, seed=settings.seed)
-
-
-def import_layer(name: str) -> Layer:
-    """Imports the layer that a text such as "module:Class(5, rate=0.1)" stands for.
-
-    Raises:
-        ValueError: If the text is not of this form, or does not stand for a layer.
-    """
-    module, _, text = name.partition(":")
-    try:
-        expression = ast.parse(text, mode="eval").body
-        call = expression if isinstance(expression, ast.Call) else None
-        target = call.func if call else expression
-        if not module or not isinstance(target, ast.Name):
-            raise SyntaxError("expected the name of a module and a name in it")
-        arguments = [ast.literal_eval(argument) for argument in call.args] if call else []
-        settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords} if call else {}
-    except (SyntaxError, ValueError):
-        expectation = "to be module:Class, module:Class(5, rate=0.1) or module:instance"
-        raise SettingError("layer", expectation, name) from None
-    sys.path.insert(0, "")
-    try:
-        value = getattr(importlib.import_module(module), target.id)
-        layer = value if isinstance(value, Layer) else value(*arguments, **settings)
-    except Exception as error:
-        raise ValueError(f"the layer {name!r} cannot be made: {type(error).__name__}: {error}") from None
-    if not isinstance(layer, Layer):
-        raise SettingError("layer", "to stand for a jaxann.nn.Layer", f"{name} of type {type(layer).__name__}")
-    return layer
+    with report_failure(name, "checked"):
+        return check_layer(layer, params, x, on_purpose=settings.on_purpose, seed=settings.seed)
 
 
 def input_shape(layer: Layer) -> tuple[int]:
@@ -139,21 +112,43 @@ def input_shape(layer: Layer) -> tuple[int]:
     return (n or 8,)
 
 
+def require_picture(path: Path) -> None:
+    """Checks that a picture can be made at a path, before the checks run.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        SettingError: If the path is not that of a file in a folder, or matplotlib does not know the format.
+    """
+    require_packages("a picture", "matplotlib.figure")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    endings = [ending for ending in sorted(FigureCanvasBase.get_supported_filetypes()) if ending != "pgf"]  # needs TeX
+    if path.suffix.lower().removeprefix(".") not in endings:
+        raise SettingError("plot", f"to end in one of {', '.join(f'.{ending}' for ending in endings)}", path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise SettingError("plot", "to be a file in a folder that exists", path)
+
+
 def main() -> int:
     """Checks what the command line says, and prints the reports.
 
     Returns:
-        The exit code: 0 if all gradients are right, 1 if one is wrong, or 2 for bad input after a sentence on stderr.
+        The exit code: 0 if all gradients are right, 1 if one is wrong, or 2 after a sentence on stderr for bad input or
+        if the reports cannot be printed.
     """
-    settings = tyro.cli(GradcheckSettings, prog=program_name(), description=__doc__)
-    try:
+
+    def work(settings: GradcheckSettings, spelling: dict[str, str]) -> int:
+        if settings.plot is not None:
+            require_picture(settings.plot)
         reports = run_checks(settings)
         if settings.plot is not None:
-            plot_report(list(reports.values())[-1]).savefig(settings.plot)
-    except ERRORS as error:
-        return print_error(error, flags(GradcheckSettings))
-    if settings.json:
-        print(json.dumps({when: report.to_dict() for when, report in reports.items()}, indent=2, ensure_ascii=False))
-    else:
-        print("\n\n".join(f"{when}\n{report}" for when, report in reports.items()))
-    return 0 if all(report.ok for report in reports.values()) else 1
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph")  # the font may lack letters of a layer's name
+                write_picture(settings.plot, plot_report(list(reports.values())[-1]))
+        if settings.json:
+            print(json.dumps({when: report.to_dict() for when, report in reports.items()}, indent=2))
+        else:
+            print("\n\n".join(f"{when}\n{report}" for when, report in reports.items()))
+        return 0 if all(report.ok for report in reports.values()) else 1
+
+    return run_program(GradcheckSettings, __doc__, work)

@@ -6,7 +6,10 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
+from jaxann.cli.errors import print_line
 from jaxann.cli.signals import exit_at_interrupt
+from jaxann.cli.terminal import run_in_terminal
+from jaxann.nn.text import describe_value
 
 COMMANDS = {
     "train": "Trains a network on a table of data.",
@@ -38,6 +41,12 @@ def main() -> int:
     Returns:
         The exit code of that command, or 2 if the first argument is missing or names no command.
     """
+    with exit_at_interrupt():
+        return run_in_terminal(run_command)
+
+
+def run_command() -> int:
+    """Runs the command that the first argument names, in a terminal that has been prepared for it."""
     command, *arguments = sys.argv[1:] or [None]
     if command in ("-h", "--help", None):
         print(format_help(), file=sys.stdout if command else sys.stderr)
@@ -46,9 +55,8 @@ def main() -> int:
         print(f"jaxann {version('jaxann')}")
         return 0
     if command not in COMMANDS:
-        print(f"jaxann: expected one of the commands {', '.join(COMMANDS)}, got {command!r}", file=sys.stderr)
+        print_line(f"expected one of the commands {', '.join(COMMANDS)}, got {describe_value(command)}")
         return 2
     sys.argv = [f"jaxann {command}", *arguments]
-    with exit_at_interrupt():
-        # A program is imported only when it is called, so that `jaxann --help` does not wait for what it imports.
-        return import_module(f"jaxann.cli.{command}").main()
+    # A program is imported only when it is called, so that `jaxann --help` does not wait for what it imports.
+    return import_module(f"jaxann.cli.{command}").main()

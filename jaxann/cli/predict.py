@@ -6,7 +6,6 @@ The result is a .csv file: a column with the prediction, and for classes a colum
 from __future__ import annotations
 
 import csv
-import sys
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -17,9 +16,10 @@ import numpy as np
 import tyro
 
 from jaxann.cli.description import DataDescription, describe_origin
-from jaxann.cli.errors import ERRORS, flags, print_error, program_name
+from jaxann.cli.program import run_program
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import make_network
+from jaxann.cli.terminal import print_data, quote_formula, require_stdout
 from jaxann.data.tables import read_features
 from jaxann.data.validation import validate_features
 from jaxann.runs.checkpoints import Checkpoints
@@ -40,6 +40,9 @@ class PredictSettings:
     """New .csv file for the predictions. By default they are printed."""
     checkpoint: int | None = None
     """Epoch of the checkpoint whose best parameters predict. By default the last one."""
+    safe_csv: bool = False
+    """Whether each text that a spreadsheet would run as a formula gets an apostrophe in front.
+    These are names that begin with =, +, -, @, a tab or a carriage return. By default all names stay as they are."""
 
 
 def predict_rows(settings: PredictSettings) -> list[list[Any]]:
@@ -75,19 +78,22 @@ def main() -> int:
     """Predicts as the command line says.
 
     Returns:
-        The exit code: 0, or 2 for bad input after a sentence on stderr.
+        The exit code: 0, or 2 after a sentence on stderr for bad input or if the predictions cannot be written.
     """
-    settings = tyro.cli(PredictSettings, prog=program_name(), description=__doc__)
-    try:
-        if settings.output is not None:
+
+    def work(settings: PredictSettings, spelling: dict[str, str]) -> int:
+        if settings.output is None:
+            require_stdout("--output")
+        else:
             require_new_file(settings.output)  # before anything that takes its time
-        rows = predict_rows(settings)
-        text = StringIO()
+        rows, text = predict_rows(settings), StringIO()
+        if settings.safe_csv:
+            rows = [[quote_formula(str(cell)) for cell in row] for row in rows]
         csv.writer(text, lineterminator="\n").writerows(rows)
         if settings.output is None:
-            sys.stdout.write(text.getvalue())
+            print_data(text.getvalue())
         else:
             write_file(settings.output, text.getvalue(), new=True)
-    except ERRORS as error:
-        return print_error(error, flags(PredictSettings))
-    return 0
+        return 0
+
+    return run_program(PredictSettings, __doc__, work)

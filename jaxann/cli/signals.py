@@ -1,4 +1,4 @@
-"""Signals that end a program: Ctrl-C (SIGINT) and SIGTERM."""
+"""Signals that end a program: Ctrl-C (SIGINT), SIGTERM, and SIGHUP of a terminal that is closed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def catch_signals() -> Iterator[list[int]]:
     """Collects the signals that ask the program to end, so that it can end in an orderly way.
 
-    A second signal of the same kind ends the process at once.
+    A second signal of the same kind ends the process at once. SIGHUP stays ignored if it was, as nohup has it.
 
     Returns:
         A context with the numbers of the signals that have come so far, a list that grows.
@@ -22,7 +22,10 @@ def catch_signals() -> Iterator[list[int]]:
         signals.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, collect) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has no such signal
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, collect) for number in numbers}
     try:
         yield signals
     finally:

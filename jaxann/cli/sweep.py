@@ -19,19 +19,20 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from jaxann.cli.description import DataDescription
-from jaxann.cli.errors import ERRORS, flags, print_error, program_name, require_optional_packages
+from jaxann.cli.errors import program_name, require_optional_packages
 from jaxann.cli.grid import TRAIN_ONLY, parse_grid, written_names
 from jaxann.cli.members import Row, make_tasks, merge_validation, task_key, train_members
+from jaxann.cli.program import run_program
 from jaxann.cli.scores import Scorer
 from jaxann.cli.settings import Settings
 from jaxann.cli.signals import catch_signals
 from jaxann.cli.summary import Summary, format_summaries, plot_summaries, summarize
 from jaxann.cli.sweep_folder import member_key, open_folder, read_rows
 from jaxann.cli.task import Task
+from jaxann.cli.terminal import require_stdout
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.runs.files import write_file
 from jaxann.runs.folder import Folder
@@ -239,12 +240,15 @@ def main() -> int:
     A signal, such as Ctrl-C, ends the sweep after the chunk of networks that is being trained, a second one at once.
 
     Returns:
-        The exit code: 0, or 2 for bad input after a sentence on stderr. A sweep that a signal ended returns 128 + the
-        signal's number: 130 for Ctrl-C.
+        The exit code: 0, or 2 after a sentence on stderr for bad input or if the output cannot be written. A sweep that
+        a signal ended returns 128 + the signal's number: 130 for Ctrl-C.
     """
-    settings = tyro.cli(SweepSettings, prog=program_name(), description=__doc__)
-    try:
+
+    def work(settings: SweepSettings, spelling: dict[str, str]) -> int:
+        spelling.update(written_names(settings.grid))
+        if settings.out is None:
+            require_stdout("--out")
         _, signals = run(settings)
-    except ERRORS as error:
-        return print_error(error, flags(SweepSettings) | written_names(settings.grid))
-    return 128 + signals[0] if signals else 0
+        return 128 + signals[0] if signals else 0
+
+    return run_program(SweepSettings, __doc__, work)

@@ -21,11 +21,13 @@ from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
 from jaxann.cli.description import DataDescription, describe_origin
-from jaxann.cli.errors import ERRORS, flags, print_error, program_name, require_optional_packages
+from jaxann.cli.errors import flags, is_explained, print_error, program_name, require_optional_packages
+from jaxann.cli.program import run_program
 from jaxann.cli.scores import Scorer, Validator
 from jaxann.cli.settings import Settings
 from jaxann.cli.signals import catch_signals
 from jaxann.cli.task import Task, check_settings, prepare, steps_per_epoch
+from jaxann.cli.terminal import require_stdout
 from jaxann.data.batches import make_lanes
 from jaxann.data.validation import validate_features
 from jaxann.nn.hyperparameters import SettingError
@@ -258,20 +260,24 @@ def main() -> int:
 
     Returns:
         The exit code: 0, or after a sentence on stderr 2 if the input is bad, the loss stops being finite or the folder
-        cannot be written. A run that a signal ended returns 128 + the signal's number: 130 for Ctrl-C.
+        or the output cannot be written. A run that a signal ended returns 128 + the signal's number: 130 for Ctrl-C.
     """
-    settings, spelling = tyro.cli(Settings, prog=program_name(), description=__doc__), flags(Settings)
-    if settings.distributed:
-        return main_distributed(settings)
-    try:
-        settings, spelling = load_settings(settings)
+
+    def work(settings: Settings, spelling: dict[str, str]) -> int:
+        if settings.distributed:
+            return main_distributed(settings)
+        settings, changed = load_settings(settings)
+        spelling.clear()
+        spelling.update(changed)
+        if settings.run is None and settings.resume is None:
+            require_stdout("--run")
         devices = (settings.devices or 1) * settings.model_devices
         if devices > 1:
             cpu_devices(devices)
         outcome = run(prepare(settings), settings)
-    except ERRORS as error:
-        return print_error(error, spelling)
-    return 128 + outcome.signals[0] if outcome.signals else 0
+        return 128 + outcome.signals[0] if outcome.signals else 0
+
+    return run_program(Settings, __doc__, work)
 
 
 def main_distributed(settings: Settings) -> int:
@@ -286,7 +292,7 @@ def main_distributed(settings: Settings) -> int:
     except Exception as error:
         if is_lost(error):
             error = RuntimeError(GONE)
-        elif not isinstance(error, ERRORS):
+        elif not is_explained(error):
             traceback.print_exc()
         exit_now(print_error(error, spelling))
     return 128 + outcome.signals[0] if outcome.signals else 0

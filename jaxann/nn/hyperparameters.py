@@ -10,8 +10,12 @@ from typing import Any
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxann.nn.text import describe_value
+
 Number = float | int | Float[Array, ""]
 """A hyperparameter: a plain number, or a scalar array where a sweep traces it."""
+
+LARGEST = 2**63 - 1  # of the whole numbers that NumPy and JAX can count to
 
 
 class SettingError(ValueError):
@@ -33,9 +37,8 @@ class SettingError(ValueError):
         return self.spell(lambda name: name)
 
     def spell(self, spelling: Callable[[str], str]) -> str:
-        """Returns the message with the name of the setting spelled as `spelling(name)`."""
-        value = repr(self.value) if isinstance(self.value, str) else self.value
-        return f"expected {spelling(self.name)} {self.expectation}, got {value}"
+        """Returns the message with the name of the setting spelled as `spelling(name)`, and a long value shortened."""
+        return f"expected {spelling(self.name)} {self.expectation}, got {describe_value(self.value)}"
 
 
 def is_traced(value: Any) -> bool:
@@ -70,12 +73,16 @@ def validate_number(
 
     Raises:
         SettingError: If the value is not a finite number, is not a whole number although `integer` is set, or is out
-            of range.
+            of range; a whole number without an upper bound is at most 2⁶³ - 1.
     """
     if is_traced(value):
         return
-    if not _is_finite(value) or (integer and not _is_integer(value)):
-        raise SettingError(name, "to be a whole number" if integer else "to be a finite number", value)
+    if integer and not _is_integer(value):
+        raise SettingError(name, "to be a whole number", value)
+    if not integer and not _is_finite(value):
+        raise SettingError(name, "to be a finite number", value)
+    if integer and most is None and value > LARGEST:
+        raise SettingError(name, f"of at most {LARGEST}", value)
     inside = (above is None or value > above) and (least is None or value >= least)
     inside = inside and (below is None or value < below) and (most is None or value <= most)
     if not inside:
@@ -85,12 +92,12 @@ def validate_number(
 def _is_finite(value: Any) -> bool:
     try:
         return not isinstance(value, bool) and bool(isfinite(value))
-    except (TypeError, OverflowError):  # not a number, or a whole number beyond every float
+    except (TypeError, ValueError, OverflowError):  # not a number, or a whole number beyond every float
         return False
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _describe_range(*bounds: float | int | None) -> str:

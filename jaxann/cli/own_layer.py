@@ -1,0 +1,77 @@
+"""Layers of the user's own, which the command line names as "module:Class(5, rate=0.1)"."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jaxann.nn.base import Layer
+from jaxann.nn.hyperparameters import SettingError
+
+FORM = "to be module:Class, module:Class(5, rate=0.1) or module:instance"
+
+
+def import_layer(name: str) -> Layer:
+    """Imports the layer that a text such as "module:Class(5, rate=0.1)" stands for.
+
+    Importing the module runs its code. Nothing in it is called unless it is a subclass of `Layer`.
+
+    Raises:
+        ValueError: If the text is not of this form, or does not stand for a layer.
+    """
+    module, target, call = _parse(name)
+    sys.path.insert(0, "")
+    with report_failure(name, "imported"):
+        value = getattr(importlib.import_module(module), target)
+    is_class = isinstance(value, type) and issubclass(value, Layer)
+    if not is_class and not isinstance(value, Layer):
+        what = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+        raise SettingError("layer", "to name a subclass or an instance of jaxann.nn.Layer", f"{name}, which is {what}")
+    if not is_class:
+        if call is not None:
+            raise SettingError("layer", "to have no arguments after an instance", name)
+        return value
+    positional, keywords = call or ([], {})
+    with report_failure(name, "made"):
+        return value(*positional, **keywords)
+
+
+@contextmanager
+def report_failure(name: str, action: str) -> Iterator[None]:
+    """Turns whatever a user's layer raises inside the `with` block into one sentence, an attempt to exit included.
+
+    Args:
+        name: How the user named the layer.
+        action: What is done with the layer in the block, such as "imported".
+
+    Raises:
+        ValueError: If anything but a KeyboardInterrupt or a `SettingError` is raised.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SettingError):
+        raise
+    except BaseException as error:
+        raise ValueError(f"the layer {name!r} cannot be {action}: {type(error).__name__}: {error}") from None
+
+
+def _parse(name: str) -> tuple[str, str, tuple[list[Any], dict[str, Any]] | None]:
+    """Returns the name of the module, the name in it, and the arguments, which are None without parentheses."""
+    module, _, text = name.partition(":")
+    try:
+        expression = ast.parse(text, mode="eval").body
+        call = expression if isinstance(expression, ast.Call) else None
+        target = call.func if call else expression
+        if not module or not isinstance(target, ast.Name):
+            raise SyntaxError("expected the name of a module and a name in it")
+        if call is None:
+            return module, target.id, None
+        positional = [ast.literal_eval(argument) for argument in call.args]
+        keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return module, target.id, (positional, keywords)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # Python's parser raises all of these
+        raise SettingError("layer", FORM, name) from None

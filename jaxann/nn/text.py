@@ -1,0 +1,52 @@
+"""Text that people read: values of a bounded length in messages, and characters that neither steer nor disguise."""
+
+from __future__ import annotations
+
+from typing import Any
+from unicodedata import category
+
+_JOINERS = "\u200c\u200d"  # the spelling of several scripts needs them, and they do not move any text
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Returns text with control and formatting characters as escapes, such as \x1b or \u202e.
+
+    Names from data then cannot steer a terminal, as escape sequences do, or disguise the text around them, as
+    characters that reverse the direction of text do.
+
+    Args:
+        text: Any text.
+        keep: Characters that stay as they are, such as the new lines of a table.
+    """
+    if text.isprintable():
+        return text
+    return "".join(character if _is_harmless(character, keep) else _escape(character) for character in text)
+
+
+def shorten(text: str, most: int) -> str:
+    """Returns text of at most `most` characters, with the middle of a longer one replaced by "..."."""
+    if len(text) <= most:
+        return text
+    end = (most - 3) // 2
+    return f"{text[: most - 3 - end]}...{text[len(text) - end :]}"
+
+
+def describe_value(value: Any, most: int = 120) -> str:
+    """Returns how a message shows a value that it refuses: a text in quotes, anything else as `str` shows it.
+
+    Args:
+        value: The value.
+        most: The most characters; the middle of a longer value is left out.
+    """
+    try:
+        return shorten(repr(value) if isinstance(value, str) else str(value), most)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of too many digits"
+
+
+def _is_harmless(character: str, keep: str) -> bool:
+    return character.isprintable() or character in keep or character in _JOINERS or category(character) == "Zs"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
