@@ -41,6 +41,7 @@ def main() -> int:
     Returns:
         The exit code of that command, or 2 if the first argument is missing or names no command.
     """
+    sys.argv = ["jaxann", *sys.argv[1:]]  # `python -m jaxann` has the name __main__.py
     with exit_at_interrupt():
         return run_in_terminal(run_command)
 

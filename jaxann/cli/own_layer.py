@@ -27,14 +27,13 @@ def import_layer(name: str) -> Layer:
     sys.path.insert(0, "")
     with report_failure(name, "imported"):
         value = getattr(importlib.import_module(module), target)
-    is_class = isinstance(value, type) and issubclass(value, Layer)
-    if not is_class and not isinstance(value, Layer):
-        what = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
-        raise SettingError("layer", "to name a subclass or an instance of jaxann.nn.Layer", f"{name}, which is {what}")
-    if not is_class:
+    if isinstance(value, Layer):
         if call is not None:
             raise SettingError("layer", "to have no arguments after an instance", name)
         return value
+    if not isinstance(value, type) or not issubclass(value, Layer):
+        what = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+        raise SettingError("layer", "to name a subclass or an instance of jaxann.nn.Layer", f"{name}, which is {what}")
     positional, keywords = call or ([], {})
     with report_failure(name, "made"):
         return value(*positional, **keywords)

@@ -125,8 +125,8 @@ def _draw_comparison(axes: Axes, row: Row) -> None:
     """Draws every entry of a handwritten gradient over autodiff's; equal entries lie on the diagonal."""
     autodiff, handwritten = row.autodiff.ravel(), row.handwritten.ravel()
     verdict = "differs on purpose" if row.verdict == ON_PURPOSE else f"is {row.verdict}"
-    title, note = (text.replace("$", r"\$") for text in (f"{row.path} of {row.owner[:40]} {verdict}", row.diagnosis))
-    style_axes(axes, title, "gradient by autodiff", "handwritten gradient", note=note)
+    title = f"{row.path} of {row.owner[:40]} {verdict}"
+    style_axes(axes, title, "gradient by autodiff", "handwritten gradient", note=row.diagnosis)
     if not handwritten.size:
         axes.set_axis_off()
         return

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from jaxann.data.extras import require_packages
+from jaxann.nn.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,15 +36,29 @@ def make_figure(width: float | int, height: float | int) -> Figure:
         height: The height in inches.
 
     Returns:
-        A figure that lays out its axes so that nothing is cut off; `savefig` stores it.
+        A figure that lays out its axes so that nothing is cut off; `savefig` stores it. Dollars in its text are shown
+        as they are: a class called "$x" is no formula.
 
     Raises:
         ImportError: If matplotlib is missing; the message says how to install it.
     """
     require_packages("a picture", "matplotlib.figure")
-    from matplotlib.figure import Figure
+    return _figure_class()(figsize=(width, height), dpi=DPI, layout="constrained")
 
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+@cache
+def _figure_class() -> type[Figure]:
+    """Returns the class of the figures, which can be defined only where matplotlib is installed."""
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    class PlainFigure(Figure):
+        def draw(self, renderer: Any) -> None:
+            for text in self.findobj(Text):  # here, because matplotlib makes some of them as late as this
+                text.set_parse_math(False)
+            super().draw(renderer)
+
+    return PlainFigure
 
 
 def style_axes(axes: Axes, title: str, x: str = "", y: str = "", *, note: str = "", grid: bool = True) -> None:
@@ -60,6 +76,7 @@ def style_axes(axes: Axes, title: str, x: str = "", y: str = "", *, note: str = 
     assert figure is not None
     assert place is not None
     width = place.get_position(figure).width * figure.get_figwidth()
+    title, note, x, y = map(printable, (title, note, x, y))
     title, note = _wrap(title, width * _TITLE_CHARACTERS), _wrap(note, width * _NOTE_CHARACTERS)
     lines = note.count("\n") + 1 if note else 0
     pad = 8 + 1.2 * NOTE_SIZE * lines + (3 if note else 0)
@@ -148,7 +165,7 @@ def label_lines(axes: Axes, names: Mapping[Line2D, str]) -> None:
         x, y = np.asarray(line.get_xdata())[-1], np.asarray(line.get_ydata())[-1]
         leader = {"arrowstyle": "-", "color": line.get_color(), "linestyle": ":", "shrinkA": 2, "shrinkB": 0}
         leader["relpos"] = (0, 0.5)
-        text = axes.annotate(name, (x, y), (1.04, 0.5), textcoords="axes fraction", arrowprops=leader)
+        text = axes.annotate(printable(name), (x, y), (1.04, 0.5), textcoords="axes fraction", arrowprops=leader)
         text.set(size=NOTE_SIZE, color=INK, va="center", annotation_clip=False)
         assert text.arrow_patch is not None
         text.arrow_patch.set_zorder(0)
@@ -164,10 +181,10 @@ def label_lines(axes: Axes, names: Mapping[Line2D, str]) -> None:
 
 
 def spell(name: str, limit: int | None = None) -> str:
-    """Returns a name as a picture shows it: without underscores, and with dollars that matplotlib leaves alone.
+    """Returns a name as a picture shows it: without underscores, and with control characters as escapes.
 
     Args:
         name: The name, such as "learning_rate".
         limit: How many characters to show at most; all by default.
     """
-    return name.replace("_", " ")[:limit].replace("$", r"\$")
+    return printable(name.replace("_", " "))[:limit]
