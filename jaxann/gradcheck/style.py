@@ -76,7 +76,7 @@ def style_axes(axes: Axes, title: str, x: str = "", y: str = "", *, note: str = 
     assert figure is not None
     assert place is not None
     width = place.get_position(figure).width * figure.get_figwidth()
-    title, note, x, y = map(printable, (title, note, x, y))
+    title, note, x, y = (printable(text, keep="\n") for text in (title, note, x, y))
     title, note = _wrap(title, width * _TITLE_CHARACTERS), _wrap(note, width * _NOTE_CHARACTERS)
     lines = note.count("\n") + 1 if note else 0
     pad = 8 + 1.2 * NOTE_SIZE * lines + (3 if note else 0)
