@@ -23,14 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
-import tyro
 from jax import Array
 from sklearn.datasets import load_iris
 from tqdm import tqdm
 from wrong_formulas import CULPRITS, VARIANTS, Repairs, make_network
 
 from jaxann import backprop, check
-from jaxann.cli.errors import ERRORS, flags, print_error
+from jaxann.cli.program import run_program
 from jaxann.data.extras import require_packages
 from jaxann.gradcheck import Report, style
 from jaxann.gradients.table import format_table
@@ -269,15 +268,15 @@ def _draw_losses(axes: Axes, results: Sequence[Result]) -> None:
 
 def main() -> int:
     """Runs the program and returns its exit code: 0, or 2 after a sentence on what was wrong with the input."""
-    settings = tyro.cli(NotebookSettings, description=__doc__)
-    try:
+
+    def work(settings: NotebookSettings, spelling: dict[str, str]) -> int:
         results = run_variants(settings)
         print(format_results(results), format_diagnoses(results[0]), conclude(results), sep="\n\n")
         if settings.figure is not None:
             plot_results(results).savefig(settings.figure)
-    except ERRORS as error:
-        return print_error(error, flags(NotebookSettings))
-    return 0
+        return 0
+
+    return run_program(NotebookSettings, __doc__, work)
 
 
 def main_with_cache() -> int:

@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
-import tyro
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
 from jaxann import fit
-from jaxann.cli.errors import ERRORS, flags, print_error
+from jaxann.cli.program import run_program
 from jaxann.data.extras import require_packages
 from jaxann.gradcheck import style
 from jaxann.gradients import per_example
@@ -159,17 +158,17 @@ def plot_largest(search: Search) -> Figure:
 
 def main() -> int:
     """Runs the program and returns its exit code: 0, or 2 after a sentence on what was wrong with the input."""
-    settings = tyro.cli(SearchSettings, description=__doc__)
-    try:
+
+    def work(settings: SearchSettings, spelling: dict[str, str]) -> int:
         settings.check()
         searches = [search(settings, seed) for seed in range(settings.seeds)]
         print(f"{searches[0].wrong.sum()} of {len(searches[0].true)} labels are wrong; {settings.seeds} seeds")
         print(format_precision(searches))
         if settings.figure is not None:
             plot_largest(searches[0]).savefig(settings.figure)
-    except ERRORS as error:
-        return print_error(error, flags(SearchSettings))
-    return 0
+        return 0
+
+    return run_program(SearchSettings, __doc__, work)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
-import tyro
 from tqdm import tqdm
 
 from jaxann import fit, predict
-from jaxann.cli.errors import ERRORS, flags, print_error
+from jaxann.cli.program import run_program
 from jaxann.data import load
 from jaxann.data.extras import require_packages
 from jaxann.data.validation import validate_schedule
@@ -249,17 +248,17 @@ def to_json(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
 
 def main() -> int:
     """Runs the program and returns its exit code: 0, or 2 after a sentence on what was wrong with the input."""
-    settings = tyro.cli(ComparisonSettings, description=__doc__)
-    try:
+
+    def work(settings: ComparisonSettings, spelling: dict[str, str]) -> int:
         outcomes = compare_rules(settings)
         print(format_outcomes(outcomes))
         if settings.json is not None:
             settings.json.write_text(json.dumps(to_json(outcomes)), encoding="utf-8")
         if settings.figure is not None:
             plot_outcomes(outcomes).savefig(settings.figure)
-    except ERRORS as error:
-        return print_error(error, flags(ComparisonSettings))
-    return 0
+        return 0
+
+    return run_program(ComparisonSettings, __doc__, work)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from support.programs import call
 
 from jaxann.cli import gradcheck
+from jaxann.cli.own_layer import report_failure
 
 LAYER = """
 from dataclasses import dataclass
@@ -32,6 +33,42 @@ class Scale(Layer):
     def backward(self, params, saved, dy):
         return {"scale": self.times * saved * dy}, params["scale"] * dy
 
+@dataclass(frozen=True)
+class Quits(Layer):
+    where: str
+
+    def __post_init__(self):
+        self.reach("__init__")
+
+    def reach(self, method):
+        if method == self.where:
+            raise SystemExit(0)
+
+    @property
+    def sizes(self):
+        self.reach("sizes")
+        return 3, 3
+
+    def init(self, key):
+        self.reach("init")
+        return ()
+
+    def forward(self, params, x, key=None):
+        self.reach("forward")
+        return x, ()
+
+    def backward(self, params, saved, dy):
+        self.reach("backward")
+        return (), dy
+
+class Never(Layer):
+    pass
+
+def __getattr__(name):
+    if name == "exploding":  # what must be refused before the layer is imported
+        raise RuntimeError("imported")
+    raise AttributeError(f"module 'own' has no {name}")
+
 cube = Elementwise("cube", lambda x: x**3, lambda x, y: 3 * x**2)
 nothing = 3
 LAYER_TYPE = dict
@@ -43,6 +80,7 @@ def call_gradcheck(monkeypatch, tmp_path):
     """Calls the program in a folder with a layer of the user's own."""
     (tmp_path / "own.py").write_text(LAYER)
     (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "quits.py").write_text("raise SystemExit(0)")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "own", raising=False)
 
@@ -89,15 +127,23 @@ def test_a_layer_of_the_users_own(call_gradcheck):
         (("--layer", "own:Scale(open)"), "expected --layer to be module:Class, module:Class(5, rate=0.1) or"),
         (
             ("--layer", "none:Scale"),
-            "the layer 'none:Scale' cannot be made: ModuleNotFoundError: No module named 'none'",
+            "the layer 'none:Scale' cannot be imported: ModuleNotFoundError: No module named 'none'",
         ),
-        (("--layer", "broken:Scale"), "the layer 'broken:Scale' cannot be made: ZeroDivisionError: division by zero"),
-        (("--layer", "own:Sale"), "the layer 'own:Sale' cannot be made: AttributeError: module 'own' has no attribute"),
+        (
+            ("--layer", "broken:Scale"),
+            "the layer 'broken:Scale' cannot be imported: ZeroDivisionError: division by zero",
+        ),
+        (("--layer", "own:Sale"), "the layer 'own:Sale' cannot be imported: AttributeError: module 'own' has no"),
         (("--layer", "own:Scale"), "the layer 'own:Scale' cannot be made: TypeError: "),
-        (("--layer", "own:nothing"), "the layer 'own:nothing' cannot be made: TypeError: 'int' object is not callable"),
+        (
+            ("--layer", "own:nothing"),
+            "expected --layer to name a subclass or an instance of jaxann.nn.Layer, "
+            "got 'own:nothing, which is of type int'",
+        ),
         (
             ("--layer", "own:LAYER_TYPE()"),
-            "expected --layer to stand for a jaxann.nn.Layer, got 'own:LAYER_TYPE() of type dict'",
+            "expected --layer to name a subclass or an instance of jaxann.nn.Layer, "
+            "got 'own:LAYER_TYPE(), which is the class dict'",
         ),
         (
             ("--layer", "own:cube", "--on-purpose", "W"),
@@ -108,7 +154,25 @@ def test_a_layer_of_the_users_own(call_gradcheck):
         (("--run", "a"), "expected --run only for `jaxann train`, got a"),
         (("--precision", "bfloat16"), "expected --precision to be float32 or float64, whose rounding a check allows"),
         (("--held-out", 2), "expected --held-out between 0 and 1, excluding 0 and 1, got 2.0"),
-        (("--layer", "own:cube", "--plot", "no/such/folder.png"), "[Errno 2] No such file or directory"),
+        (("--layer", "own:cube(3)"), "expected --layer to have no arguments after an instance, got 'own:cube(3)'"),
+        (("--layer", "own:" + "(" * 500), "expected --layer to be module:Class, module:Class(5, rate=0.1) or"),
+        (("--layer", "own:Never"), "the layer 'own:Never' cannot be made: TypeError: Can't instantiate abstract class"),
+        (
+            ("--layer", "sys:exit(0)"),
+            "expected --layer to name a subclass or an instance of jaxann.nn.Layer, got 'sys:exit(0), which is of type",
+        ),
+        (("--layer", "quits:Scale"), "the layer 'quits:Scale' cannot be imported: SystemExit: 0"),
+        (("--layer", "own:Quits('__init__')"), "the layer \"own:Quits('__init__')\" cannot be made: SystemExit: 0"),
+        (("--layer", "own:Quits('sizes')"), "the layer \"own:Quits('sizes')\" cannot be initialized: SystemExit: 0"),
+        (("--layer", "own:Quits('init')"), "the layer \"own:Quits('init')\" cannot be initialized: SystemExit: 0"),
+        (("--layer", "own:Quits('forward')"), "the layer \"own:Quits('forward')\" cannot be checked: SystemExit: 0"),
+        (("--layer", "own:Quits('backward')"), "the layer \"own:Quits('backward')\" cannot be checked: SystemExit: 0"),
+        (
+            ("--layer", "own:exploding", "--plot", "no/such/folder.png"),
+            "expected --plot to be a file in a folder that exists, got no/such/folder.png",
+        ),
+        (("--layer", "own:exploding", "--plot", "a.txt"), "expected --plot to end in one of .avif, .eps"),
+        (("--layer", "own:exploding", "--plot", "a"), "expected --plot to end in one of .avif, .eps"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_exit_code_2(call_gradcheck, arguments, sentence):
@@ -116,6 +180,23 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(call_gradcheck, arguments, 
     assert (code, out) == (2, "")
     assert err.startswith(f"gradcheck.py: {sentence}"), err
     assert len(err.splitlines()) == 1
+
+
+def test_what_is_no_layer_is_not_called(call_gradcheck, tmp_path):
+    (tmp_path / "tool.py").write_text("def delete_all(): open('called', 'w')")
+    assert call_gradcheck("--layer", "tool:delete_all()").code == 2
+    assert not (tmp_path / "called").exists()
+
+
+def test_an_interrupt_is_not_taken_for_a_failure_of_the_layer():
+    with pytest.raises(KeyboardInterrupt), report_failure("own:Scale", "made"):
+        raise KeyboardInterrupt
+
+
+def test_the_picture_has_the_format_of_its_ending(call_gradcheck, tmp_path):
+    for ending, magic in {".png": b"\x89PNG", ".PDF": b"%PDF", ".svg": b"<?xml"}.items():
+        assert call_gradcheck("--layer", "own:cube", "--shape", 2, "--plot", f"check{ending}").code == 0
+        assert (tmp_path / f"check{ending}").read_bytes().startswith(magic)
 
 
 def test_the_derivations_own_network_is_right(call_gradcheck):

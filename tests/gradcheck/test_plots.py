@@ -1,9 +1,13 @@
 """The picture of a gradient check, and what all pictures have in common."""
 
 import sys
+import warnings
+from io import BytesIO
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from jaxann.gradcheck import Report, Row
 from jaxann.gradcheck.plots import plot_report
@@ -17,6 +21,7 @@ from jaxann.gradcheck.style import (
     spell,
     style_axes,
 )
+from jaxann.nn.text import printable
 
 B = np.array([1.0, -2.0, 3.0])
 
@@ -173,4 +178,23 @@ def test_a_band_is_described_by_the_number_of_seeds(counts, words):
 
 def test_names_are_spelled_for_readers():
     assert spell("feedback_alignment") == "feedback alignment"
-    assert spell("a$b", limit=2) == r"a\$"
+    assert spell("a$b", limit=2) == "a$"
+    assert spell("a\x1b[31m\u202eb\n") == r"a\x1b[31m\u202eb\n"
+
+
+HOSTILE = ["$x", "a$b$c", r"\$\frac{$^_", "a\x1b]0;b\x07", "\u202ecba", "-->", "{}%s", ""]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_names_from_data_are_shown_as_they_are_in_every_format(hostile, ending):
+    report = Report((row(f"0.{hostile}", hostile * 30, "wrong", -B, diagnosis=f"{hostile} raised"), *RIGHT), 6, 9)
+    figure, content = plot_report(report), BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(content, format=ending)
+    shown = [text.get_text() for text in figure.findobj(Text)]
+    assert printable(hostile) in [text.removeprefix("0 ") for text in shown]
+    assert not {"\x1b", "\x07", "\u202e"} & set("".join(shown))
+    if ending == "svg":
+        ElementTree.fromstring(content.getvalue())
