@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -22,6 +23,26 @@ def matches(value: Any, annotation: Any) -> bool:
     if annotation in (int, float):
         return isinstance(value, (int, annotation)) and not isinstance(value, bool)
     return isinstance(value, annotation)
+
+
+def convert(value: Any, annotation: Any) -> Any:
+    """Returns a value that `matches` an annotation in the type that it names: lists as tuples, integers as floats.
+
+    An integer beyond every float becomes infinite, as Python reads a number with as many digits on the command line.
+    """
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return convert(value, next(arg for arg in args if matches(value, arg)))
+    if origin is tuple:
+        return tuple(convert(item, args[0]) for item in value)
+    if origin is dict:
+        return {name: convert(item, args[1]) for name, item in value.items()}
+    if annotation is not float:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf
 
 
 def describe_annotation(annotation: Any) -> str:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_type_hints
 
-from jaxann.cli.annotations import describe_annotation, matches
+from jaxann.cli.annotations import convert, describe_annotation, matches
 from jaxann.nn.activations import ACTIVATIONS
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.losses import LOSSES
@@ -201,8 +201,7 @@ class Settings:
             if not matches(value, annotations[name]):
                 expectation = describe_annotation(annotations[name])
                 raise ValueError(f"{path}: expected {name} to be {expectation}, got {reprlib.repr(value)}")
-        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in content.items()}
-        return cls(**values)
+        return cls(**{name: convert(value, annotations[name]) for name, value in content.items()})
 
     def check_resumable(self, stored: Settings) -> None:
         """Checks that a run can be continued with these settings.

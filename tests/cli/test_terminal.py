@@ -99,7 +99,7 @@ def test_a_program_works_where_nothing_depends_on_what_is_closed_full_or_in_asci
     code, out, err = shell(line)
     assert code == 0, err
     assert not re.search("Traceback|Exception ignored|codec", err)
-    assert (">&-" in line) == (not out)
+    assert bool(re.search(" >&-", line)) == (not out)
     if "--run" in line:
         name = re.search(r"--run (\w+)", line)[1]
         assert "accuracy" in json.loads((folder / name / "result.json").read_text())
@@ -203,7 +203,7 @@ def test_integers_beyond_floats_and_beyond_any_counter_are_refused():
         (("--epochs", 10**30), "expected --epochs between 1 and 2147483647, got 1000000000000000000000000000000"),
         (("--seed", 10**30), "expected --seed between 0 and 4294967295, got 1000000000000000000000000000000"),
         (("--learning-rate", 10**400), "expected --learning-rate to be a finite number, got inf"),
-        (("--config", "huge.json"), "expected learning_rate to be a finite number, got 1000000"),
+        (("--config", "huge.json"), "expected learning_rate to be a finite number, got inf"),
         (("--dataset", "x" * 6000), "expected the dataset"),
     ],
 )

@@ -182,7 +182,7 @@ def test_names_are_spelled_for_readers():
     assert spell("a\x1b[31m\u202eb\n") == r"a\x1b[31m\u202eb\n"
 
 
-HOSTILE = ["$x", "a$b$c", r"\$\frac{$^_", "a\x1b]0;b\x07", "\u202ecba", "-->", "{}%s", ""]
+HOSTILE = ["$x", "a$b$c", r"\$\frac{$^", "a\x1b]0;b\x07", "\u202ecba", "-->", "{}%s", ""]
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
