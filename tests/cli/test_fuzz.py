@@ -331,6 +331,34 @@ def test_command_lines(fuzz):
     fuzz(110, make)
 
 
+INTEGERS = ("0", "-1", "1", "7", "4294967295", "4294967296", str(2**63), str(10**30), "9" * 400)
+FLOATS = ("0", "-0.0", "-1", "1", "0.999999999", "1e-300", "5e-324", "1e300", "-1e300", "nan", "inf", "-inf", "9" * 400)
+NUMERIC = {
+    **dict.fromkeys(("seed", "split", "evaluate-every", "patience", "batch-size", "checkpoint", "devices"), INTEGERS),
+    **dict.fromkeys(("epochs", "hidden", "model-devices"), ("0", "-1", "1", "7", str(2**63), str(10**30), "9" * 400)),
+    **dict.fromkeys(("held-out", "validation", "init-scale", "dropout", "label-smoothing", "learning-rate"), FLOATS),
+    **dict.fromkeys(("warmup", "final", "weight-decay", "clip", "checkpoint-seconds", "class-weights"), FLOATS),
+}
+
+
+def test_numbers_out_of_range(fuzz):
+    def make(draw, folder):
+        flags = draw.sample(list(NUMERIC), draw.choice([1, 2]))
+        settings = {f"--{flag}": draw.choice(NUMERIC[flag]) for flag in flags}
+        if draw.random() < 0.2:
+            name, values = flags[0].replace("-", "_"), ",".join(sorted(set(draw.sample(NUMERIC[flags[0]], 3))))
+            return "sweep", *GRID, "--dataset", "table.csv", "--grid", f"{name}={values}", "--seeds", "1"
+        if draw.random() < 0.2:
+            numbers = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+            values = [numbers.get(value, value) for value in settings.values()]
+            pairs = (f'"{flag.replace("-", "_")}": {value}' for flag, value in zip(flags, values, strict=True))
+            (folder / "config.json").write_text(f"{{{', '.join(pairs)}}}")
+            return "train", *QUICK, "--config", "config.json", "--dataset", "table.csv"
+        return "train", *QUICK, "--dataset", "table.csv", *(word for pair in settings.items() for word in pair)
+
+    fuzz(60, make)
+
+
 NASTY_TABLES = {
     "a directory": None,
     "empty": b"",
