@@ -146,7 +146,7 @@ class Settings:
         for name in ("seed", "split"):
             if getattr(self, name) is not None:
                 validate_number(name, getattr(self, name), least=0, most=2**32 - 1, integer=True)
-        validate_number("init_scale", self.init_scale, above=0)
+        validate_number("init_scale", self.init_scale, above=0, most=1e150)  # its square is a float, too
         validate_number("dropout", self.dropout, least=0, below=1)
         for name in ("warmup", "checkpoint_seconds", "connect_seconds"):
             validate_number(name, getattr(self, name), least=0)
@@ -155,6 +155,8 @@ class Settings:
                 validate_number(name, getattr(self, name), least=1, integer=True)
         if min(self.hidden, default=1) < 1:
             raise SettingError("hidden", "to be sizes of at least 1", self.hidden)
+        if max(self.hidden, default=1) > 2**31 - 1:
+            raise SettingError("hidden", "to be sizes of at most 2147483647", self.hidden)
         for name, default in {"patience": None, "evaluate_every": None, "score": "loss"}.items():
             if getattr(self, name) != default and not self.validation:
                 raise SettingError(name, "only together with --validation", getattr(self, name))
