@@ -60,7 +60,8 @@ def check_settings(settings: Settings) -> None:
         SettingError: If a setting is out of range, or has no effect without another one.
     """
     settings.check()
-    validate_number("epochs", settings.epochs, least=1, most=2**31 - 1, integer=True)  # a state counts them in int32
+    validate_number("epochs", settings.epochs, least=1, integer=True)
+    validate_number("epochs", settings.epochs, most=2**31 - 1)  # a state counts them in int32
     validate_number("warmup", settings.warmup, below=settings.epochs, note="the number of epochs")
     if settings.label_smoothing is not None:
         validate_number("label_smoothing", settings.label_smoothing, least=0, below=1)

@@ -200,7 +200,8 @@ def test_integers_beyond_floats_and_beyond_any_counter_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--epochs", 10**30), "expected --epochs between 1 and 2147483647, got 1000000000000000000000000000000"),
+        (("--epochs", 10**30), "expected --epochs of at most 9223372036854775807, got 1000000000000000000000000000000"),
+        (("--epochs", 2**31), "expected --epochs of at most 2147483647, got 2147483648"),
         (("--seed", 10**30), "expected --seed between 0 and 4294967295, got 1000000000000000000000000000000"),
         (("--learning-rate", 10**400), "expected --learning-rate to be a finite number, got inf"),
         (("--config", "huge.json"), "expected learning_rate to be a finite number, got inf"),
