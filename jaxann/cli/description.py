@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxann.cli.settings import Settings
 from jaxann.cli.task import Task
 from jaxann.data.scaling import Scaling
 from jaxann.data.targets import Targets
+from jaxann.nn.text import describe_value
 from jaxann.runs.files import format_json
 from jaxann.runs.folder import Folder
 
@@ -74,7 +74,7 @@ class DataDescription(NamedTuple):
         for name, annotation in get_type_hints(cls).items():
             if not matches(stored[name], annotation):
                 expectation = f"expected {name} to be {describe_annotation(annotation)}"
-                raise ValueError(f"{path} is damaged: {expectation}, got {reprlib.repr(stored[name])}")
+                raise ValueError(f"{path} is damaged: {expectation}, got {describe_value(stored[name])}")
         values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in stored.items()}
         description = cls(**values)
         try:

@@ -12,7 +12,7 @@ import tyro
 
 from jaxann.cli.errors import LONGEST_WORD, flags, is_explained, print_error, program_name
 from jaxann.cli.terminal import colored_streams, run_in_terminal
-from jaxann.nn.text import printable, shorten
+from jaxann.nn.text import shorten
 
 S = TypeVar("S")
 
@@ -57,7 +57,7 @@ def parse_settings(settings: type[S], description: str | None) -> S:
             return tyro.cli(settings, args=arguments, prog=program_name(), description=description)
 
     arguments, message = sys.argv[1:], StringIO()
-    shown = [shorten(printable(argument), LONGEST_WORD) for argument in arguments]
+    shown = [shorten(argument, LONGEST_WORD) for argument in arguments]
     if shown == arguments:
         return parse(arguments)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxann.cli.annotations import convert, describe_annotation, matches
 from jaxann.nn.activations import ACTIVATIONS
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.losses import LOSSES
+from jaxann.nn.text import describe_value
 from jaxann.runs.files import read_json
 from jaxann.runs.folder import require_readable_version
 from jaxann.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -190,19 +190,19 @@ class Settings:
         content = read_json(path)
         if not isinstance(content, dict):
             raise ValueError(
-                f"{path}: expected an object with names and values of settings, got {reprlib.repr(content)}"
+                f"{path}: expected an object with names and values of settings, got {describe_value(content)}"
             )
         made_by = content.pop("version", None)
         if not matches(made_by, str | None):
-            raise ValueError(f"{path}: expected version to be a text, got {reprlib.repr(made_by)}")
+            raise ValueError(f"{path}: expected version to be a text, got {describe_value(made_by)}")
         require_readable_version(path, made_by)
         annotations = get_type_hints(Settings)
         for name, value in content.items():
             if name not in annotations or name in UNSTORED:
-                raise ValueError(f"{path}: expected names of settings, got {reprlib.repr(name)}")
+                raise ValueError(f"{path}: expected names of settings, got {describe_value(name)}")
             if not matches(value, annotations[name]):
                 expectation = describe_annotation(annotations[name])
-                raise ValueError(f"{path}: expected {name} to be {expectation}, got {reprlib.repr(value)}")
+                raise ValueError(f"{path}: expected {name} to be {expectation}, got {describe_value(value)}")
         return cls(**{name: convert(value, annotations[name]) for name, value in content.items()})
 
     def check_resumable(self, stored: Settings) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import csv
 import math
 import os
-import reprlib
 import stat
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+
+from jaxann.nn.text import describe_value, shorten
 
 
 def read_cells(path: str) -> dict[str, tuple[str, ...]]:
@@ -67,7 +68,7 @@ def require_distinct_names(path: str, noun: str, names: Sequence[str]) -> None:
         if count > 1 or not name:
             raise ValueError(
                 f"expected a name of its own for each {noun} of {path}, "
-                f"got the name {reprlib.repr(name)} for {count} of them"
+                f"got the name {describe_value(name)} for {count} of them"
             )
 
 
@@ -132,7 +133,7 @@ def cell_error(source: str, row: int, column: str, cell: str | float | np.number
         expectation: What it should hold, such as "a finite number".
     """
     if isinstance(cell, str):
-        shown = reprlib.repr(str(cell))
+        shown = describe_value(str(cell))
     else:
         shown = f"{cell:g}" if isinstance(cell, float | np.floating) else f"{cell}"  # an integer is shown exactly
     return ValueError(f"expected {expectation} in {source}, row {row + 1}, column {shorten(column)}, got {shown}")
@@ -147,18 +148,6 @@ def join_names(names: Sequence[str], most: int = 5) -> str:
     """Returns the first names, at most `most`, separated by commas, and the number of further ones."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(shorten, names[:most])) + rest
-
-
-def shorten(text: str, most: int = 60) -> str:
-    """Returns a text for a message: line breaks are escaped, and the middle of a long text is left out.
-
-    Args:
-        text: The text, such as a name from a file.
-        most: The number of characters that the result has at most.
-    """
-    shown = text if text.isprintable() else repr(text)[1:-1]
-    half = most // 2 - 2
-    return shown if len(shown) <= most else f"{shown[:half]}...{shown[-half:]}"
 
 
 def require_regular_file(path: str | os.PathLike[str]) -> None:

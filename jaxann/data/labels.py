@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 import numpy as np
 
 from jaxann.data import files
+from jaxann.nn.text import shorten
 
 MOST_CLASSES = 20  # the most distinct integers that are read as classes instead of numbers, unless `kind` decides
 
@@ -42,15 +43,14 @@ def encode_targets(
     if names:
         present, train = np.unique(t), np.unique(encoded[0])
         if len(train) == 1:
-            raise ValueError(f"expected at least 2 classes in {source}, got only {files.shorten(names[train[0]])}")
+            raise ValueError(f"expected at least 2 classes in {source}, got only {shorten(names[train[0]])}")
         for label in np.setdiff1d(present, train):
             raise ValueError(
-                f"expected only classes of the training part in the test part of {source}, "
-                f"got {files.shorten(names[label])}"
+                f"expected only classes of the training part in the test part of {source}, got {shorten(names[label])}"
             )
         for label in np.setdiff1d(np.arange(len(names)), train):
             raise ValueError(
-                f"expected an example of every class of {source}, got none of class {files.shorten(names[label])}"
+                f"expected an example of every class of {source}, got none of class {shorten(names[label])}"
             )
     return encoded, names
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxann.data import files
+from jaxann.nn.text import shorten
 
 BATCH = 8192  # examples to fit the scaling on at a time, because each step copies them in float64
 ORDINARY = 64  # a standard deviation from 2^-64 to 2^64 needs no power of two, not even in float32
@@ -84,7 +84,7 @@ def fit_scaling(source: str, x: np.ndarray, columns: tuple[str, ...], scaling: s
     for i in np.flatnonzero(sd < np.finfo(float).tiny):
         raise ValueError(
             f"expected features that are constant or have a standard deviation of at least "
-            f"{np.finfo(float).tiny:g} in {source}, got {sd[i]:g} in column {files.shorten(columns[i])}"
+            f"{np.finfo(float).tiny:g} in {source}, got {sd[i]:g} in column {shorten(columns[i])}"
         )
     return Scaling(mean, sd)
 

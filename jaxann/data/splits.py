@@ -11,10 +11,10 @@ import numpy as np
 
 from jaxann.data import tables
 from jaxann.data.batches import Examples
-from jaxann.data.files import shorten
 from jaxann.data.scaling import Scaling, fit_scaling
 from jaxann.data.tables import Table
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.text import shorten
 
 
 class Dataset(NamedTuple):

@@ -23,12 +23,10 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(character if _is_harmless(character, keep) else _escape(character) for character in text)
 
 
-def shorten(text: str, most: int) -> str:
-    """Returns text of at most `most` characters, with the middle of a longer one replaced by "..."."""
-    if len(text) <= most:
-        return text
-    end = (most - 3) // 2
-    return f"{text[: most - 3 - end]}...{text[len(text) - end :]}"
+def shorten(text: str, most: int = 60) -> str:
+    """Returns `printable` text of at most `most` characters, with the middle of a longer one replaced by "..."."""
+    shown, end = printable(text), (most - 3) // 2
+    return shown if len(shown) <= most else f"{shown[: most - 3 - end]}...{shown[len(shown) - end :]}"
 
 
 def describe_value(value: Any, most: int = 120) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import reprlib
 from collections.abc import Mapping
 from hashlib import sha256
 from math import inf, isfinite
@@ -21,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxann.data.extras import require_packages
+from jaxann.nn.text import describe_value
 from jaxann.runs.files import sync_folder
 from jaxann.runs.late_errors import hush_late_errors
 from jaxann.training.devices import gather
@@ -207,7 +207,7 @@ class Checkpoints:
             for name in (name for name in content if name in before and content[name] != before[name]):
                 raise ValueError(
                     f"expected the {file} with which the checkpoint of epoch {epoch} in {self._folder} was written, "
-                    f"got one whose {name} is {reprlib.repr(content[name])}, not {reprlib.repr(before[name])}"
+                    f"got one whose {name} is {describe_value(content[name])}, not {describe_value(before[name])}"
                 )
 
     def _require_same_shapes(self, epoch: int, name: str, expected: dict[str, str], stored: dict[str, str]) -> None:
