@@ -37,7 +37,7 @@ from jaxann.cli.grid import format_value, parse_grid
         (("--learning-rate", -1), "expected --learning-rate above 0, got -1.0"),
         (("--grid", "learning_rate=nan"), "expected learning_rate to be a finite number, got nan"),
         (("--grid", "dropout=0.1,1"), "expected dropout between 0 and 1, excluding 1, got 1.0"),
-        (("--grid", "init_scale=0"), "expected init_scale above 0, got 0.0"),
+        (("--grid", "init_scale=0"), r"expected init_scale between 0 and 1e\+150, excluding 0, got 0.0"),
         (("--grid", "validation=0.2,0"), "expected validation between 0 and 1, .* on which networks .*, got 0.0"),
         (("--validation", 0), "expected --validation between 0 and 1, excluding 0 and 1 .*, got 0.0"),
         (("--grid", "batch_size=16,100"), r"expected batch_size between 1 and 90 \(the number of examples\), got 100"),
