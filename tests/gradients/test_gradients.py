@@ -43,7 +43,7 @@ def judge_case(sizes, hidden, output, name, size, weighted, seed, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(**NETWORKS)
 def test_by_hand_is_automatic_for_any_network(dtype, **case):
     judge_case(**case, dtype=dtype)

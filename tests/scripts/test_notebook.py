@@ -107,6 +107,7 @@ def test_the_culprits_are_the_places_in_the_network():
     assert CULPRITS["cross_entropy"] == ("loss",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("formula", "cause"),
     [

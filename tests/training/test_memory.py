@@ -78,7 +78,7 @@ def test_the_sentence_says_what_needs_how_much(monkeypatch):
         validate_memory(case, KEY, (4,))
 
 
-@pytest.mark.parametrize("hidden", [(10**6, 10**6), (10**12,), (10**23,)])
+@pytest.mark.parametrize("hidden", [(10**6, 10**6), (2**31 - 1,)])
 def test_no_run_begins_with_a_network_beyond_memory(hidden):
     case = recipe(*hidden)
     sentence = r"trains in the .* of memory that are free, got one that needs at least [0-9,.]+ GiB \(parameters "
