@@ -186,7 +186,7 @@ def test_names_are_spelled_for_readers():
 HOSTILE = ["$x", "a$b$c", r"\$\frac{$^", "a\x1b]0;b\x07", "\u202ecba", "-->", "{}%s", ""]
 
 
-@pytest.mark.parametrize(("hostile", "ending"), zip(HOSTILE, cycle(["svg", "pdf", "png"]), strict=False))
+@pytest.mark.parametrize(("hostile", "ending"), [*zip(HOSTILE, cycle(["svg", "pdf", "png"]), strict=False)])
 def test_names_from_data_are_shown_as_they_are_in_every_format(hostile, ending):
     report = Report((row(f"0.{hostile}", hostile * 30, "wrong", -B, diagnosis=f"{hostile} raised"), *RIGHT), 6, 9)
     figure, content = plot_report(report), BytesIO()
