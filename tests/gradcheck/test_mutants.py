@@ -12,6 +12,8 @@ from jaxann import check, predict
 from jaxann.gradcheck.verdict import TOLERANCE
 from jaxann.nn import Hinge
 
+# The fast tests have the notebook's mutants and one for each diagnosis; the slow tests have all others.
+FAST = {*NOTEBOOK, *{mutant.cause: name for name, mutant in MUTANTS.items()}.values()}
 RESULTS = {}  # by mutant: whether it was found in both precisions, located, and diagnosed rightly
 
 
@@ -32,7 +34,9 @@ def is_measured_wrong(row, dtype):
     return np.isnan(error) or error > TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MUTANTS]
+)
 def test_a_wrong_backward_is_located_and_diagnosed(name):
     mutant = MUTANTS[name]
     report = check_mutant(mutant)
