@@ -48,9 +48,18 @@ assert not {{"orbax", "tensorboardX", "matplotlib"}} & set(sys.modules)
     [
         ("--dataset", "wine", "--loss", "softmax_cross_entropy", "--optimizer", "adam", "--learning-rate", 0.01),
         ("--dataset", "wine", "--activation", "tanh", "--optimizer", "nesterov", "--learning-rate", 0.1),
-        ("--dataset", "wine", "--activation", "tanh", "--optimizer", "rmsprop", "--learning-rate", 0.01),
-        ("--dataset", "wine", "--activation", "tanh", "--optimizer", "adagrad", "--learning-rate", 0.1),
-        ("--dataset", "wine", "--activation", "tanh", "--optimizer", "adamw", "--learning-rate", 0.01),
+        pytest.param(
+            ("--dataset", "wine", "--activation", "tanh", "--optimizer", "rmsprop", "--learning-rate", 0.01),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("--dataset", "wine", "--activation", "tanh", "--optimizer", "adagrad", "--learning-rate", 0.1),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("--dataset", "wine", "--activation", "tanh", "--optimizer", "adamw", "--learning-rate", 0.01),
+            marks=pytest.mark.slow,
+        ),
         ("--dataset", "wine", "--activation", "tanh", "--optimizer", "lion", "--learning-rate", 0.01),
         ("--dataset", "breast_cancer", "--loss", "hinge", "--activation", "relu", "--learning-rate", 0.01),
         ("--dataset", "digits", "--loss", "sigmoid_cross_entropy", "--optimizer", "momentum", "--learning-rate", 0.05),

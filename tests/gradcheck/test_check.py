@@ -62,7 +62,7 @@ def assert_right(seeds):
 
 
 def test_random_right_networks_are_right():
-    assert_right(range(4))
+    assert_right(range(3))
 
 
 @pytest.mark.slow

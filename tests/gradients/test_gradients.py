@@ -42,8 +42,8 @@ def judge_case(sizes, hidden, output, name, size, weighted, seed, dtype):
     judge_network(model, loss, params, x, t, weights)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
-@settings(max_examples=8, deadline=None, derandomize=True)
+@pytest.mark.parametrize("dtype", [jnp.float64, pytest.param(jnp.float32, marks=pytest.mark.slow)])
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(**NETWORKS)
 def test_by_hand_is_automatic_for_any_network(dtype, **case):
     judge_case(**case, dtype=dtype)

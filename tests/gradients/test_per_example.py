@@ -218,7 +218,10 @@ def kronecker_by_loops(grads, s):
     return jax.tree.map(factors, grads, is_leaf=lambda leaf: isinstance(leaf, Outer))
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in ("places of an image", "mlp") else n for n in sorted(NETWORKS)],
+)
 def test_every_quantity_is_its_definition_on_the_gradients_of_autodiff(name):
     model, loss, *_ = NETWORKS[name]
     params, x, t = draw(name)

@@ -204,7 +204,9 @@ def outcome(folder):
     return last
 
 
-@pytest.mark.parametrize("damage", [halve, flip, Path.unlink], ids=["halved", "flipped", "deleted"])
+@pytest.mark.parametrize(
+    "damage", [pytest.param(halve, marks=pytest.mark.slow), flip, Path.unlink], ids=["halved", "flipped", "deleted"]
+)
 def test_damage_to_any_file_is_noticed_or_harmless(two, tmp_path, damage):
     """Without the file that says that it is complete, a checkpoint does not count, and the one before is the last."""
     files = [path.relative_to(two) for path in sorted((two / "2").rglob("*")) if path.is_file()]

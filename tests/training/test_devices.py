@@ -111,7 +111,7 @@ def test_parameters_and_the_optimizers_state_are_spread_by_outputs():
     [
         optax.chain(kfac(mlp((13, 8, 6), tanh), LOSS), optax.sgd(0.1, momentum=0.9)),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.01)),
-        optax.adafactor(0.01),
+        pytest.param(optax.adafactor(0.01), marks=pytest.mark.slow),
         optax.lbfgs(0.1),
     ],
     ids=["kfac", "adamw", "adafactor", "lbfgs"],
