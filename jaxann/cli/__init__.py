@@ -17,10 +17,10 @@ jaxann gradcheck --hidden 8 --loss softmax_cross_entropy
 
 `jaxann COMMAND --help` lists the settings of a command. `python -m jaxann` is the same command, and
 `scripts/COMMAND.py` starts the same programs from a checkout. Bad input gets one sentence on stderr and exit code 2,
-and so does output that cannot be written.
+and so does output that cannot be written. A command line that cannot be parsed gets a usage error and exit code 2.
 
 `jaxann gradcheck --layer MODULE:CLASS` imports the module, which may lie in the current folder, and this runs its code.
-Name only code that you trust. What is imported is called only if it is a subclass of `jaxann.nn.Layer`.
+Name only code that you trust. The imported object is called only if it is a subclass of `jaxann.nn.Layer`.
 
 Names from data, such as those of classes and columns, are printed with their control characters as escapes.
 `jaxann predict` writes them into a .csv file exactly as they are. If the file is for a spreadsheet, `--safe-csv` keeps

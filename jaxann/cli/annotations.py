@@ -1,4 +1,4 @@
-"""Annotations of settings: whether a value read from JSON fits one, and how a message describes it."""
+"""Annotations of settings: checks whether a value from JSON fits an annotation, and descriptions for messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAMES = {float: "a number", int: "a whole number", bool: "true or false", NoneT
 
 
 def matches(value: Any, annotation: Any) -> bool:
-    """Returns whether a value, as JSON holds it, fits an annotation, where a list stands for a tuple."""
+    """Returns whether a value that was read from JSON fits an annotation. A list stands for a tuple."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return any(matches(value, arg) for arg in args)
@@ -26,9 +26,9 @@ def matches(value: Any, annotation: Any) -> bool:
 
 
 def convert(value: Any, annotation: Any) -> Any:
-    """Returns a value that `matches` an annotation in the type that it names: lists as tuples, integers as floats.
+    """Converts a value that `matches` an annotation to its type: lists to tuples, and integers to floats.
 
-    An integer beyond every float becomes infinite, as Python reads a number with as many digits on the command line.
+    An integer too large for a float becomes infinite, as it does where the same digits are given on the command line.
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
@@ -46,7 +46,7 @@ def convert(value: Any, annotation: Any) -> Any:
 
 
 def describe_annotation(annotation: Any) -> str:
-    """Returns what an annotation allows in a JSON file, in words: "a number or null"."""
+    """Returns a phrase for the values that an annotation allows in a JSON file, such as "a number or null"."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return " or ".join(map(describe_annotation, args))
@@ -56,4 +56,4 @@ def describe_annotation(annotation: Any) -> str:
         return f"a list in which each element is {describe_annotation(args[0])}"
     if origin is dict:
         return f"an object in which each value is {describe_annotation(args[1])}"
-    return _NAMES.get(annotation, "a text")
+    return _NAMES.get(annotation, "a string")

@@ -1,4 +1,4 @@
-"""What a run stores of its data: enough to predict, and to recognize the same data when it is resumed."""
+"""Descriptions of a run's data, which suffice to predict and to recognize the same data when the run is resumed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from jaxann.nn.text import describe_value
 from jaxann.runs.files import format_json
 from jaxann.runs.folder import Folder
 
-# How a message calls what differs between the data of two runs.
-_WORDS = {
-    "classes": "names of classes",
-    "columns": "names of columns",
-    "target": "a name of the target",
-    "mean": "means of the features",
-    "sd": "standard deviations of the features",
-    "targets": "an encoding of the targets",
-    "digest": "examples",
+# How a message describes a difference in each field.
+_DIFFERENCES = {
+    "classes": "different names of classes",
+    "columns": "different names of columns",
+    "target": "a different name of the target",
+    "mean": "different means of the features",
+    "sd": "different standard deviations of the features",
+    "targets": "a different encoding of the targets",
+    "digest": "different examples",
 }
 
 
@@ -34,7 +34,7 @@ class DataDescription(NamedTuple):
     """The content of a run's data.json.
 
     Attributes:
-        classes: The names of the classes; none if the targets are numbers.
+        classes: The names of the classes; empty if the targets are numbers.
         columns: The names of the features.
         target: The name of the target.
         mean: The mean of each feature in the training part.
@@ -66,11 +66,12 @@ class DataDescription(NamedTuple):
         """Reads the description in a run's folder.
 
         Raises:
-            ValueError: If data.json cannot be read, or is not what a run stores.
+            ValueError: If data.json cannot be read, or does not describe the data of a run.
         """
         path, stored = folder.path / "data.json", folder.json("data")
         if not isinstance(stored, dict) or stored.keys() != set(cls._fields):
-            raise ValueError(f"{path} is damaged: expected {', '.join(cls._fields)} in it")
+            content = describe_value(list(stored) if isinstance(stored, dict) else stored)
+            raise ValueError(f"{path} is damaged: expected an object with {', '.join(cls._fields)}, got {content}")
         for name, annotation in get_type_hints(cls).items():
             if not matches(stored[name], annotation):
                 expectation = f"expected {name} to be {describe_annotation(annotation)}"
@@ -84,7 +85,7 @@ class DataDescription(NamedTuple):
         return description
 
     def _validate(self) -> None:
-        """Raises an error unless the lengths, signs and names fit together."""
+        """Raises ValueError unless the lengths, signs and names fit together; `Targets` may raise other errors."""
         n, classes = len(self.columns), self.make_targets().classes
         mean, sd = np.array(self.mean, float), np.array(self.sd, float)
         checks = {
@@ -101,21 +102,21 @@ class DataDescription(NamedTuple):
 
         Args:
             path: The folder of the run, for the message.
-            other: The description of the data with which it would be resumed.
+            other: The description of the data with which the run would be resumed.
 
         Raises:
             ValueError: If anything differs.
         """
         for name, before, now in zip(self._fields, self, other, strict=True):
             if before != now:
-                raise ValueError(f"expected the data with which {path} was started, got other {_WORDS[name]}")
+                raise ValueError(f"expected the data with which {path} was started, got data with {_DIFFERENCES[name]}")
 
     def fingerprint(self) -> str:
-        """Returns a digest of the whole description."""
+        """Returns the SHA-256 digest of all fields."""
         return sha256(format_json(self._asdict()).encode()).hexdigest()
 
     def make_targets(self) -> Targets:
-        """Returns how the targets are encoded, and outputs decoded."""
+        """Returns the `Targets` that encode the targets and decode outputs."""
         fields: dict[str, Any] = self.targets
         return Targets(**fields)
 
@@ -125,5 +126,5 @@ class DataDescription(NamedTuple):
 
 
 def describe_origin(settings: Settings, description: DataDescription) -> dict[str, dict[str, Any]]:
-    """Returns what a run is a run of, as `Checkpoints` takes it, so that no checkpoint is read beside other files."""
+    """Returns what identifies a run, for `Checkpoints`, which refuses the checkpoints of any other run."""
     return {"config.json": settings.origin(), "data.json": {"digest": description.fingerprint()}}

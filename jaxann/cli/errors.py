@@ -11,11 +11,11 @@ from typing import Any
 
 from jaxann.data.extras import require_packages
 from jaxann.nn.hyperparameters import SettingError
-from jaxann.nn.text import printable, shorten
+from jaxann.nn.text import make_printable, shorten
 
-# The sentence of these errors explains them, without a traceback.
+# The message of these errors is a sentence that explains them, so that no traceback is printed.
 ERRORS = (ValueError, FloatingPointError, OSError, ImportError, MemoryError)
-LONGEST_WORD, LONGEST_SENTENCE = 200, 500  # characters of a message
+LONGEST_WORD, LONGEST_SENTENCE = 200, 500  # in characters
 
 
 def program_name() -> str:
@@ -24,12 +24,12 @@ def program_name() -> str:
 
 
 def flags(settings: type[Any]) -> dict[str, str]:
-    """Returns the command-line flag of each field of a dataclass of settings: "--batch-size" of batch_size."""
+    """Returns the command-line flag of each field of a dataclass of settings, such as "--batch-size" of batch_size."""
     return {field.name: "--" + field.name.replace("_", "-") for field in fields(settings)}
 
 
 def is_explained(error: Exception) -> bool:
-    """Returns whether the sentence of an error is all that a user needs; any other error deserves a traceback."""
+    """Returns whether a sentence explains an error to a user, so that a traceback is not needed."""
     return isinstance(error, ERRORS) or _explain_jax(error) is not None
 
 
@@ -38,7 +38,7 @@ def format_error(error: Exception, spelling: Mapping[str, str]) -> str:
 
     Args:
         error: The error. If it is a `SettingError`, the name of its setting is replaced.
-        spelling: How the caller wrote each setting, such as `flags` returns it; other names stay as they are.
+        spelling: The caller's spelling of each setting, by its name, as `flags` returns it. Other names stay.
     """
     if isinstance(error, SettingError):
         return error.spell(lambda name: spelling.get(name, name))
@@ -57,8 +57,8 @@ def print_line(message: str) -> None:
 
 
 def format_line(message: str) -> str:
-    """Returns a message as one line of at most 500 characters, from which the middle of a long value is left out."""
-    line = printable(" ".join(message.splitlines())).strip()
+    """Returns a message as one line of at most 500 characters, in which the middle of a long value is left out."""
+    line = make_printable(" ".join(message.splitlines())).strip()
     line = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: shorten(word[0], LONGEST_WORD), line)
     explanation, got, value = line.rpartition(", got ")
     room = LONGEST_SENTENCE - len(explanation) - len(got)
@@ -68,7 +68,7 @@ def format_line(message: str) -> str:
 
 
 def _explain_jax(error: Exception) -> str | None:
-    """Returns the sentence for an error of JAX that the machine or the environment causes, and None for others."""
+    """Returns a sentence for an error of JAX that the machine or the environment causes, and None for any other."""
     message = str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in message):
         return f"expected enough memory for the data and the network, got less: {message}".removesuffix(": ")
@@ -81,12 +81,12 @@ def _explain_jax(error: Exception) -> str | None:
 
 
 def require_optional_packages(purpose: str, required: tuple[str, ...], refusable: Mapping[str, str]) -> None:
-    """Imports optional packages, and where some are missing says how to install them or do without them.
+    """Checks that optional packages can be imported. The error says how to install them or how to do without them.
 
     Args:
         purpose: What needs the packages, as the subject of the sentence: "a run folder".
         required: The modules that are needed in any case.
-        refusable: The modules that a flag makes unnecessary, and that flag.
+        refusable: The modules that a flag makes unnecessary, each with that flag.
 
     Raises:
         ImportError: If any of the modules is missing.
@@ -94,5 +94,5 @@ def require_optional_packages(purpose: str, required: tuple[str, ...], refusable
     try:
         require_packages(purpose, *required, *refusable)
     except ImportError as error:
-        given_up = [flag for module, flag in refusable.items() if module.split(".")[0] in str(error)]
-        raise ImportError(f"{error} (or give {' and '.join(given_up)})" if given_up else str(error)) from None
+        spared = [flag for module, flag in refusable.items() if module.split(".")[0] in str(error)]
+        raise ImportError(f"{error} (or give {' and '.join(spared)})" if spared else str(error)) from None

@@ -30,22 +30,26 @@ from jaxann.training.recipe import start, train
 
 @dataclass(frozen=True)
 class GradcheckSettings(Settings):
-    """What is checked. The settings of `jaxann train` that concern a run and its folder have no effect."""
+    """The settings of a check: those of `jaxann train` that describe the data and the network, and its own.
+
+    For a network, the settings of `jaxann train` about folders, files and devices are refused. Those that concern only
+    the course of a run or its record have no effect.
+    """
 
     after: int = 0
-    """Number of epochs of training after which the network is checked once more. By default it is checked once."""
+    """Number of epochs of training after which the network is checked once more. By default it is not trained."""
     layer: str | None = None
     """Layer to check instead of a network: module:Class, module:Class(5, rate=0.1) or module:instance.
     The module, which may lie in the current folder, is imported, and this runs its code: name only code that you trust.
     """
     shape: tuple[int, ...] | None = None
-    """Shape of one input of that layer. By default the number of features that it takes, or 8 if it takes any."""
+    """Shape of one input of that layer. By default the number of its input features, or 8 if it takes any number."""
     on_purpose: tuple[str, ...] = ()
     """Paths of gradients that differ on purpose, such as 2, 2.W, loss or gradient.value."""
     json: bool = False
     """Whether JSON is printed instead of a table."""
     plot: Path | None = None
-    """File for a picture of the last check, in the format of its ending, such as .png. By default none is drawn."""
+    """File for a picture of the last check, in the format of its extension, such as .png. By default none is drawn."""
 
 
 def run_checks(settings: GradcheckSettings) -> dict[str, Report]:
@@ -55,7 +59,8 @@ def run_checks(settings: GradcheckSettings) -> dict[str, Report]:
         The report of each check, by the time of the check: "at initialization", "after 3 epochs" or "at random".
 
     Raises:
-        ValueError: If a setting is out of range, or settings and data do not fit together.
+        ValueError: If a setting is out of range, if settings and data do not fit together, or if a layer cannot be
+            checked.
     """
     if settings.layer is not None:
         return {"at random": check_own_layer(settings, settings.layer)}
@@ -91,11 +96,11 @@ def check_network(task: Task, params: Any, settings: GradcheckSettings) -> Repor
 
 
 def check_own_layer(settings: GradcheckSettings, name: str) -> Report:
-    """Checks the layer that `name` stands for, with random parameters at a random input.
+    """Checks the layer that `name` stands for, with random parameters and a random input.
 
     Raises:
-        ValueError: If there is no such layer, or it cannot be initialized or checked, or the shape is not one of an
-            input.
+        ValueError: If the layer cannot be imported, constructed, initialized or checked, or if the shape is not that of
+            an input.
     """
     layer, key = import_layer(name), jax.random.key(settings.seed)
     if settings.shape and min(settings.shape) < 1:
@@ -113,24 +118,24 @@ def input_shape(layer: Layer) -> tuple[int]:
 
 
 def require_picture(path: Path) -> None:
-    """Checks that a picture can be made at a path, before the checks run.
+    """Checks that a picture can be written to a path, before any gradient is checked.
 
     Raises:
         ImportError: If matplotlib is missing.
-        SettingError: If the path is not that of a file in a folder, or matplotlib does not know the format.
+        SettingError: If matplotlib does not know the format, if the path is a folder, or if its folder does not exist.
     """
     require_packages("a picture", "matplotlib.figure")
     from matplotlib.backend_bases import FigureCanvasBase
 
-    endings = [ending for ending in sorted(FigureCanvasBase.get_supported_filetypes()) if ending != "pgf"]  # needs TeX
-    if path.suffix.lower().removeprefix(".") not in endings:
-        raise SettingError("plot", f"to end in one of {', '.join(f'.{ending}' for ending in endings)}", path)
+    formats = [name for name in sorted(FigureCanvasBase.get_supported_filetypes()) if name != "pgf"]  # pgf needs TeX
+    if path.suffix.lower().removeprefix(".") not in formats:
+        raise SettingError("plot", f"to end in one of {', '.join(f'.{name}' for name in formats)}", path)
     if path.is_dir() or not path.parent.is_dir():
         raise SettingError("plot", "to be a file in a folder that exists", path)
 
 
 def main() -> int:
-    """Checks what the command line says, and prints the reports.
+    """Runs the checks that the command line asks for, and prints the reports.
 
     Returns:
         The exit code: 0 if all gradients are right, 1 if one is wrong, or 2 after a sentence on stderr for bad input or

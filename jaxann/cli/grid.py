@@ -26,8 +26,8 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     """Reads the values of each setting of a grid from texts such as "learning_rate=0.01,0.1".
 
     Raises:
-        ValueError: If a text is not of this form, or names a setting that does not exist or cannot be swept, or a value
-            that the setting cannot have, or the same thing twice.
+        SettingError: If a text is not of this form, if it names a setting that does not exist or cannot be swept, if
+            the setting cannot have a value, or if a setting or a value is given twice. It is a ValueError.
     """
     annotations, grid = get_type_hints(Settings), {}
     sweepable = sweepable_settings()
@@ -48,7 +48,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def written_names(texts: Sequence[str]) -> dict[str, str]:
-    """Returns how the caller wrote the name of each setting in a grid: with underscores or dashes."""
+    """Returns each setting's name in a grid as the caller wrote it, with underscores or dashes."""
     names = {text.partition("=")[0].replace("-", "_"): text.partition("=")[0] for text in texts}
     return {name: written for name, written in names.items() if name in sweepable_settings()}
 
@@ -78,7 +78,7 @@ def format_value(value: Any) -> str:
 
 
 def _read_values(text: str) -> Iterator[Any]:
-    """Yields all values that a text may stand for, a list in place of a tuple."""
+    """Yields all values that a text may stand for, with a list in place of a tuple."""
     yield from (None, []) if text == "none" else ()
     for number in (float, int):
         for parse in (number, lambda text, number=number: [number(part) for part in text.split("-")]):

@@ -1,4 +1,4 @@
-"""Members of a sweep: the task that each belongs to, and the training of those that share one."""
+"""Members of a sweep: the tasks that they belong to, and the training of the members that share a task."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from jaxann.training.recipe import Recipe
 from jaxann.training.sweep import Outcome, sweep
 
 Row = dict[str, Any]
-PREPARED = ("held_out", "validation", "scaling", "loss", "class_weights", "label_smoothing")  # arrays depend on them
+# The arrays of a task depend on these settings.
+PREPARED = ("held_out", "validation", "scaling", "loss", "class_weights", "label_smoothing")
 
 
 def split_traced(settings: Settings, swept: Mapping[str, Any]) -> tuple[Settings, dict[str, float]]:
     """Splits the settings of a member into those of its compiled program and the numbers that vary inside it.
 
-    Numbers that are 0 or None stay in the program's settings, since they stand for a network without that part.
+    A number that is 0 or None stays in the program's settings, because it leaves a part of the network out.
 
     Args:
         settings: All settings of the member.
@@ -92,7 +93,7 @@ def make_member_recipe(settings: Settings, task: Task, numbers: Mapping[str, Num
 
 
 def merge_validation(settings: Settings, task: Task) -> Task:
-    """Returns a task that trains on the training and validation parts together and shows the test part."""
+    """Returns a task that trains on the training and validation parts together, and is scored on the test part."""
     data, old = task.data, task.targets
 
     def join(name: str) -> np.ndarray:
@@ -144,7 +145,7 @@ def train_members(
         tasks: The tasks of the members, by their `task_key`.
         part: The part that the tasks show, "validation" or "test".
         devices: The devices over which members are spread.
-        budget: The most memory that a chunk of members may take, in bytes; None is as `sweep` has it.
+        budget: The most memory that a chunk of members may take, in bytes; None for the default of `sweep`.
 
     Returns:
         An iterator over the members, each with its losses and scores, and the number of members of the same chunk,

@@ -1,4 +1,4 @@
-"""Layers of the user's own, which the command line names as "module:Class(5, rate=0.1)"."""
+"""The user's own layers, which the command line names in the form "module:Class(5, rate=0.1)"."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def import_layer(name: str) -> Layer:
     Importing the module runs its code. Nothing in it is called unless it is a subclass of `Layer`.
 
     Raises:
-        ValueError: If the text is not of this form, or does not stand for a layer.
+        ValueError: If the text is not of this form or does not stand for a layer, or if importing or constructing the
+            layer fails.
     """
     module, target, call = _parse(name)
     sys.path.insert(0, "")
@@ -32,16 +33,16 @@ def import_layer(name: str) -> Layer:
             raise SettingError("layer", "to have no arguments after an instance", name)
         return value
     if not isinstance(value, type) or not issubclass(value, Layer):
-        what = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
-        raise SettingError("layer", "to name a subclass or an instance of jaxann.nn.Layer", f"{name}, which is {what}")
+        other = f"class {value.__name__}" if isinstance(value, type) else f"object of type {type(value).__name__}"
+        raise SettingError("layer", f"to name a subclass or an instance of jaxann.nn.Layer, not the {other}", name)
     positional, keywords = call or ([], {})
-    with report_failure(name, "made"):
+    with report_failure(name, "constructed"):
         return value(*positional, **keywords)
 
 
 @contextmanager
 def report_failure(name: str, action: str) -> Iterator[None]:
-    """Turns whatever a user's layer raises inside the `with` block into one sentence, an attempt to exit included.
+    """Converts whatever a user's layer raises inside the `with` block, even a SystemExit, to an error of one sentence.
 
     Args:
         name: How the user named the layer.
@@ -59,7 +60,7 @@ def report_failure(name: str, action: str) -> Iterator[None]:
 
 
 def _parse(name: str) -> tuple[str, str, tuple[list[Any], dict[str, Any]] | None]:
-    """Returns the name of the module, the name in it, and the arguments, which are None without parentheses."""
+    """Returns the name of the module, the name in it, and the arguments; None if the text has no parentheses."""
     module, _, text = name.partition(":")
     try:
         expression = ast.parse(text, mode="eval").body

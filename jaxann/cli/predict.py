@@ -30,7 +30,7 @@ from jaxann.training.fit import predict
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """Which run predicts, and from what."""
+    """The settings of a prediction: the run, the input and the output."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
@@ -53,6 +53,7 @@ def predict_rows(settings: PredictSettings) -> list[list[Any]]:
 
     Raises:
         ValueError: If the run cannot be read, or the input does not fit it.
+        FloatingPointError: If an output of the network or a prediction is not finite.
         ImportError: If orbax, which reads the checkpoints, is missing.
     """
     folder = Folder(settings.run, reader=True)
@@ -75,7 +76,7 @@ def predict_rows(settings: PredictSettings) -> list[list[Any]]:
 
 
 def main() -> int:
-    """Predicts as the command line says.
+    """Makes and writes the predictions that the command line asks for.
 
     Returns:
         The exit code: 0, or 2 after a sentence on stderr for bad input or if the predictions cannot be written.
@@ -85,7 +86,7 @@ def main() -> int:
         if settings.output is None:
             require_stdout("--output")
         else:
-            require_new_file(settings.output)  # before anything that takes its time
+            require_new_file(settings.output)  # before anything that takes long
         rows, text = predict_rows(settings), StringIO()
         if settings.safe_csv:
             rows = [[quote_formula(str(cell)) for cell in row] for row in rows]

@@ -23,10 +23,15 @@ def run_program(settings: type[S], description: str | None, work: Callable[[S, d
     Args:
         settings: The dataclass of the program's settings.
         description: What the program does, for its help.
-        work: A function of the settings and the spelling of each, which it may change, that returns the exit code.
+        work: A function that does the work and returns the exit code. It gets the settings, and a dictionary with the
+            spelling of each setting for error messages, which it may change.
 
     Returns:
         The exit code: that of `work`, or 2 for bad input after a sentence on stderr.
+
+    Raises:
+        SystemExit: If the command line asks for the help, or cannot be parsed.
+        Exception: Whatever `work` raises, unless a sentence explains it.
     """
 
     def run() -> int:
@@ -42,14 +47,14 @@ def run_program(settings: type[S], description: str | None, work: Callable[[S, d
 
 
 def parse_settings(settings: type[S], description: str | None) -> S:
-    """Returns the settings on the command line.
+    """Parses the settings on the command line.
 
     Args:
         settings: The dataclass of the settings.
         description: What the program does, for its help.
 
     Raises:
-        SystemExit: If the command line asks for the help, or is refused.
+        SystemExit: If the command line asks for the help, or cannot be parsed.
     """
 
     def parse(arguments: list[str]) -> S:
@@ -65,6 +70,6 @@ def parse_settings(settings: type[S], description: str | None) -> S:
             return parse(arguments)
     except SystemExit as stop:
         if stop.code:
-            parse(shown)  # it is refused again, and now the message shows the arguments as they can be read
-            print(message.getvalue(), file=sys.stderr, end="")  # unless what is shown is not refused
+            parse(shown)  # fails again, with a message that shows the shortened arguments
+            print(message.getvalue(), file=sys.stderr, end="")  # only if the shortened arguments can be parsed
         raise

@@ -22,10 +22,13 @@ from jaxann.training.processes import broadcast_from_first, is_first
 
 
 class Scorer:
-    """A function of parameters, examples and their true targets: how well the network predicts.
+    """The score of a task's network, as a function of parameters, examples and their true targets.
+
+    Args:
+        task: The task.
 
     Attributes:
-        name: What the score is, as a reader calls it: accuracy, or R² if the targets are numbers.
+        name: The name of the score in text: accuracy, or R² if the targets are numbers.
         key: The name of the score in files: accuracy or r2.
     """
 
@@ -38,7 +41,7 @@ class Scorer:
         """Returns the score and the loss on examples with true targets t [N]; the loss may be infinite.
 
         Raises:
-            FloatingPointError: If an output or the score is not finite.
+            FloatingPointError: If an output, a prediction or the score is not finite.
         """
         y, loss = evaluate(self._task.recipe.model, self._task.recipe.loss, params, examples)
         return self.score(t, y, examples.weights), float(loss)
@@ -47,13 +50,13 @@ class Scorer:
         """Returns the score of outputs y [N, m] for true targets t [N].
 
         Raises:
-            FloatingPointError: If an output or the score is not finite.
+            FloatingPointError: If an output, a prediction or the score is not finite.
         """
         targets = self._task.targets
         pair = np.asarray(t), targets.decode(np.asarray(y))
-        if not targets.classes:  # R² is the same for standardized numbers, whose squares are representable
+        if not targets.classes:  # R² is the same for standardized numbers, whose squares do not overflow
             pair = tuple(targets.encode(numbers)[:, 0] for numbers in pair)
-        with np.errstate(all="ignore"):  # the check below reports it
+        with np.errstate(all="ignore"):  # the check below reports an overflow
             score = float(self._score(*pair, sample_weight=weights))
         if not isfinite(score):
             raise FloatingPointError(f"expected a finite {self.name}, got {score}")
@@ -63,19 +66,20 @@ class Scorer:
 class Validator:
     """The evaluation of a run on its validation part, as `train_in_pieces` calls it.
 
-    An evaluation that is not finite cannot be the best one. The first such evaluation is explained on stderr.
+    An evaluation that is not finite cannot be the best one. The first process explains the first such evaluation on
+    stderr.
 
     Args:
         task: The task of the run, which has a validation part.
         scorer: The score of the task.
-        criterion: What decides which parameters are best: "loss" or "accuracy".
+        criterion: The metric that decides which parameters are best: "loss", or "accuracy" for the score.
     """
 
     def __init__(self, task: Task, scorer: Scorer, criterion: str) -> None:
         self._task, self._scorer, self._criterion, self._explained = task, scorer, criterion, not is_first()
 
     def __call__(self, params: Any) -> tuple[float, Row]:
-        """Returns how good parameters are, the higher the better, and the metrics to log."""
+        """Returns the value by which parameters are compared, the higher the better, and the metrics to log."""
         params, problem = gather(params), ""
         try:
             score, loss = self._scorer(params, *self._task.shown)
@@ -89,7 +93,7 @@ class Validator:
         return better, {"validation_loss": loss, f"validation_{self._scorer.key}": score}
 
     def _find_problem(self, params: Any) -> str:
-        """Returns a sentence on the first example whose loss is not finite."""
+        """Returns a phrase about the first example whose loss is not finite."""
         recipe, (examples, t) = self._task.recipe, self._task.shown
         y, loss = evaluate(recipe.model, recipe.loss, params, examples)
         losses = np.asarray(jax.vmap(recipe.loss.value)(y, jnp.asarray(examples.t)))

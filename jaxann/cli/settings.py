@@ -23,7 +23,7 @@ Optimizer: TypeAlias = Literal[*OPTIMIZERS]  # pyright: ignore[reportInvalidType
 Schedule: TypeAlias = Literal[*SCHEDULES]  # pyright: ignore[reportInvalidTypeForm]
 
 DEVICE_SETTINGS = ("devices", "model_devices", "distributed", "coordinator", "processes", "process", "connect_seconds")
-# config.json does not store where a run lies and on which devices it is computed.
+# config.json stores neither the paths of a run nor the devices that compute it.
 UNSTORED = ("run", "resume", "checkpoint", "config", *DEVICE_SETTINGS)
 # Resuming a run may change these settings.
 CHANGEABLE = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoint_seconds")
@@ -44,7 +44,7 @@ class Settings:
     """Column of a .csv file that says how much each example counts. By default all examples count alike."""
     kind: Literal["classes", "numbers"] | None = None
     """Whether the targets are classes or numbers.
-    By default texts are classes, and so are whole numbers with at most 20 different values."""
+    By default text is read as classes, and so are whole numbers with at most 20 different values."""
     held_out: float | None = None
     """Share of the examples that is set apart as the test part.
     By default the dataset's own test part is used, or a share of 0.2 if it has none."""
@@ -53,7 +53,7 @@ class Settings:
     The network is evaluated on it during training, and the best parameters are kept."""
     scaling: Literal["feature", "all", "none"] = "feature"
     """How features are standardized, by mean and standard deviation of the training part.
-    Each feature by its own (feature), all by the same, which suits images (all), or not at all (none)."""
+    feature: each by its own; all: all features by the same, which suits images; none: not at all."""
     hidden: tuple[int, ...] = (50, 20, 10)
     """Number of units of each hidden layer."""
     activation: Activation = "sigmoid"
@@ -65,7 +65,7 @@ class Settings:
     loss: Loss | None = None
     """Loss that is minimized. By default cross_entropy for classes and squared_error for numbers."""
     label_smoothing: float | None = None
-    """Share of each class target that is spread evenly over all classes: 0.03 makes .98 and .01 of three classes.
+    """Share of each class target that is spread evenly over all classes: with 3 classes, 0.03 gives 0.98, 0.01, 0.01.
     By default 0.03 for classes, and 0 for numbers and for the hinge loss."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     """How much each class counts. By default all classes count alike.
@@ -93,11 +93,11 @@ class Settings:
     """Number of examples in a batch."""
     evaluate_every: int | None = None
     """Number of epochs from one evaluation on the validation part to the next.
-    By default as many as take some hundred steps, but at most a fiftieth of the run."""
+    By default as many as fit into 600 steps and into a fiftieth of the run, but at least one."""
     patience: int | None = None
     """Number of epochs without a better validation score after which the run ends. By default it never ends early."""
     score: Literal["loss", "accuracy"] = "loss"
-    """Validation score that decides which parameters are best; accuracy means R² if the targets are numbers."""
+    """Metric of the validation part that decides which parameters are best; accuracy means R² for numbers."""
     seed: int = 0
     """Random seed of the parameters, the order of the examples, dropout and, by default, the split into parts."""
     split: int | None = None
@@ -109,20 +109,21 @@ class Settings:
     run: Path | None = None
     """New folder for the run's settings, metrics, checkpoints and pictures. By default nothing is stored."""
     checkpoint_seconds: float = 10.0
-    """Least time from one checkpoint to the next, in seconds."""
+    """Minimum time from one checkpoint to the next, in seconds."""
     tensorboard: bool = True
     """Whether the run's folder also gets scalars for TensorBoard."""
     plots: bool = True
     """Whether the run's folder also gets pictures."""
     resume: Path | None = None
-    """Folder of a run that is continued with its own settings, of which --epochs, for example, may be increased."""
+    """Folder of a run to continue with its own settings. Only a few, such as --epochs, may be changed."""
     checkpoint: int | None = None
     """Epoch of the checkpoint from which --resume continues. By default the last one."""
     devices: int | None = None
     """Number of devices over which each batch is spread, which changes the results by rounding only.
     By default one, or with --distributed all devices of all processes."""
     model_devices: int = 1
-    """Number of devices, for each of --devices, over which the outputs of the hidden layers are spread."""
+    """Number of devices over which the outputs of each hidden layer are spread.
+    The run takes --devices times as many devices."""
     distributed: bool = False
     """Whether this is one of several processes that train together.
     They are started by Slurm, by Open MPI, or by hand with --coordinator, --processes and --process."""
@@ -146,7 +147,7 @@ class Settings:
         for name in ("seed", "split"):
             if getattr(self, name) is not None:
                 validate_number(name, getattr(self, name), least=0, most=2**32 - 1, integer=True)
-        validate_number("init_scale", self.init_scale, above=0, most=1e150)  # its square is a float, too
+        validate_number("init_scale", self.init_scale, above=0, most=1e150)  # so that its square is a float, too
         validate_number("dropout", self.dropout, least=0, below=1)
         for name in ("warmup", "checkpoint_seconds", "connect_seconds"):
             validate_number(name, getattr(self, name), least=0)
@@ -171,7 +172,7 @@ class Settings:
             raise SettingError("checkpoint", "only together with --resume", self.checkpoint)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what a file has to hold so that `from_file` makes the same run, and the version of jaxann."""
+        """Returns the settings from which `from_file` makes the same run, and the version of jaxann."""
         stored = {name: value for name, value in asdict(self).items() if name not in UNSTORED}
         return {"version": version("jaxann"), **stored}
 
@@ -181,21 +182,21 @@ class Settings:
 
     @classmethod
     def from_file(cls, path: Path) -> Settings:
-        """Reads settings from a JSON file. Those that are missing in it have their defaults.
+        """Reads settings from a JSON file. Settings that are missing in it have their defaults.
 
         Raises:
-            ValueError: If the file cannot be read, holds anything but settings, or is of a version of jaxann that this
-                one cannot read.
+            ValueError: If the file cannot be read, holds anything but settings, or was written by a newer version of
+                jaxann.
         """
         content = read_json(path)
         if not isinstance(content, dict):
             raise ValueError(
                 f"{path}: expected an object with names and values of settings, got {describe_value(content)}"
             )
-        made_by = content.pop("version", None)
-        if not matches(made_by, str | None):
-            raise ValueError(f"{path}: expected version to be a text, got {describe_value(made_by)}")
-        require_readable_version(path, made_by)
+        writer = content.pop("version", None)
+        if not matches(writer, str | None):
+            raise ValueError(f"{path}: expected version to be a string, got {describe_value(writer)}")
+        require_readable_version(path, writer)
         annotations = get_type_hints(Settings)
         for name, value in content.items():
             if name not in annotations or name in UNSTORED:
@@ -212,7 +213,7 @@ class Settings:
             stored: The settings with which the run was started.
 
         Raises:
-            SettingError: If a setting has changed that must not.
+            SettingError: If a setting has changed that must stay the same.
         """
         for name in (setting.name for setting in fields(Settings)):
             before, now = getattr(stored, name), getattr(self, name)

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 def catch_signals() -> Iterator[list[int]]:
     """Collects the signals that ask the program to end, so that it can end in an orderly way.
 
-    A second signal of the same kind ends the process at once. SIGHUP stays ignored if it was, as nohup has it.
+    A second signal of the same kind ends the process at once. SIGHUP stays ignored if it was ignored before, as it is
+    under nohup.
 
-    Returns:
-        A context with the numbers of the signals that have come so far, a list that grows.
+    Yields:
+        The numbers of the signals received so far, in a list that grows.
     """
     signals: list[int] = []
 

@@ -38,7 +38,7 @@ class Summary(NamedTuple):
 
 
 def summarize(rows: list[Row], candidates: list[Row], part: str) -> list[Summary]:
-    """Summarises the members of each combination of settings, without the combinations that have no members yet.
+    """Summarizes the members of each combination of settings. A combination without members is left out.
 
     Args:
         rows: A row for each member that has been trained.
@@ -57,7 +57,7 @@ def summarize(rows: list[Row], candidates: list[Row], part: str) -> list[Summary
 
 
 def format_summaries(summaries: list[Summary], part: str, score: str) -> str:
-    """Returns a table with a line for each summary, its mean score ± one standard deviation over the seeds.
+    """Returns a table with a line for each summary: its mean score ± one standard deviation, and its mean loss.
 
     Args:
         summaries: The summaries, at least one.
@@ -76,7 +76,16 @@ def format_summaries(summaries: list[Summary], part: str, score: str) -> str:
 def plot_summaries(summaries: list[Summary], grid: Mapping[str, list[Any]], path: Path, score: str) -> None:
     """Draws the validation scores over the setting with the most values, preferably a number, into a file.
 
-    There is a line for each combination of the other settings. Without a setting of several values nothing is drawn.
+    Each combination of the other settings has its own line. If no setting has several values, nothing is drawn.
+
+    Args:
+        summaries: The summaries.
+        grid: The values of each setting.
+        path: The file.
+        score: The name of the score.
+
+    Raises:
+        OSError: If the file cannot be written.
     """
     several = [name for name, values in grid.items() if len(values) > 1]
     numeric = [name for name in several if all(isinstance(value, (int, float)) for value in grid[name])]

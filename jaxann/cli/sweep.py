@@ -56,7 +56,7 @@ class SweepSettings(Settings):
     """Number of best combinations that are scored on the test part. By default the test part is not used.
     They are first trained again, on the training and validation parts together."""
     budget: float | None = None
-    """Memory that is not to be exceeded, in GiB. By default all memory of a GPU, and no limit on a CPU."""
+    """Most memory to use, in GiB. By default all memory of a GPU, and no limit on a CPU."""
     out: Path | None = None
     """Folder for the results. If it holds this sweep already, the sweep goes on. By default nothing is stored."""
     plots: bool = True
@@ -66,7 +66,7 @@ class SweepSettings(Settings):
         """Checks all that can be checked without the data.
 
         Raises:
-            SettingError: If a setting is out of range, has no effect without another one, or is for a single run.
+            SettingError: If a setting is out of range, has no effect without another one, or is only for a single run.
         """
         for name in set(TRAIN_ONLY) - {"devices"}:
             if getattr(self, name) != getattr(Settings(), name):
@@ -166,7 +166,7 @@ def train_rest(
         members: All members of the sweep.
         folder: The folder of the sweep.
         score: The name of the score, for the progress bar.
-        signals: The signals that have come so far. One ends the training after the current chunk of members.
+        signals: The signals received so far. A signal ends the training after the current chunk of members.
 
     Returns:
         The rows of all members that have been trained.
@@ -204,21 +204,21 @@ def retrain(
         members: The members of the best combinations.
         tasks: The tasks of the sweep.
         train: A function of members, their tasks and the part on which they are scored, as `train_members` is.
-        folder: The folder of the sweep, which stores the scores. If it has them already, nothing is trained.
-        signals: The signals that have come so far. One ends the training, and then nothing is stored.
+        folder: The folder of the sweep, which stores the scores. If it holds them already, nothing is trained.
+        signals: The signals received so far. A signal ends the training, and then nothing is stored.
 
     Returns:
         A row for each member that has been trained.
 
     Raises:
-        ValueError: If there are no members, or the folder has scores of other members on the test part.
+        SettingError: If there are no members, or the folder holds test scores of other members. It is a ValueError.
     """
     if not members:
         raise SettingError("top", "to be 0 (every network diverged)", settings.top)
     if folder and (folder.path / "top.json").exists():
         rows, by_key = folder.json("top"), {member_key(member): member for member in members}
         if {member_key(row) for row in rows} != set(by_key):
-            expectation = f"as before, since {folder.path / 'top.json'} has scores of the test part already"
+            expectation = f"as before, because {folder.path / 'top.json'} already holds scores on the test part"
             raise SettingError("top", expectation, settings.top)
         return [row | by_key[member_key(row)] for row in rows]
     merged = {}
@@ -237,7 +237,7 @@ def retrain(
 def main() -> int:
     """Trains the networks that the command line describes.
 
-    A signal, such as Ctrl-C, ends the sweep after the chunk of networks that is being trained, a second one at once.
+    The first signal, such as Ctrl-C, ends the sweep after the current chunk of networks; a second one ends it at once.
 
     Returns:
         The exit code: 0, or 2 after a sentence on stderr for bad input or if the output cannot be written. A sweep that

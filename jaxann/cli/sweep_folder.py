@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxann.data.files import require_regular_file
 from jaxann.nn.hyperparameters import SettingError
+from jaxann.nn.text import describe_value
 from jaxann.runs.files import parse_json, write_file
 from jaxann.runs.folder import Folder, require_readable_version
 
@@ -16,7 +17,7 @@ COLUMNS = ("loss", "validation_loss", "validation_score", "diverged")
 
 
 def member_key(row: Row) -> str:
-    """Returns what a member and its row have in common, the settings and the seed, as one text."""
+    """Returns the settings and the seed of a member as one text, which is the same for the member and its row."""
     return json.dumps([row["settings"], row["seed"]], sort_keys=True)
 
 
@@ -29,27 +30,29 @@ def open_folder(path: Path, config: Row, sweep: Row) -> Folder:
         sweep: What sweep.json holds: the grid, the number of seeds, and the digests of the data and their description.
 
     Raises:
-        ValueError: If the folder holds anything but a sweep, a sweep with other settings or on other data, or one that
-            another process or another version of jaxann has written.
+        ValueError: If the folder holds anything but a sweep, if the sweep has other settings or other data, if a newer
+            version of jaxann wrote it, or if another process is writing to it.
+        OSError: If the folder cannot be created.
     """
     files = {"config": config, "sweep": sweep}
     if not (path / "sweep.json").is_file():
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise ValueError(f"expected {path} to be a new folder or that of a sweep, got one with other files")
+            raise ValueError(f"expected {path} to be a new folder or that of a sweep, got a folder with other files")
         return Folder.create(path, **files)
     folder = Folder(path)
     try:
         for file, content in json.loads(json.dumps(files)).items():
             stored = folder.json(file)
             if not isinstance(stored, dict) or not isinstance(stored.get("version"), str | None):
-                raise ValueError(f"{path / file}.json is damaged: expected an object of settings in it")
+                expectation = "expected an object of settings, with a version that is a string"
+                raise ValueError(f"{path / file}.json is damaged: {expectation}, got {describe_value(stored)}")
             require_readable_version(path / f"{file}.json", stored.get("version"))
             if file == "sweep":  # older sweeps have no digest of the description
                 stored = {"description": content["description"], **stored}
             for name, value in content.items():
                 if name != "version" and stored.get(name) != value:
                     if name in ("data", "description"):
-                        raise ValueError(f"expected the data with which {path} was started, got other data")
+                        raise ValueError(f"expected the data with which {path} was started, got different data")
                     raise SettingError(name, f"to be {stored.get(name)}, as in the sweep in {path}", value)
     except Exception:
         folder.close()
@@ -65,7 +68,7 @@ def read_rows(path: Path, members: list[Row]) -> list[Row]:
         members: The members of the sweep.
 
     Raises:
-        ValueError: If a line is not that of a member of the sweep.
+        ValueError: If a line does not describe a member of the sweep.
     """
     require_regular_file(path)
     content = path.read_bytes() if path.exists() else b""

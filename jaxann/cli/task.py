@@ -33,16 +33,16 @@ SHOWN = 2000  # training examples on which progress is shown without a validatio
 
 
 class Task(NamedTuple):
-    """A training run made of settings.
+    """A training run, made from its settings.
 
     Attributes:
         data: The parts of the dataset, standardized.
-        targets: How the targets are encoded for the loss, and outputs decoded.
-        recipe: The network and all else that is compiled in.
+        targets: The encoding of the targets for the loss, which also decodes outputs.
+        recipe: The network, the loss, the optimizer and everything else that the compiled program fixes.
         examples: The training part, as arrays for the recipe.
-        shown: Examples on which progress is shown, and their true targets: the validation part, or without one up to
+        shown: Examples on which progress is shown, and their true targets: the validation part or, without one, up to
             2000 examples of the training part.
-        plan: How many epochs the run takes, and when it is evaluated.
+        plan: The number of epochs of the run, and when it is evaluated.
     """
 
     data: Dataset
@@ -72,7 +72,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def _rename_setting(error: SettingError, name: str, setting: str) -> SettingError:
-    """Returns an error in which `setting`, the name of the settings of a run, replaces that of the library, `name`."""
+    """Returns the error with the library's name of a setting, `name`, replaced by the name in `Settings`, `setting`."""
     return SettingError(setting, error.expectation, error.value) if error.name == name else error
 
 
@@ -120,7 +120,7 @@ def steps_per_epoch(settings: Settings, data: Dataset) -> int:
 def make_recipe(
     settings: Settings, data: Dataset, targets: Targets, numbers: Mapping[str, Number] | None = None
 ) -> Recipe:
-    """Makes the part of a run that is compiled in.
+    """Makes the recipe of a run, which its compiled program fixes.
 
     Args:
         settings: The settings of the run.

@@ -1,4 +1,4 @@
-"""The terminal as a program meets it: streams that are closed, full or in ASCII, and text that could steer it."""
+"""Safe output to a terminal: streams may be closed, full or in ASCII, and text could steer the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from typing import Any
 
 from jaxann.cli.errors import print_line
-from jaxann.nn.text import printable
+from jaxann.nn.text import make_printable
 
 COLOR = re.compile("(\x1b\\[[0-9;]*m)")  # the escape sequences that change the color and weight of text
 # Warnings for programmers, and those about numbers, which the programs check themselves.
@@ -21,12 +21,12 @@ UNSHOWN = (DeprecationWarning, FutureWarning, ImportWarning, PendingDeprecationW
 class Stream:
     """Standard output or standard error, made safe: writing to it never fails and never steers the terminal.
 
-    Characters that the terminal's encoding lacks are written as escapes, as `printable` does it for characters that
-    would steer the terminal. If the stream cannot be written, what follows is dropped, so that a program still stores
-    its result.
+    Characters that the terminal's encoding lacks are written as escapes, and so are those that `make_printable`
+    replaces because they would steer the terminal. If writing fails, all further text is dropped, so that a program
+    still stores its result.
 
     Args:
-        stream: The stream below; None if it was closed before the program began.
+        stream: The original stream; None if it was closed before the program began.
         keep: The control characters that are written as they are.
 
     Attributes:
@@ -48,10 +48,10 @@ class Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes text for a reader, with escapes where it must not or cannot be written as it is."""
+        """Writes text for people, with escapes for the characters that must not or cannot be written as they are."""
         parts = COLOR.split(text) if self.colored else [text]
         shown = "".join(
-            part if i % 2 else printable(part, self._keep)  # `split` puts a color at every odd place
+            part if i % 2 else make_printable(part, self._keep)  # `split` puts a color at every odd index
             for i, part in enumerate(parts)
         )
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
@@ -59,7 +59,7 @@ class Stream:
         return len(text)
 
     def write_exactly(self, text: str) -> None:
-        """Writes text for a program, as it is.
+        """Writes text for programs, exactly as it is.
 
         Raises:
             ValueError: If the encoding of the stream lacks a character of the text.
@@ -68,7 +68,7 @@ class Stream:
         try:
             text.encode(encoding)
         except UnicodeEncodeError as error:
-            lacking = printable(text[error.start])
+            lacking = make_printable(text[error.start])
             raise ValueError(f"expected stdout in UTF-8, got {encoding}, which lacks the character {lacking}") from None
         self._try(lambda: self._stream.write(text))
 
@@ -96,7 +96,7 @@ class Stream:
                 self._drop_rest()
 
     def _drop_rest(self) -> None:
-        """Lets the file behind the stream lead nowhere, because Python writes what is left in memory when it ends."""
+        """Redirects the stream to the null device, because Python writes what is left in memory when it ends."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(nowhere, self._stream.fileno())
@@ -106,14 +106,17 @@ class Stream:
 
 
 def run_in_terminal(program: Callable[[], int]) -> int:
-    """Runs a program with streams that are safe to write, and says so if its output could not be written.
+    """Runs a program with streams that are safe to write to, and reports output that could not be written.
 
     Args:
         program: A function that returns the exit code.
 
     Returns:
-        The exit code of the program, but 2 after a sentence on stderr if the program succeeded and stdout could not be
+        The exit code of the program; instead of 0 or 1 it is 2, after a sentence on stderr, if stdout could not be
         written.
+
+    Raises:
+        SystemExit: If the program raises it, and stdout could be written.
     """
     if isinstance(sys.stdout, Stream):
         return program()
@@ -146,7 +149,7 @@ def require_stdout(instead: str) -> None:
     """Checks that stdout is open, before a program that only prints its result computes it.
 
     Args:
-        instead: The flag with which the result is stored.
+        instead: The flag that stores the result in a file or a folder.
 
     Raises:
         ValueError: If stdout is closed.
@@ -156,7 +159,7 @@ def require_stdout(instead: str) -> None:
 
 
 def print_data(text: str) -> None:
-    """Prints text that another program may read: as it is, unless stdout is a terminal.
+    """Prints text that another program may read: exactly as it is, unless stdout is a terminal.
 
     Raises:
         ValueError: If the encoding of stdout lacks a character of the text.
@@ -168,9 +171,9 @@ def print_data(text: str) -> None:
 
 
 def quote_formula(text: str) -> str:
-    """Returns the text of a cell in a .csv file, after an apostrophe where a spreadsheet would run it as a formula.
+    """Returns the text of a cell in a .csv file, with an apostrophe before text that a spreadsheet would run.
 
-    A spreadsheet runs a text that begins with =, +, -, @, a tab or a carriage return. A plain number stays as it is.
+    A spreadsheet runs text that begins with =, +, -, @, a tab or a carriage return. A plain number stays as it is.
     """
     is_number = re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not is_number else text
@@ -190,9 +193,9 @@ def colored_streams() -> Iterator[None]:
 
 
 def _open_closed_files() -> None:
-    """Opens the null device for each closed standard file, because the next opened file would take its number.
+    """Opens the null device for each closed standard stream, because the next opened file would take its number.
 
-    Messages from C++ code go to file 2, whichever file that is.
+    Messages from C++ code would then go to that file: they go to file 2, whichever it is.
     """
     for number in range(3):
         try:
@@ -219,4 +222,4 @@ def _collect_warnings() -> Iterator[list[str]]:
 
 
 def _explain(error: OSError) -> str:
-    return "nothing reads it any more" if isinstance(error, BrokenPipeError) else error.strerror or str(error)
+    return "nothing reads it anymore" if isinstance(error, BrokenPipeError) else error.strerror or str(error)

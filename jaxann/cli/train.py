@@ -51,11 +51,11 @@ class Outcome(NamedTuple):
     """The result of a run.
 
     Attributes:
-        score: The accuracy on the test part, or R² if the targets are numbers.
+        score: The score on the test part: the accuracy, or R² if the targets are numbers.
         epochs: The number of the last epoch.
-        steps: The number of steps, without those before a run was resumed.
-        seconds: The time that the steps took.
-        compile_seconds: The time that compiling took before them.
+        steps: The number of steps; for a resumed run, of those since it was resumed.
+        seconds: The time that the steps took, in seconds.
+        compile_seconds: The time that compiling took before the steps, in seconds.
         signals: The numbers of the signals that ended the run.
     """
 
@@ -68,13 +68,13 @@ class Outcome(NamedTuple):
 
 
 def run(task: Task, settings: Settings) -> Outcome:
-    """Trains in pieces, shows and records the progress between them, and prints the score on the test part.
+    """Trains in pieces, shows and records the progress after each of them, and prints the score on the test part.
 
     A signal, such as Ctrl-C, ends the run after the current piece.
 
     Raises:
-        FloatingPointError: If the loss stops being finite.
-        ValueError: If the run cannot have the folder or the devices that it asks for.
+        FloatingPointError: If the loss stops being finite, or the score on the test part is not finite.
+        ValueError: If the run cannot have the folder, the devices or the memory that it asks for.
         OSError: If the record cannot be written.
         ImportError: If a package that the record needs is missing.
     """
@@ -88,7 +88,7 @@ def run(task: Task, settings: Settings) -> Outcome:
     evaluate = None if task.data.validation is None else Validator(task, scorer, settings.score)
     record, progress = open_record(task, settings, begin(task.recipe, jax.random.key(settings.seed), mesh, lanes))
     compiled = compile_pieces(task.recipe, lanes, task.plan, progress)
-    score_shown(task, scorer, progress.best)  # compiles it
+    score_shown(task, scorer, progress.best)  # compiles the evaluation, before the time is measured
     compile_seconds, start = perf_counter() - start, perf_counter()
     first_epoch = int(progress.state.epoch)
     pieces = train_in_pieces(task.recipe, lanes, task.plan, progress, evaluate, compiled)
@@ -109,16 +109,16 @@ def run(task: Task, settings: Settings) -> Outcome:
                     break
         seconds, epochs = perf_counter() - start, int(progress.state.epoch)
         steps = (epochs - first_epoch) * steps_per_epoch(settings, task.data)
-        # Signals are still caught here, for this process may get its own after another process has ended the run.
+        # Signals are still caught here, because this process may get its own after another one has ended the run.
         score, lines = score_test(task, progress, scorer, record, settings)
     rate = f"{steps / seconds:,.0f} steps a second"
     lines.append(f"{steps} steps in {seconds:.2f} s: {rate}; compiling took {compile_seconds:.2f} s before")
-    print("\n".join(lines))  # last, so that a terminal that cannot show it costs nothing of the record
+    print("\n".join(lines))  # last, so that the record is complete even if printing fails
     return Outcome(score, epochs, steps, seconds, compile_seconds, tuple(signals))
 
 
 def score_shown(task: Task, scorer: Scorer, params: Any) -> float:
-    """Returns the score that the progress bar shows, which is nan where the outputs are not finite."""
+    """Returns the score that the progress bar shows, which is NaN if it is not finite."""
     try:
         return scorer(gather(params), *task.shown)[0]
     except FloatingPointError:
@@ -129,7 +129,7 @@ def choose_devices(settings: Settings) -> Mesh | None:
     """Returns the devices of the run, or None for a single one.
 
     Raises:
-        ValueError: If there are fewer devices than the settings ask for, or, in a run of several processes, more.
+        ValueError: If there are fewer devices than the settings ask for, or if a run of several processes has more.
     """
     if not settings.distributed and settings.devices is None and settings.model_devices == 1:
         return None
@@ -142,10 +142,10 @@ def choose_devices(settings: Settings) -> Mesh | None:
 
 
 def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Record | None, Progress]:
-    """Opens the record of a run, in a new folder or in that of the run that is resumed.
+    """Opens the record of a run, in a new folder or in the folder of the run that is resumed.
 
     Args:
-        task: What is trained.
+        task: The task of the run.
         settings: The settings, which say where the folder is.
         progress: The progress of a run before its first epoch.
 
@@ -153,7 +153,7 @@ def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Rec
         The record, or None if the run has no folder, and the progress from which the run goes on.
 
     Raises:
-        ValueError: If the run cannot have the folder, or the folder is that of a run on other data or with more epochs.
+        ValueError: If the folder cannot be used, or if the run in it has other data or already more epochs.
         ImportError: If a package that the record needs is missing.
     """
     path = settings.resume or settings.run
@@ -163,7 +163,7 @@ def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Rec
     refusable |= {"matplotlib.figure": "--no-plots"} if settings.plots else {}
     require_optional_packages("a run folder", ("orbax.checkpoint",), refusable)
     if task.data.validation is not None:
-        settings = replace(settings, evaluate_every=task.plan.every)  # it stays the same when the run gets more epochs
+        settings = replace(settings, evaluate_every=task.plan.every)  # to keep it when the run gets more epochs
     description = DataDescription.from_task(task)
     options = {"tensorboard": settings.tensorboard, "seconds": settings.checkpoint_seconds}
     options["origin"] = describe_origin(settings, description)
@@ -199,10 +199,10 @@ def score_test(
     """Scores the best parameters on the test part, and ends the record.
 
     Returns:
-        The score, and the lines that report it, for classes with the confusion matrix.
+        The score, and the lines of its report, which for classes include the confusion matrix.
 
     Raises:
-        FloatingPointError: If the score is not finite; the record is complete then, but for the score.
+        FloatingPointError: If the score is not finite; then the record is complete except for the score.
     """
     data, counts, score, problem = task.data, None, None, None
     if record is not None:
@@ -219,7 +219,7 @@ def score_test(
         result = {"epoch": int(progress.state.epoch), "best_epoch": progress.best_epoch, scorer.key: score}
         record.end(progress, result, counts, data.classes, plots=settings.plots)
     if score is None:
-        raise problem or AssertionError("no score and no reason")
+        raise problem or AssertionError("expected a score or an error, got neither")
     parameters = "" if data.validation is None else f", the parameters of epoch {progress.best_epoch}"
     lines = [f"held-out {scorer.name}: {score:.3f} ({len(data.test.t)} examples{parameters})"]
     if counts is not None:
@@ -231,10 +231,10 @@ def score_test(
 
 
 def load_settings(settings: Settings) -> tuple[Settings, dict[str, str]]:
-    """Completes the settings of the command line by those of the file or the run that they name.
+    """Completes the settings of the command line with those of the file or the run that they name.
 
     Returns:
-        The settings, and how the caller wrote each: as a flag, or, if it comes from the file, by its name.
+        The settings, and the flag of each setting that the command line has changed, as its spelling in messages.
 
     Raises:
         ValueError: If the file cannot be read, or a run cannot be resumed with these settings.
@@ -259,8 +259,8 @@ def main() -> int:
     """Trains with the settings on the command line.
 
     Returns:
-        The exit code: 0, or after a sentence on stderr 2 if the input is bad, the loss stops being finite or the folder
-        or the output cannot be written. A run that a signal ended returns 128 + the signal's number: 130 for Ctrl-C.
+        The exit code: 0; 2 after a sentence on stderr if the input is bad, the loss stops being finite or the folder or
+        the output cannot be written; 128 + the signal's number, such as 130 for Ctrl-C, if a signal ended the run.
     """
 
     def work(settings: Settings, spelling: dict[str, str]) -> int:
@@ -281,7 +281,7 @@ def main() -> int:
 
 
 def main_distributed(settings: Settings) -> int:
-    """Trains as one of several processes. Only the first one prints, and if one is gone, all others end."""
+    """Trains as one of several processes. Only the first one prints, and if one is lost, all others end with code 2."""
     spelling = flags(Settings)
     try:
         settings, spelling = load_settings(settings)

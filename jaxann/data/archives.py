@@ -38,7 +38,7 @@ class Npz:
                     self.arrays[name] = np.asarray(file[name])
         except ValueError as error:
             raise ValueError(f"{content} cannot be read as numbers or text: {files.describe_error(error)}") from None
-        except (OSError, RuntimeError, MemoryError) as error:  # such as an encrypted array, or one larger than memory
+        except (OSError, RuntimeError, MemoryError) as error:  # such as an encrypted array, or too little memory
             raise files.read_error(content, error) from None
         except Exception as error:  # zipfile, numpy and each method of compression have further errors of their own
             raise ValueError(f"{path} is damaged or not an .npz file: {files.describe_error(error)}") from None
@@ -51,11 +51,11 @@ class Npz:
 
         Args:
             name: Its name in the file.
-            kinds: The kinds of NumPy dtype that it may have, as letters: "biuf" are numbers, "U" is text.
+            kinds: The kinds of NumPy dtype that it may have, as letters: "biuf" for numbers, "U" for text.
 
         Raises:
-            ValueError: If the file has no such array, or if that is of another kind or holds a number that is not
-                finite.
+            ValueError: If the file has no such array, or if the array is of another kind or holds a number that is
+                not finite.
         """
         if name not in self:
             names = ", ".join(self.arrays) or f"none of {', '.join(ARRAYS)}"
@@ -77,7 +77,7 @@ class Npz:
         The features are float32 if that can represent every value of the array's dtype, and float64 otherwise.
 
         Raises:
-            ValueError: If the file has no such array, or if that has no entries or holds something other than finite
+            ValueError: If the file has no such array, or if the array is empty or holds something other than finite
                 numbers.
         """
         x = self.array(name, "biuf")
@@ -93,12 +93,12 @@ class Npz:
 
         Args:
             name: Its name in the file.
-            length: The number of examples or columns that it should have an entry for.
+            length: The number of examples or columns, which must each have an entry.
             kinds: The kinds of NumPy dtype that it may have, as for `array`.
 
         Raises:
-            ValueError: If the file has no such array, or if that is of another shape or kind or holds a number that is
-                not finite.
+            ValueError: If the file has no such array, or if the array is of another shape or kind or holds a number
+                that is not finite.
         """
         array = self.array(name, kinds)
         if array.shape not in ((length,), (length, 1)):

@@ -1,6 +1,6 @@
 """The reader of .csv files, and the checks and messages that all readers of files share.
 
-A file with unexpected content raises a ValueError, whose message is one short sentence and names the first place of it.
+Unexpected content raises a ValueError, whose message is one short sentence that names the first unexpected place.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def read_cells(path: str) -> dict[str, tuple[str, ...]]:
 
 
 def require_distinct_names(path: str, noun: str, names: Sequence[str]) -> None:
-    """Checks that names can tell apart what they name.
+    """Checks that no name is empty or given twice.
 
     Args:
         path: The file, for the message.
-        noun: What they name, for the message, such as "column".
+        noun: What the names are for, in the message, such as "column".
         names: The names.
 
     Raises:
@@ -106,7 +106,7 @@ def parse_number(cell: str) -> float:
 
 
 def require_finite(source: str, name: str, x: np.ndarray) -> np.ndarray:
-    """Returns `x` after checking it.
+    """Returns `x` after checking that it is finite.
 
     Args:
         source: The file or table, for the message.
@@ -145,7 +145,7 @@ def index_names(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def join_names(names: Sequence[str], most: int = 5) -> str:
-    """Returns the first names, at most `most`, separated by commas, and the number of further ones."""
+    """Returns the first `most` names, separated by commas, and the number of further ones."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(shorten, names[:most])) + rest
 
@@ -153,7 +153,7 @@ def join_names(names: Sequence[str], most: int = 5) -> str:
 def require_regular_file(path: str | os.PathLike[str]) -> None:
     """Checks that a path, if anything exists there, is a regular file or a folder.
 
-    Opening a pipe would wait for somebody who writes into it, and reading a device might never end.
+    Opening a pipe would wait for a writer, and reading a device might never end.
 
     Args:
         path: The path. Nothing needs to exist there.
@@ -163,7 +163,7 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
     """
     try:
         mode = os.stat(path).st_mode
-    except (OSError, ValueError):  # whoever opens the file gets this error, too
+    except (OSError, ValueError):  # opening the file later raises this error, too
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ValueError(f"expected a regular file, got a pipe, a socket or a device: {os.fspath(path)}")

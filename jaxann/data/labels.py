@@ -1,7 +1,7 @@
 """The targets of a table as labels of classes or as numbers.
 
-Targets that are text become classes of that very text: 01 and 1 differ, and so do 2⁵³ and 2⁵³ + 1, which float64 does
-not tell apart. Integers become classes without passing through floats.
+If targets are text, every distinct text is a class: 01 and 1 are two classes, and so are 2⁵³ and 2⁵³ + 1, which float64
+cannot distinguish. Integers become classes without a conversion to floats.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def encode_targets(
         column: The name of the target, for messages.
         parts: The targets of the training part [N] and, where the source has one, those of the test part [M], as text
             or numbers.
-        classes: The names of the classes where the source has them; then the targets are their labels.
+        classes: The names of the classes, if the source has them; then the targets must be their labels.
         kind: "classes", "numbers" or None, as for `tables.read_table`.
 
     Returns:
-        The parts as labels 0, 1, ... or as numbers, and the names of the classes, of which numbers have none.
+        The parts as labels 0, 1, ... and the names of the classes, or the parts as numbers and no names.
 
     Raises:
         ValueError: If a target does not fit the others, or if the training part has fewer than 2 classes or no example
@@ -56,7 +56,7 @@ def encode_targets(
 
 
 def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the targets of all parts, text as Python's and without spaces around it, and integers with all digits."""
+    """Returns the targets of all parts: text as stripped Python strings, and integers with all their digits."""
     if any(part.dtype.kind in "OU" for part in parts):
         cells = (cell for part in parts for cell in part.tolist())
         return np.array(["" if cell is None else str(cell).strip() for cell in cells], object)

@@ -1,7 +1,8 @@
 """The standardization of features and targets: x ↦ (x - mean) / sd.
 
-Means and standard deviations are those of numbers multiplied by powers of two, and are then multiplied back. That
-changes no digit of an ordinary result, and the squares of very large or very small numbers neither overflow nor vanish.
+Means and standard deviations are computed from numbers that are divided by a power of two, by which the results are
+then multiplied. No digit of an ordinary result changes, and squares of very large or very small numbers neither
+overflow nor vanish.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from jaxann.nn.text import shorten
 
 BATCH = 8192  # examples to fit the scaling on at a time, because each step copies them in float64
-ORDINARY = 64  # a standard deviation from 2^-64 to 2^64 needs no power of two, not even in float32
+ORDINARY = 64  # standard deviations from 2^-64 to 2^64 need no power of two, not even in float32
 
 
 class Scaling(NamedTuple):
@@ -35,8 +36,8 @@ class Scaling(NamedTuple):
             out: An array [N, n] to write the result to, which may be `x` itself; by default a new one.
 
         Returns:
-            The standardized features [N, n], in the precision of `x` if that is a float, and in float64 otherwise. They
-            are infinite where that precision has no such number.
+            The standardized features [N, n], in the precision of `x` if that is a float, and in float64 otherwise.
+            Numbers that are too large for that precision become infinite.
         """
         if out is None:
             out = np.empty(x.shape, np.result_type(x.dtype, np.float32))
@@ -61,7 +62,7 @@ def fit_scaling(source: str, x: np.ndarray, columns: tuple[str, ...], scaling: s
         scaling: "feature", "all" or "none", as for `load`.
 
     Raises:
-        ValueError: If a feature varies by so little that its standard deviation has no precise float64.
+        ValueError: If a feature varies so little that float64 cannot represent its standard deviation precisely.
     """
     from sklearn.preprocessing import StandardScaler
     from sklearn.utils import gen_batches
@@ -77,7 +78,7 @@ def fit_scaling(source: str, x: np.ndarray, columns: tuple[str, ...], scaling: s
     for rows in gen_batches(len(x), BATCH):
         part = np.ldexp(x[rows], -exponent)
         scaler.partial_fit(part if scaling == "feature" else part.reshape(-1, 1))
-    constant = scaler.scale_ == 1  # no other feature has it, because all numbers lie between -1/2 and 1/2
+    constant = scaler.scale_ == 1  # no other feature has a scale of 1, because all numbers lie between -1/2 and 1/2
     mean = np.where(low == high, low, np.ldexp(scaler.mean_, exponent))
     sd = np.where(constant, 1, np.ldexp(scaler.scale_, np.where(constant, 0, exponent)))
     mean, sd = np.broadcast_to(mean, n).copy(), np.broadcast_to(sd, n).copy()
@@ -90,10 +91,10 @@ def fit_scaling(source: str, x: np.ndarray, columns: tuple[str, ...], scaling: s
 
 
 def mean_and_sd(t: np.ndarray) -> tuple[float, float]:
-    """Returns the mean and the standard deviation of numbers [N], or 1 for that of numbers that are all the same.
+    """Returns the mean and the standard deviation of numbers [N]; the latter is 1 if all numbers are equal.
 
     Raises:
-        ValueError: If the numbers vary by so little that their standard deviation has no precise float64.
+        ValueError: If the numbers vary so little that float64 cannot represent their standard deviation precisely.
     """
     low, high = t.min(), t.max()
     if low == high:  # then the computed standard deviation is only the rounding error of 0

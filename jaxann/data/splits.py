@@ -107,7 +107,7 @@ def load(
 def _split_rows(
     table: Table, rows: np.ndarray, share: float, seed: int, setting: str, examples: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows that are kept and those set apart. Errors call `share` by `setting`, and the rows `examples`."""
+    """Returns the rows that are kept and those set apart. Errors call the share `setting`, and the rows `examples`."""
     from sklearn.model_selection import train_test_split
 
     size, least, t = ceil(share * len(rows)), _min_examples(table), table.t[rows]

@@ -1,7 +1,7 @@
 """Tables of features and targets, from scikit-learn, from OpenML, from a .csv or .npz file, or from IDX files.
 
-A table is checked when it is read. Unexpected content raises a ValueError, whose message is one sentence and names the
-first place of it.
+A table is checked when it is read. Unexpected content raises a ValueError, whose message is one sentence that names the
+first unexpected place.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read_table(
         target: The column of a .csv file that holds the targets, by default the last.
         weights: The column of a .csv file that says how much each example counts; by default all count alike.
         kind: Whether the targets are classes or numbers. By default, text and the labels of images are read as classes,
-            and so are integers with at most 20 distinct values or, in a .csv file, spellings.
+            and so are integers with at most 20 distinct values. In a .csv file, distinct spellings count instead.
 
     Returns:
         The table.
@@ -104,10 +104,10 @@ def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None,
 
     Args:
         path: A .csv file, whose columns may be in any order, or an .npz file, whose array x is read. Its columns may be
-            in any order as well if it has an array `columns` of their names; otherwise they count by position.
+            in any order as well if it has an array `columns` of their names; otherwise they are matched by position.
         columns: The names of the n features that a model was trained on.
-        others: Names of columns that the file may have as well, such as the target, and that are left out. None in
-            place of a name has no meaning.
+        others: Names of columns that the file may also have, such as the target, and that are left out. None in place
+            of a name is ignored.
 
     Returns:
         Features [N, n], in the order of `columns`.
@@ -169,7 +169,7 @@ def _fetch_openml(source: str) -> Table:
         raise ValueError(f"{source} cannot be fetched from OpenML: {files.describe_error(error)}") from None
     if not isinstance(answer.data, np.ndarray) or np.ndim(answer.target) != 1:
         raise ValueError(
-            f"expected a dense table with one target, got {source}, which is sparse or has several or none"
+            f"expected a dense table with one target, got {source}, which is sparse or has several targets or none"
         )
     if answer.categories:
         raise ValueError(

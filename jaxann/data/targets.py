@@ -55,7 +55,7 @@ class Targets:
 
     @classmethod
     def fit(cls, loss: str, classes: int, smoothing: float, t: np.ndarray | Array) -> Targets:
-        """Returns the `Targets` for a training part; mean and standard deviation are those of targets that are numbers.
+        """Returns the `Targets` for a training part, with its mean and standard deviation if the targets are numbers.
 
         Args:
             loss: The name of one of `LOSSES`.
@@ -140,7 +140,7 @@ class Targets:
         _require_finite("outputs", y)
         meaning = {"cross_entropy": lambda y: y, "softmax_cross_entropy": lambda y: softmax(y, axis=1)}
         meaning["sigmoid_cross_entropy"] = expit
-        with np.errstate(over="ignore"):  # of a difference of logits, whose exponential is 0 all the same
+        with np.errstate(over="ignore"):  # a difference of logits may be -inf, and its exponential is 0 all the same
             return meaning[self.loss](y) if self.classes and self.loss in meaning else None
 
 

@@ -94,8 +94,8 @@ def validate_weights(weights: Any, examples: int) -> Float[Array, " N"] | None:
         of weights between 0 and 1 do not overflow.
 
     Raises:
-        ValueError: If the weights have another shape, are not finite numbers above 0, or are too small beside the
-            largest one for the default precision. Examples of weight 0 have to be left out before, because the mean
+        ValueError: If the weights have another shape, are not finite numbers above 0, or are too small compared with
+            the largest one for the default precision. Examples of weight 0 have to be left out before, because the mean
             over a batch of only such examples is not defined.
     """
     if weights is None:
@@ -110,7 +110,7 @@ def validate_weights(weights: Any, examples: int) -> Float[Array, " N"] | None:
         weights = np.asarray(weights).astype(float)
     _raise_if_invalid(weights, np.isfinite(weights) & (weights > 0), "finite numbers above 0 in weights")
     shares, precision = weights / weights.max(), jnp.finfo(jnp.result_type(float))
-    # XLA takes numbers below the smallest normal one for 0.
+    # XLA treats numbers below the smallest normal one as 0.
     expected = f"weights of at least {precision.tiny:.1e} times the largest, {weights.max():g}, in {precision.dtype}"
     _raise_if_invalid(weights, shares >= precision.tiny, expected)
     return jnp.asarray(shares, float)

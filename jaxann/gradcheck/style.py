@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from jaxann.data.extras import require_packages
-from jaxann.nn.text import printable
+from jaxann.nn.text import make_printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,8 +36,8 @@ def make_figure(width: float | int, height: float | int) -> Figure:
         height: The height in inches.
 
     Returns:
-        A figure that lays out its axes so that nothing is cut off; `savefig` stores it. Dollars in its text are shown
-        as they are: a class called "$x" is no formula.
+        A figure that lays out its axes so that nothing is cut off; `savefig` stores it. Its text may contain dollar
+        signs, as in a class called "$x", which do not begin a formula.
 
     Raises:
         ImportError: If matplotlib is missing; the message says how to install it.
@@ -54,7 +54,7 @@ def _figure_class() -> type[Figure]:
 
     class PlainFigure(Figure):
         def draw(self, renderer: Any) -> None:
-            for text in self.findobj(Text):  # here, because matplotlib makes some of them as late as this
+            for text in self.findobj(Text):  # here, because matplotlib creates some texts only when it draws
                 text.set_parse_math(False)
             super().draw(renderer)
 
@@ -76,7 +76,7 @@ def style_axes(axes: Axes, title: str, x: str = "", y: str = "", *, note: str = 
     assert figure is not None
     assert place is not None
     width = place.get_position(figure).width * figure.get_figwidth()
-    title, note, x, y = (printable(text, keep="\n") for text in (title, note, x, y))
+    title, note, x, y = (make_printable(text, keep="\n") for text in (title, note, x, y))
     title, note = _wrap(title, width * _TITLE_CHARACTERS), _wrap(note, width * _NOTE_CHARACTERS)
     lines = note.count("\n") + 1 if note else 0
     pad = 8 + 1.2 * NOTE_SIZE * lines + (3 if note else 0)
@@ -165,7 +165,7 @@ def label_lines(axes: Axes, names: Mapping[Line2D, str]) -> None:
         x, y = np.asarray(line.get_xdata())[-1], np.asarray(line.get_ydata())[-1]
         leader = {"arrowstyle": "-", "color": line.get_color(), "linestyle": ":", "shrinkA": 2, "shrinkB": 0}
         leader["relpos"] = (0, 0.5)
-        text = axes.annotate(printable(name), (x, y), (1.04, 0.5), textcoords="axes fraction", arrowprops=leader)
+        text = axes.annotate(make_printable(name), (x, y), (1.04, 0.5), textcoords="axes fraction", arrowprops=leader)
         text.set(size=NOTE_SIZE, color=INK, va="center", annotation_clip=False)
         assert text.arrow_patch is not None
         text.arrow_patch.set_zorder(0)
@@ -187,4 +187,4 @@ def spell(name: str, limit: int | None = None) -> str:
         name: The name, such as "learning_rate".
         limit: How many characters to show at most; all by default.
     """
-    return printable(name.replace("_", " "))[:limit]
+    return make_printable(name.replace("_", " "))[:limit]

@@ -15,7 +15,7 @@ A layer is three pure functions on one example, and a network is a layer too:
 - A loss has a `value(y, t)` and a `gradient(y, t)`, again for one example. `jax.vmap` applies them to a batch.
 - At a kink, the slope is the one that `jax.nn` takes: relu'(0) = 0, leaky_relu'(0) = 1, elu'(0) = 1 and
   hard_tanh'(±1) = 1. The slope of |x| at 0 is 1.
-- The derivative at a NaN is a NaN, also for an `Elementwise` of your own whose function keeps a NaN.
+- The derivative at a NaN is a NaN, also for an `Elementwise` of your own if its function returns NaN there.
 
 One example, forward and backward:
 

@@ -15,7 +15,7 @@ from jaxann.nn.text import describe_value
 Number = float | int | Float[Array, ""]
 """A hyperparameter: a plain number, or a scalar array where a sweep traces it."""
 
-LARGEST = 2**63 - 1  # of the whole numbers that NumPy and JAX can count to
+LARGEST = 2**63 - 1  # the largest whole number of NumPy and JAX, an int64
 
 
 class SettingError(ValueError):
@@ -73,7 +73,7 @@ def validate_number(
 
     Raises:
         SettingError: If the value is not a finite number, is not a whole number although `integer` is set, or is out
-            of range; a whole number without an upper bound is at most 2⁶³ - 1.
+            of range. If `integer` is set and `most` is None, the largest value allowed is 2⁶³ - 1.
     """
     if is_traced(value):
         return

@@ -137,8 +137,8 @@ def mean_weights(weights: Float[Array, " B"] | None, examples: int) -> Float[Arr
         raise ValueError(f"expected weights of shape ({examples},), one for each example, got {weights.shape}")
     if weights is None:
         return jnp.full(examples, 1 / examples)
-    # The sum of very large weights overflows, and XLA takes very small sums, or their reciprocals, for 0. A power of
-    # two prevents both and changes no digit of the shares.
+    # The sum of very large weights overflows, and XLA treats very small sums, or their reciprocals, as 0. A factor that
+    # is a power of two prevents both and changes no digit of the shares.
     largest = jnp.abs(weights).max()
     scaled = weights * jnp.where(largest > 2.0**64, 2.0**-64, jnp.where(largest < 2.0**-64, 2.0**64, 1.0))
     return scaled / scaled.sum()

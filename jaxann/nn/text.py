@@ -1,4 +1,4 @@
-"""Text that people read: values of a bounded length in messages, and characters that neither steer nor disguise."""
+"""Text that people read: values of bounded length in messages, and names that cannot steer a terminal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from unicodedata import category
 _JOINERS = "\u200c\u200d"  # the spelling of several scripts needs them, and they do not move any text
 
 
-def printable(text: str, keep: str = "") -> str:
-    r"""Returns text with control and formatting characters as escapes, such as \x1b or \u202e.
+def make_printable(text: str, keep: str = "") -> str:
+    r"""Replaces control and formatting characters by escapes, such as \x1b or \u202e.
 
     Names from data then cannot steer a terminal, as escape sequences do, or disguise the text around them, as
     characters that reverse the direction of text do.
@@ -24,22 +24,22 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def shorten(text: str, most: int = 60) -> str:
-    """Returns `printable` text of at most `most` characters, with the middle of a longer one replaced by "..."."""
-    shown, end = printable(text), (most - 3) // 2
+    """Returns printable text of at most `most` characters, with "..." in place of the middle of a longer text."""
+    shown, end = make_printable(text), (most - 3) // 2
     return shown if len(shown) <= most else f"{shown[: most - 3 - end]}...{shown[len(shown) - end :]}"
 
 
 def describe_value(value: Any, most: int = 120) -> str:
-    """Returns how a message shows a value that it refuses: a text in quotes, anything else as `str` shows it.
+    """Returns a refused value as a message shows it: text in quotes, and anything else as `str` converts it.
 
     Args:
         value: The value.
-        most: The most characters; the middle of a longer value is left out.
+        most: The largest number of characters; the middle of a longer value is left out.
     """
     try:
         return shorten(repr(value) if isinstance(value, str) else str(value), most)
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        return "a number of too many digits"
+    except ValueError:  # Python converts no integer of more than 4300 digits to text
+        return "a number with too many digits"
 
 
 def _is_harmless(character: str, keep: str) -> bool:

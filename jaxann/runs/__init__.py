@@ -76,22 +76,23 @@ finite is `null` in the metrics, because JSON has no such numbers.
 
 **Checkpoints.** A checkpoint holds all that the rest of the run depends on: the parameters, the optimizer's state, the
 random key, the epoch, and the best parameters so far with their score. Whenever the process is killed, a checkpoint is
-complete or does not count. When it is read, its digest is compared. A damaged checkpoint raises an error of one
-sentence that names the one before it, and so does a checkpoint of another model, with the first leaf that differs.
-With `origin`, a checkpoint also stores what the run is a run of, such as its settings and a digest of `data.json`, and
-is refused beside other files; the command line gives it. `Checkpoints.restore(like, epoch)` takes an earlier one. It
-refuses to go on where JAX would draw other random numbers. The command line writes a checkpoint every 10 s.
+complete or does not count. When it is read, its digest is checked. A damaged checkpoint raises an error of one sentence
+that names the checkpoint before it. A checkpoint of another model raises an error that names the first leaf that
+differs. With `origin`, a checkpoint also stores what identifies the run, and a checkpoint of another run is refused;
+the command line stores the settings and a digest of `data.json`. `Checkpoints.restore(like, epoch)` reads an earlier
+checkpoint. `restore` also refuses to continue a run for which JAX would now draw different random numbers. The command
+line writes a checkpoint every 10 s.
 
 **Resuming.** A resumed run takes the same steps as an uninterrupted one, bit for bit, wherever Ctrl-C, SIGTERM or
 SIGKILL ended it. It continues at its last checkpoint, and computes the metrics of later epochs again. If it is asked
 for more epochs than before, it ends as if so many had been asked for from the start, unless the learning rate follows a
-schedule over them; the metrics keep the evaluation after the epoch that was to be the last. In a run of several
+schedule over them; the metrics keep the evaluation after the epoch that was the last one before. In a run of several
 processes, each process writes its part of the checkpoints, and the first one writes everything else.
 
 - `Folder` creates, opens and locks the folder, and reads and writes its JSON files and metrics.
 - `Checkpoints` saves and restores a run's `Progress`, and reads the best parameters to predict from.
 - `Record` uses both for a run, and at its end writes the result and the pictures.
-- The modules: `files` writes files that appear whole and reads JSON; `scalars` writes for TensorBoard; `plots` draws
+- The modules: `files` writes files atomically and reads JSON; `scalars` writes scalars for TensorBoard; `plots` draws
   metrics, confusion matrices and sweeps; `folder` also has `require_readable_version`, which refuses runs of newer
   versions of jaxann; `late_errors` silences what orbax reports after it has failed.
 """

@@ -35,10 +35,10 @@ class Checkpoints:
 
     Args:
         folder: The folder, which is made if it does not exist.
-        origin: What the run is a run of, by the name of the file that says it: an object of JSON, such as the settings
-            for "config.json". It is stored in each checkpoint. A checkpoint in which an entry of such an object differs
-            is of another run and is refused; entries that one of both lacks are not compared.
-        reader: Whether to only read, so that the folder, which may be that of a run in progress, is left as it is.
+        origin: What identifies the run: JSON objects by the names of the files that store them, such as the settings
+            for "config.json". Each checkpoint stores them. A checkpoint is refused, as one of another run, if it
+            stores another value for an entry. An entry that only one of the two has is not compared.
+        reader: Whether to only read and to leave the folder, perhaps that of a run in progress, as it is.
 
     Raises:
         ImportError: If orbax is not installed; the message says how to install it.
@@ -112,8 +112,8 @@ class Checkpoints:
 
         Raises:
             ValueError: If the checkpoint does not exist, is damaged, or is of another model or another run, or if JAX
-                would draw other random numbers than before. The message names checkpoints that can be used instead, or
-                what differs.
+                would draw other random numbers than before. The message names what differs, or the checkpoints that
+                can be used instead.
             Exception: Whatever JAX raises if another process of the run is lost.
         """
         epoch = self._find_epoch(epoch)
@@ -134,8 +134,8 @@ class Checkpoints:
     def best(self, like: PyTree, epoch: int | None = None) -> PyTree:
         """Reads the best parameters that were known after an epoch.
 
-        A run in progress may delete its last checkpoint while it is being read, for a later one has taken its place.
-        Then that one is read.
+        A run in progress may write later checkpoints and delete the last one while that is being read. In that case
+        the new last checkpoint is read.
 
         Args:
             like: Parameters of the same model.
@@ -261,7 +261,7 @@ def _digest_of(about: dict[str, Any]) -> str:
 
 
 def _describe_generator() -> dict[str, Any]:
-    """Returns the settings of JAX on which it depends which random numbers a key stands for."""
+    """Returns the settings of JAX that determine the random numbers drawn from a key."""
     names = ("jax_default_prng_impl", "jax_threefry_partitionable")
     return {name: getattr(jax.config, name) for name in names}
 
@@ -277,6 +277,6 @@ def _sync_tree(path: Path) -> None:
 
 
 def _summarize(error: Exception) -> str:
-    """Returns the kind and the beginning of the message of an error, in one line."""
+    """Returns the type of an error and the beginning of its message, in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text if len(text) < 100 else text[:100] + ' ...'}"

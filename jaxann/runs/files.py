@@ -1,6 +1,6 @@
 """Files of runs and programs: files that appear with all their content or not at all, and JSON that is checked.
 
-A written file survives a power cut. Its temporary name cannot be guessed, and no link in its place is followed.
+A written file survives a power cut. Its temporary name cannot be guessed, and a link at its path is not followed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def write_file(path: Path | str, content: str | bytes, *, new: bool = False) -> 
 
 
 def require_new_file(path: Path | str) -> None:
-    """Checks that a file can be made.
+    """Checks that nothing exists at a path and that its folder exists.
 
     Raises:
         FileExistsError: If something exists at the path.
@@ -59,7 +59,7 @@ def require_new_file(path: Path | str) -> None:
 
 
 def write_picture(path: Path | str, figure: Figure) -> None:
-    """Writes a figure as `write_file` does, in the format that the ending of the path names, such as .png.
+    """Writes a figure as `write_file` does, in the format that the extension of the path names, such as .png.
 
     Raises:
         ValueError: If matplotlib does not know the format.
@@ -71,12 +71,12 @@ def write_picture(path: Path | str, figure: Figure) -> None:
 
 
 def temporary_name() -> str:
-    """Returns a name for a temporary file or folder, which nobody can guess."""
+    """Returns a name for a temporary file or folder that nobody can guess."""
     return f".jaxann-{secrets.token_hex(8)}"
 
 
 def sync_folder(path: Path | str) -> None:
-    """Waits until the names in a folder are on the disk, where the system can say so."""
+    """Waits until the names in a folder are on the disk, if the system is POSIX; others cannot do so."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)

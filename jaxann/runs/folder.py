@@ -88,7 +88,7 @@ class Folder:
         return cls(path)
 
     def close(self) -> None:
-        """Releases the lock, so that another process can write. This object must not write any more after that."""
+        """Releases the lock, so that another process can write. This object must not write after that."""
         if self._unlock is not None:
             self._unlock()
 
@@ -104,7 +104,7 @@ class Folder:
         """Replaces the file `name`.json atomically.
 
         Args:
-            name: The name of the file, without its ending.
+            name: The name of the file, without its extension.
             content: What to store, as JSON.
 
         Raises:

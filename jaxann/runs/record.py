@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: metrics, scalars for TensorBoard and checkpoints on the way, pictures at its end."""
+"""Records of runs: metrics, TensorBoard scalars and checkpoints during a run, and a result and pictures at its end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Record:
     """The record of a run in its folder; `Record.open` opens one, for a new run or for one to resume.
 
     Metrics of epochs after `progress` are removed from the folder, because the run will log these epochs again. In a
-    run of several processes each writes its part of the checkpoints, and the first process writes everything else.
+    run of several processes, each writes its part of the checkpoints, and the first one writes everything else.
 
     Args:
         folder: The folder of the run, open for writing in the first process.
@@ -61,7 +61,7 @@ class Record:
             epoch: The epoch of the checkpoint to resume from, by default the last.
             tensorboard: Whether to write the metrics as scalars for TensorBoard as well.
             seconds: The least time between two checkpoints, in seconds.
-            origin: What the run is a run of, as `Checkpoints` takes it.
+            origin: What identifies the run, as `Checkpoints` takes it.
 
         Returns:
             The record, and where the run stands: at the checkpoint, or at `begun` where the folder holds none.
@@ -124,7 +124,11 @@ class Record:
             self._save(progress)
 
     def close(self) -> None:
-        """Writes out what is still in memory."""
+        """Writes what is still in memory.
+
+        Raises:
+            OSError: If a file cannot be written, as on a full disk.
+        """
         if self._log is not None:
             self._log.close()
 
@@ -142,6 +146,11 @@ class Log:
         folder: The folder of the run.
         epoch: The number of epochs that the run has done.
         tensorboard: Whether to write the metrics as scalars for TensorBoard as well.
+
+    Raises:
+        ImportError: If `tensorboard` is set and tensorboardX is not installed.
+        ValueError: If the metrics in the folder are damaged.
+        OSError: If a file cannot be written. The methods raise it, too.
     """
 
     def __init__(self, folder: Folder, epoch: int, *, tensorboard: bool) -> None:
@@ -177,6 +186,6 @@ class Log:
                     write_picture(self._folder.path / f"{name}.png", figure)
 
     def close(self) -> None:
-        """Writes out the scalars that are still in memory."""
+        """Writes the scalars that are still in memory."""
         if self._scalars is not None:
             self._scalars.close()

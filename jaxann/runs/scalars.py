@@ -14,10 +14,10 @@ from jaxann.runs.folder import Row
 
 
 class Scalars:
-    """A new file of events in a folder; TensorBoard shows it instead of what older files say of later epochs.
+    """A new file of events in a folder. TensorBoard shows it in place of the later epochs in older files.
 
-    The events are written by the calling thread, so that a full disk is an error of the call that meets it, which
-    tensorboardX's own `SummaryWriter` would report from another thread.
+    The calling thread writes the events, so that a full disk raises an error in the call that writes. The
+    `SummaryWriter` of tensorboardX would raise it in another thread.
 
     Args:
         folder: The folder, which is made if it does not exist.
@@ -41,7 +41,7 @@ class Scalars:
         self._write(epoch + 1, session_log=protocol.SessionLog(status=protocol.SessionLog.START))
 
     def add(self, rows: list[Row]) -> None:
-        """Writes the metrics of some epochs, but for those that are not finite.
+        """Writes the metrics of some epochs, except those that are not finite.
 
         Args:
             rows: A row for each epoch: its number as "epoch", and its metrics by name.
@@ -63,7 +63,7 @@ class Scalars:
             self._writer.flush()
 
     def close(self) -> None:
-        """Writes out what is still in memory.
+        """Writes what is still in memory.
 
         Raises:
             OSError: If the file cannot be written.

@@ -29,7 +29,7 @@ print(f"accuracy {jnp.mean(predict(model, params, x).argmax(axis=1) == labels):.
 | `divergence` | the epoch, step and layer where a run left the finite numbers |
 | `loop` | a run in pieces, between which a program can evaluate, store and stop |
 | `sweep` | `sweep` and `combinations`: many networks in one program |
-| `memory` | whether the free memory is enough for a network, asked before anything is computed |
+| `memory` | the check that the free memory is enough for a network, before anything is computed |
 | `optimizers` | `optimizer` and `schedule`: those of optax by name, with clipping and decoupled weight decay |
 | `second_order` | `kfac`, to be chained before an optimizer: `optax.chain(kfac(model, loss), optax.sgd(0.1))` |
 | `devices`, `processes` | a run on several devices, and in several processes |

@@ -45,9 +45,9 @@ class Progress(NamedTuple):
     Attributes:
         state: The state after the last epoch.
         best: The parameters with the highest score so far. As long as no score was finite, they are the last ones.
-        best_score: The score of `best`, or -inf where no score was finite. Without evaluations it is the negative
+        best_score: The score of `best`, or -inf as long as no score was finite. Without evaluations it is the negative
             training loss of the last epoch.
-        best_epoch: The number of epochs after which a run had the parameters `best`.
+        best_epoch: The number of epochs after which the run had the parameters `best`.
     """
 
     state: TrainState

@@ -1,4 +1,4 @@
-"""Whether the memory that is free is enough to train a network, asked before anything of the network is computed."""
+"""The check that the free memory is enough to train a network, before any of the network is computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import is_traced
 from jaxann.training.recipe import Recipe, start
 
-# A run that needs fewer bytes than this is not refused: asking how many are free takes as long as 50 short steps.
+# Runs that need fewer bytes are never refused: reading the free memory takes as long as 50 short steps.
 _ALWAYS_ALLOWED = 2**26
 
 
@@ -34,11 +34,11 @@ def validate_memory(
         recipe: What is trained and how.
         key: The key of the run, which lies on the device.
         shape: The shape of the features of one example. If it is None, what the forward pass saves is not counted.
-        mesh: The devices of the run, or None for a single one. A mesh shares the work out, so that only the state
-            before the first update is counted, which one device draws for all.
+        mesh: The devices of the run, or None for a single one. With a mesh only the state before the first
+            update is counted, because one device initializes it for all, and then they share the work.
 
     Raises:
-        ValueError: If more memory is needed than is free.
+        ValueError: If the run needs more memory than is free.
     """
     if is_traced(key):
         return
@@ -54,7 +54,7 @@ def validate_memory(
     if needed > free:
         listed = ", ".join(f"{name} {_format_size(size)}" for name, size in sizes.items() if size)
         raise ValueError(
-            f"expected a network that trains in the {_format_size(free)} of memory that are free, "
+            f"expected a network that trains in the {_format_size(free)} of free memory, "
             f"got one that needs at least {_format_size(needed)} ({listed})"
         )
 
@@ -67,7 +67,7 @@ def free_memory(device: Any) -> int | None:
             that is smaller, as it is in a container with a limit.
 
     Returns:
-        The free memory in bytes, or None if the device does not tell.
+        The free memory in bytes, or None if the device does not report it.
     """
     if device.platform == "cpu":
         return min([psutil.virtual_memory().available, *_read_control_groups()])
@@ -92,8 +92,8 @@ def _read_control_groups(
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")  # version 1
         else:
             continue
-        # A limit holds for all groups below. Inside a container the path may be that on the host, which does not exist
-        # there, and the container's own group is then the root.
+        # A limit holds for all groups below. Inside a container, the path may be the one on the host, which the
+        # container does not see; then its own group is the root.
         group = PurePosixPath(path.lstrip("/"))
         for folder in (group, *group.parents):
             free += _read_control_group(root / controllers / folder, *names)
@@ -121,8 +121,8 @@ def _count_needed(
 ) -> dict[str, int]:
     """Returns the bytes that a run in the default precision `dtype` needs, by what they hold.
 
-    What the forward pass saves is counted exactly only on request, because that traces the backward pass, too.
-    Otherwise it includes arrays that the backward pass does not use.
+    What the forward pass saves is counted exactly only if `exactly` is set, because that also traces the backward pass.
+    Otherwise arrays that the backward pass does not use are counted as well.
     """
     state = start.eval_shape(recipe, key)
     parameters, others = _count_bytes(state.params), _count_bytes((state.opt_state, state.gradient_state))
@@ -146,7 +146,7 @@ def _forward(model: Layer, params: PyTree, x: Array) -> tuple[Array, Any]:
 
 
 def _find_used(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> list[Any]:
-    """Returns what `forward` saves of an example and `backward` uses, each array once."""
+    """Returns the arrays that `forward` saves of an example and `backward` uses, each of them once."""
     y, saved = _forward.eval_shape(model, params, x)
     forward = jax.make_jaxpr(model.forward)(params, x).jaxpr
     backward = jax.make_jaxpr(model.backward)(params, saved, y).jaxpr

@@ -1,4 +1,4 @@
-"""Malformed inputs, drawn by seed: each ends well or with one sentence, and never with a traceback or in a hang."""
+"""Malformed inputs, drawn by seed: a program succeeds or ends with one sentence, and never raises or hangs."""
 
 import random
 import re
@@ -35,7 +35,7 @@ LONGEST = 600  # characters of a sentence
 
 
 class Hang(BaseException):
-    """Raised in a program that takes too long."""
+    """The exception that ends a program that takes too long."""
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def limit_time() -> Iterator[None]:
 
 
 def find_fault(folder, program, *arguments):
-    """Calls a program, and returns what is wrong about how it ended, or None."""
+    """Calls a program and returns what was wrong with the way in which it ended, or None."""
     try:
         with limit_time(), warnings.catch_warnings():
             warnings.resetwarnings()  # as in a process of its own
@@ -65,7 +65,7 @@ def find_fault(folder, program, *arguments):
         return f"exit code {code}, and stderr has {lines}" if lines else None
     if code != 2:
         return f"exit code {code}"
-    if "For full helptext, " in err:  # the box of a usage error
+    if "For full helptext, " in err:  # this is the box of a usage error
         return None if len(err) < 4000 else f"a box of {len(err)} characters"
     is_sentence = len(lines) == 1 and lines[0].startswith("program.py: ") and len(lines[0]) <= LONGEST
     return None if is_sentence else f"stderr has {[line[:300] for line in lines]}"
@@ -73,7 +73,7 @@ def find_fault(folder, program, *arguments):
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory):
-    """A folder with a valid input of every kind; every program ends well with it."""
+    """A folder with a valid input of every kind, with which every program succeeds."""
     folder = tmp_path_factory.mktemp("fuzz")
     write_table(folder / "table.csv")
     write_images(folder / "images")
@@ -93,10 +93,10 @@ def valid(tmp_path_factory):
 
 @pytest.fixture
 def fuzz(valid, tmp_path):
-    """A function that calls a program on changed copies of the valid inputs, and asserts that all end as they should.
+    """A function that calls programs on changed copies of the valid inputs, and asserts that they have no fault.
 
-    It is called with a number of inputs, a function of a random generator and a folder that makes the arguments of the
-    program after it has changed files, and a number from which the seeds are counted.
+    Its arguments are the number of inputs, the function `make` and the first seed. For each seed, `make` gets a random
+    generator and a copy of the valid folder. It changes files there and returns a program's name and arguments.
     """
 
     def run(count, make, first=0):
@@ -118,7 +118,7 @@ def change(draw, path, mutate):
     path.write_bytes(mutate(draw, path.read_bytes()))
 
 
-def test_tables(fuzz):
+def test_a_malformed_table_raises_no_traceback(fuzz):
     def make(draw, folder):
         change(draw, folder / "table.csv", mutate_table)
         if draw.random() < 0.6:
@@ -128,7 +128,7 @@ def test_tables(fuzz):
     fuzz(90, make)
 
 
-def test_archives(fuzz):
+def test_a_malformed_archive_raises_no_traceback(fuzz):
     def make(draw, folder):
         mutate_arrays(draw, folder / "table.npz")
         if draw.random() < 0.4:
@@ -138,7 +138,7 @@ def test_archives(fuzz):
     fuzz(60, make)
 
 
-def test_images(fuzz):
+def test_malformed_images_raise_no_traceback(fuzz):
     def make(draw, folder):
         change(draw, draw.choice(sorted((folder / "images").iterdir())), mutate_bytes)
         return "train", *QUICK, "--dataset", "images"
@@ -146,7 +146,7 @@ def test_images(fuzz):
     fuzz(40, make)
 
 
-def test_files_of_settings_and_runs(fuzz):
+def test_malformed_files_of_settings_and_runs_raise_no_traceback(fuzz):
     def make(draw, folder):
         name = draw.choice(["config", "config", "run/config", "run/data", "run/metrics", "sweep"])
         if name == "config":
@@ -186,7 +186,7 @@ VALUES = (
 )
 
 
-def test_command_lines(fuzz):
+def test_a_random_command_line_raises_no_traceback(fuzz):
     def make(draw, folder):
         program = draw.choice(list(FLAGS))
         arguments = {
@@ -214,7 +214,7 @@ NUMERIC = {
 }
 
 
-def test_numbers_out_of_range(fuzz):
+def test_numbers_out_of_range_raise_no_traceback(fuzz):
     def make(draw, folder):
         flags = draw.sample(list(NUMERIC), draw.choice([1, 2]))
         settings = {f"--{flag}": draw.choice(NUMERIC[flag]) for flag in flags}
@@ -233,7 +233,7 @@ def test_numbers_out_of_range(fuzz):
 
 
 @pytest.mark.parametrize("name", NASTY_TABLES)
-def test_nasty_tables(valid, tmp_path, name):
+def test_a_nasty_table_raises_no_traceback(valid, tmp_path, name):
     path = tmp_path / "nasty.csv"
     path.mkdir() if NASTY_TABLES[name] is None else path.write_bytes(NASTY_TABLES[name])
     assert find_fault(tmp_path, "train", *QUICK, "--dataset", "nasty.csv") is None

@@ -1,4 +1,4 @@
-"""What lies beside a checkpoint: other data, settings or checkpoints are noticed before they are used."""
+"""Files of different runs in one folder: data, settings and checkpoints that do not belong together are refused."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def write_table(path, *, names=NAMES, factor=1.0, kinds=("u", "v", "w")):
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
-    """A folder with a table, a run "a" on it and a run "b" with another seed; only to be read."""
+    """A folder with a table, a run "a" on it and a run "b" with another seed; tests may only read it."""
     folder = tmp_path_factory.mktemp("origins")
     write_table(folder / "mine.csv")
     for name, seed in (("a", 0), ("b", 1)):
@@ -40,16 +40,16 @@ def copy(finished_run, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "difference"),
     [
-        ({"names": ["b", "a", "c", "d"]}, "names of columns"),
-        ({"factor": 2.0}, "means of the features"),
-        ({"kinds": ("v", "u", "w")}, "means of the features"),
-        ({"kinds": ("x", "y", "z")}, "names of classes"),
+        ({"names": ["b", "a", "c", "d"]}, "different names of columns"),
+        ({"factor": 2.0}, "different means of the features"),
+        ({"kinds": ("v", "u", "w")}, "different means of the features"),
+        ({"kinds": ("x", "y", "z")}, "different names of classes"),
     ],
 )
 def test_a_run_is_not_resumed_with_data_that_only_look_alike(copy, changed, difference):
     write_table(copy / "mine.csv", **changed)
     ended = call_train(copy, "--resume", "a", "--epochs", 4)
-    sentence = f"train.py: expected the data with which a was started, got other {difference}"
+    sentence = f"train.py: expected the data with which a was started, got data with {difference}"
     assert (ended.code, ended.sentence) == (2, sentence)
 
 
@@ -120,7 +120,7 @@ def test_other_random_bits_are_noticed_when_a_run_is_resumed(copy):
 
 
 def test_a_run_without_origins_in_its_checkpoints_still_predicts(copy, monkeypatch):
-    """Checkpoints of older versions have none."""
+    """Checkpoints of older versions store no origin."""
     monkeypatch.setattr("jaxann.cli.train.describe_origin", lambda *_: {})
     assert call_train(copy, *QUICK, *BARE, "--dataset", "mine.csv", "--epochs", 2, "--run", "old").code == 0
     new, old = (call_predict(copy, name, "--input", "mine.csv") for name in ("a", "old"))

@@ -145,7 +145,7 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path):
             csv.writer(file).writerows([["a", "b", "c", "d", "kind"], *rows])
         ended = call_train(tmp_path, *arguments)
         assert ended.code == (0 if arguments == begin else 2), ended.err
-    assert ended.sentence == "train.py: expected the data with which a was started, got other examples"
+    assert ended.sentence == "train.py: expected the data with which a was started, got data with different examples"
 
 
 def test_the_interval_of_evaluations_stays_that_of_the_beginning(tmp_path):

@@ -1,4 +1,4 @@
-"""Scores that are not finite: they are said, they are never the best, and they cost a run nothing that it has done."""
+"""Scores that are not finite: a message explains them, they are never the best, and the record is still complete."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SETTINGS = ("--hidden", 5, "--batch-size", 16, "--activation", "relu", "--learni
 
 
 def write_table(path, outliers, value="1e30"):
-    """Writes 100 examples of two classes, with a huge feature in the rows that are named."""
+    """Writes 100 examples of two classes, with a huge feature in the rows `outliers`."""
     random = np.random.default_rng(0)
     rows = [[*map(str, random.normal(size=3)), "uv"[i % 2]] for i in range(100)]
     for row in outliers:
@@ -26,7 +26,7 @@ def write_table(path, outliers, value="1e30"):
 
 
 def find_part(folder, name):
-    """Returns the rows of the table that are in a part, found by a feature that numbers them."""
+    """Returns the numbers of the rows that are in a part, from a table whose first feature is that number."""
     numbers = [[str(i), "0", "0", "uv"[i % 2]] for i in range(100)]
     (folder / "numbers.csv").write_text("\n".join(["a,b,c,kind", *(",".join(row) for row in numbers)]))
     settings = Settings(dataset=str(folder / "numbers.csv"), validation=0.2, scaling="none", batch_size=16)
@@ -41,10 +41,10 @@ def test_a_validation_loss_that_is_never_finite_leaves_the_last_parameters(tmp_p
     run = ("--dataset", "mine.csv", "--validation", 0.2, "--evaluate-every", 2, "--epochs", 6, "--precision", "float32")
     ended = call_train(tmp_path, *SETTINGS, *run, "--run", "a")
     assert ended.code == 0
-    said = [line for line in ended.err.splitlines() if "does not count as the best" in line]
-    assert len(said) == 1  # although three evaluations were not finite
-    assert re.search(r"on the validation part, expected .* for example 7 of 16; ", said[0])
-    assert "--loss softmax_cross_entropy" in said[0]
+    explanations = [line for line in ended.err.splitlines() if "does not count as the best" in line]
+    assert len(explanations) == 1  # although three evaluations were not finite
+    assert re.search(r"on the validation part, expected .* for example 7 of 16; ", explanations[0])
+    assert "--loss softmax_cross_entropy" in explanations[0]
     text = (tmp_path / "a" / "metrics.jsonl").read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
@@ -53,7 +53,7 @@ def test_a_validation_loss_that_is_never_finite_leaves_the_last_parameters(tmp_p
     assert "the parameters of epoch 6" in ended.out
 
 
-def test_outputs_of_the_test_part_that_are_not_finite_are_no_labels_and_cost_no_record(tmp_path):
+def test_the_record_is_complete_although_outputs_for_the_test_part_are_not_finite(tmp_path):
     rows = find_part(tmp_path, "test")
     write_table(tmp_path / "mine.csv", rows[2:3], "3e38")
     run = ("--dataset", "mine.csv", "--validation", 0.2, "--epochs", 4, "--precision", "float32", "--run", "a")
@@ -70,7 +70,7 @@ def test_outputs_of_the_test_part_that_are_not_finite_are_no_labels_and_cost_no_
     assert (tmp_path / "a" / "curves.png").exists()
 
 
-def test_an_r_squared_that_overflows_is_not_a_score():
+def test_an_r_squared_that_overflows_is_refused_as_a_score():
     scorer = Scorer(task.prepare(Settings(dataset="diabetes", precision="float64")))
     y = np.array([[0.0], [1e200], [0.0]])
     with pytest.raises(FloatingPointError, match=r"^expected a finite R², got -inf$"):

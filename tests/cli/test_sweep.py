@@ -139,7 +139,7 @@ def test_the_top_is_retrained_on_both_parts_and_scored_once(copy, trained):
     assert trained == []
     ended = call_sweep(*GRID, "--out", copy, "--top", 1)
     assert ended.code == 2
-    sentence = f"expected --top as before, since {copy}/top.json has scores of the test part already, got 1"
+    sentence = f"expected --top as before, because {copy}/top.json already holds scores on the test part, got 1"
     assert ended.sentence == f"sweep.py: {sentence}"
 
 

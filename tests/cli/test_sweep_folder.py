@@ -75,14 +75,14 @@ def test_other_data_are_refused(tmp_path):
     assert call_sweep(*arguments).code == 0
     x[3, 2] += 1
     np.savez(tmp_path / "table.npz", x=x, t=t)
-    sentence = f"expected the data with which {tmp_path}/out was started, got other data"
+    sentence = f"expected the data with which {tmp_path}/out was started, got different data"
     assert call_sweep(*arguments) == (2, "", f"sweep.py: {sentence}\n")
 
 
 def test_a_folder_of_something_else_or_in_use_or_of_a_later_version_is_refused(copy, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
-    sentence = f"expected {tmp_path}/full to be a new folder or that of a sweep, got one with other files"
+    sentence = f"expected {tmp_path}/full to be a new folder or that of a sweep, got a folder with other files"
     assert call_sweep(*GRID, "--out", tmp_path / "full") == (2, "", f"sweep.py: {sentence}\n")
     held = Folder(copy)
     ended = call_sweep(*GRID, "--out", copy)

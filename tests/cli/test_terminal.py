@@ -22,7 +22,7 @@ from jaxann.cli.program import run_program
 from jaxann.cli.signals import catch_signals
 from jaxann.cli.terminal import Stream, quote_formula, run_in_terminal
 from jaxann.nn.hyperparameters import LARGEST, SettingError, validate_number
-from jaxann.nn.text import describe_value, printable
+from jaxann.nn.text import describe_value, make_printable
 
 TINY = ("--hidden", 2, "--epochs", 2, "--batch-size", 16)
 SETOSA = "sepal length (cm),sepal width (cm),petal length (cm),petal width (cm)\n5,3,1,0\n"
@@ -105,7 +105,7 @@ def test_output_that_cannot_be_written_is_one_sentence(shell, folder, line, sent
         ),
     ],
 )
-def test_a_program_works_where_nothing_depends_on_what_is_closed_full_or_in_ascii(shell, folder, line):
+def test_a_program_succeeds_if_its_result_does_not_need_the_stream_that_is_closed_full_or_in_ascii(shell, folder, line):
     code, out, err = shell(line)
     assert code == 0, err
     assert not re.search("Traceback|Exception ignored|codec", err)
@@ -134,8 +134,8 @@ def test_text_that_could_steer_a_terminal_is_printed_as_escapes():
     out = StringIO()
     Stream(out, "\n\t").write(f"a\tb\n{HOSTILE}")
     assert out.getvalue() == f"a\tb\n{HARMLESS}"
-    assert printable("Ünïcode\u00a0日本語 \u200d\u200c \\ 'x'") == "Ünïcode\u00a0日本語 \u200d\u200c \\ 'x'"
-    assert printable("\u2066\u200e\xad\ufeff\U000e0041\0\n") == r"\u2066\u200e\xad\ufeff\U000e0041\x00\n"
+    assert make_printable("Ünïcode\u00a0日本語 \u200d\u200c \\ 'x'") == "Ünïcode\u00a0日本語 \u200d\u200c \\ 'x'"
+    assert make_printable("\u2066\u200e\xad\ufeff\U000e0041\0\n") == r"\u2066\u200e\xad\ufeff\U000e0041\x00\n"
 
 
 def test_characters_that_the_encoding_lacks_are_printed_as_escapes_and_data_is_refused():
@@ -256,7 +256,7 @@ def test_an_error_that_no_sentence_explains_keeps_its_traceback():
 
 
 @pytest.mark.filterwarnings("default")
-def test_warnings_are_plain_lines_after_a_success_and_silent_before_a_sentence():
+def test_warnings_are_plain_lines_after_a_success_and_are_left_out_after_an_error():
     def work(settings, spelling):
         for _ in range(2):
             warnings.warn("a warning\nof two lines", UserWarning, stacklevel=1)
@@ -281,7 +281,7 @@ def test_warnings_for_programmers_are_not_shown():
     assert shown == ["UserWarning"]
 
 
-def test_a_closed_terminal_ends_a_run_in_an_orderly_way_unless_nohup_keeps_it():
+def test_the_signal_of_a_closed_terminal_is_caught_unless_nohup_has_it_ignored():
     before = signal.getsignal(signal.SIGHUP)
     try:
         with catch_signals() as signals:

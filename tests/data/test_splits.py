@@ -231,7 +231,7 @@ def test_parts_of_too_few_get_a_sentence(npz):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scaling", ["feature", "all"])
 def test_features_of_any_size_are_standardized_alike(npz, dtype, scaling):
-    """Powers of two change no digit, whether squares overflow, vanish or stay ordinary; 0.1 and 1e300 do not vary."""
+    """Powers of two change no digit, even if squares overflow or vanish. A constant 0.1 or 1e300 becomes 0."""
     x, t = classes()
     x = x.astype(dtype)
     ordinary = load(npz(x=x, t=t), validation=0.25, scaling=scaling)

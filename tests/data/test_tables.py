@@ -415,12 +415,12 @@ def test_a_damaged_npz_gets_a_sentence(npz, tmp_path):
 
 
 def header(text, version=(1, 0)):
-    """The beginning of an .npy file with a header of any text."""
+    """Returns the beginning of an .npy file, with any text as its header."""
     return b"\x93NUMPY" + bytes(version) + struct.pack("<H" if version == (1, 0) else "<I", len(text)) + text.encode()
 
 
 def patch(path, offset, value):
-    """Changes two bytes of the description of each file in an archive; `offset` is that before the file's content."""
+    """Overwrites two bytes in both headers of each file in an archive; `offset` is that in the local header."""
     content = bytearray(path.read_bytes())
     for mark, start in ((b"PK\x03\x04", offset), (b"PK\x01\x02", offset + 2)):
         place = content.find(mark)
@@ -430,7 +430,7 @@ def patch(path, offset, value):
     path.write_bytes(content)
 
 
-def test_an_archive_that_zipfile_or_numpy_refuse_gets_a_sentence(npz, tmp_path):
+def test_an_archive_that_zipfile_or_numpy_refuses_gets_a_sentence(npz, tmp_path):
     path = tmp_path / "table.npz"
     for offset, value, sentence in (
         (6, 1, "array x of .*table.npz cannot be read: File 'x.npy' is encrypted, password required for extraction$"),
@@ -464,7 +464,7 @@ def test_an_archive_that_zipfile_or_numpy_refuse_gets_a_sentence(npz, tmp_path):
 
 
 def test_a_class_without_an_example_is_refused_before_its_names_are_read(npz, tmp_path):
-    """Names without characters take no space in a file, so that there may be any number of them."""
+    """Empty names take no space in a file, so that a small file can hold any number of them."""
     npz(x=np.ones((2, 2)), t=[0, 1])
     with zipfile.ZipFile(tmp_path / "table.npz", "a") as file:
         text = "{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000000,), }"
@@ -475,7 +475,7 @@ def test_a_class_without_an_example_is_refused_before_its_names_are_read(npz, tm
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_pipes_and_devices_are_refused_before_they_are_opened(tmp_path, folder):
-    """Opening a pipe would wait for somebody who writes into it."""
+    """Opening a pipe would wait for a writer."""
     sentence = "^expected a regular file, got a pipe, a socket or a device: "
     for name in ("table.csv", "table.npz"):
         os.mkfifo(tmp_path / name)

@@ -42,7 +42,7 @@ def test_classes_are_encoded_as_each_loss_takes_them(loss, plain, smoothed):
 
 @pytest.mark.parametrize("loss", ["squared_error", "softmax_cross_entropy"])
 def test_only_labels_of_a_class_are_encoded(loss):
-    """An index of -1 would be the last class, and booleans would be a mask."""
+    """As an index, -1 would select the last class, and booleans would be a mask."""
     for label in (-1, 3, 0.5, np.nan):
         with pytest.raises(ValueError, match=f"^expected labels from 0 to 2, got {label} for example 2 of 2$"):
             Targets(loss, 3).encode(np.array([0, label]))
@@ -120,7 +120,7 @@ def test_numbers_of_any_size_are_standardized_alike(exponent):
     assert (targets.mean, targets.sd) == (np.ldexp(ordinary.mean, exponent), np.ldexp(ordinary.sd, exponent))
     encoded = targets.encode(np.ldexp(NUMBERS, exponent))
     np.testing.assert_array_equal(encoded, ordinary.encode(NUMBERS), strict=True)
-    decoded = targets.decode(encoded.astype(np.float32))  # outputs are float32, but these predictions are not
+    decoded = targets.decode(encoded.astype(np.float32))  # outputs are float32, but predictions are float64
     np.testing.assert_allclose(np.ldexp(decoded, -exponent), NUMBERS, rtol=1e-6)
 
 

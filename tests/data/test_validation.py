@@ -121,7 +121,7 @@ def test_bad_weights_get_one_sentence(weights, sentence):
 
 
 @pytest.mark.parametrize("size", [3e37, 1e38])
-def test_weights_of_any_size_train_as_ones_do(size):
+def test_equal_weights_of_any_size_train_as_weights_of_1_do(size):
     with jax.enable_x64(False):
         settings = {"key": jax.random.key(0), "epochs": 2, "batch_size": 4}
         (params, history), (expected, ones) = (

@@ -22,7 +22,7 @@ from jaxann.gradcheck.style import (
     spell,
     style_axes,
 )
-from jaxann.nn.text import printable
+from jaxann.nn.text import make_printable
 
 B = np.array([1.0, -2.0, 3.0])
 
@@ -194,7 +194,7 @@ def test_names_from_data_are_shown_as_they_are_in_every_format(hostile, ending):
         warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(content, format=ending)
     shown = [text.get_text() for text in figure.findobj(Text)]
-    assert printable(hostile) in [text.removeprefix("0 ") for text in shown]
+    assert make_printable(hostile) in [text.removeprefix("0 ") for text in shown]
     assert not {"\x1b", "\x07", "\u202e"} & set("".join(shown))
     if ending == "svg":
         ElementTree.fromstring(content.getvalue())

@@ -219,7 +219,7 @@ def test_settings_out_of_range_are_refused(build, sentence):
 
 @pytest.mark.parametrize("x64", [False, True])
 def test_shares_of_weights_of_any_size_sum_to_1(x64):
-    """The shares of ordinary weights are w / Σ w to the bit; the sums of the others overflow, or are 0 for XLA."""
+    """The shares of ordinary weights are w / Σ w to the bit. Other sums overflow, or XLA treats them as 0."""
     with jax.enable_x64(x64):
         shares = jax.jit(lambda w: mean_weights(w, 3))
         for w in ([1, 1, 0], [1, 0, 0], [0.1, 0.7, 3e9]):

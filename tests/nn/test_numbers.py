@@ -73,8 +73,8 @@ SLOPES = {  # formulas that lose no digits to cancellation, for x in [-40, 40]
     "softplus": logistic,
     "silu": lambda x: logistic(x) * (1 + x * logistic(-x)),
     "gelu": lambda x: np.vectorize(erfc)(-x.astype(float) / sqrt(2)) / 2 + x * np.exp(-x * x / 2) / sqrt(2 * pi),
-    # These two are computed from y, and have the absolute error of y near 1, a few roundings. Their exact formulas need
-    # another exponential, which costs 5 % of a training step of a small network.
+    # The derivatives of these two are computed from y. Near |y| = 1 they have the absolute error of y, a few roundings.
+    # Exact formulas need another exponential, which costs 5 % of a training step of a small network.
     "sigmoid": lambda x: logistic(x) * logistic(-x),
     "tanh": lambda x: 1 / np.cosh(x) ** 2,
 }
@@ -124,7 +124,7 @@ def differentiate_sigmoid_cross_entropy(y, t):
     return (1 - t) * logistic(y) - t * logistic(-y)
 
 
-LOGITS = {  # up to a certainty of 1 - e⁻⁴⁰, ties among them
+LOGITS = {  # probabilities up to 1 - e⁻⁴⁰, and ties
     "undecided": [0.3, -0.2, 0.1, 0.4],
     "likely": [1.0, 6.0, -2.0, 0.0],
     "certain in float32": [20.0, 0.0, -3.0, -1.0],

@@ -68,7 +68,7 @@ def test_the_last_two_are_kept_and_any_of_them_restored(tmp_path):
     assert bits(checkpoints.restore(make_progress(0), 4)) == bits(make_progress(4))
 
 
-def test_a_reader_takes_the_next_checkpoint_where_a_run_deletes_the_one_that_it_reads(tmp_path, monkeypatch):
+def test_a_reader_takes_a_later_checkpoint_if_the_run_deletes_the_one_being_read(tmp_path, monkeypatch):
     run, reader = Checkpoints(tmp_path), Checkpoints(tmp_path, reader=True)
     run.save(make_progress(1))
     read = reader._read
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_on_the_disk_before_saving_returns(tmp_path, monkeypatch
     assert not [path for number, path in made.items() if number not in synced]
 
 
-def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path):
+def test_a_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path):
     Checkpoints(tmp_path, origin={"config.json": {"seed": 1, "hidden": (5,)}}).save(make_progress(1))
     for same in (
         None,

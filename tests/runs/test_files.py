@@ -1,4 +1,4 @@
-"""Files of runs: they appear whole, follow no link and survive a power cut, and JSON that is not what it should be."""
+"""Files of runs: they are written atomically, follow no link and survive a power cut, and bad JSON is refused."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from jaxann.runs.files import format_json, parse_json, read_json, write_file
 
 @pytest.fixture
 def synced(monkeypatch):
-    """The inodes that have been synchronized with the disk, and where a file was put in its place, in order."""
+    """The inodes synchronized with the disk, in order, and "replace" for each file that took its place."""
     events, fsync, replace = [], os.fsync, os.replace
 
     def record_sync(descriptor):
@@ -48,7 +48,7 @@ def test_a_link_in_its_place_is_replaced_and_not_followed(tmp_path):
     assert not (tmp_path / "a").is_symlink()
 
 
-def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("old")
 
     def fail(*_):
@@ -81,7 +81,7 @@ def test_a_new_file_replaces_nothing(tmp_path):
     ],
     ids=["a key twice", "lists", "objects", "digits"],
 )
-def test_json_that_is_refused(tmp_path, text, sentence):
+def test_bad_json_is_refused(tmp_path, text, sentence):
     with pytest.raises(ValueError, match=sentence):
         parse_json(text)
     (tmp_path / "a.json").write_text(text)

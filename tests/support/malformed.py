@@ -1,4 +1,4 @@
-"""Malformed files: valid ones that are changed at random, and some that are nasty by design."""
+"""Malformed files: valid files that are changed at random, and tables that are nasty by design."""
 
 import json
 import random

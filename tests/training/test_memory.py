@@ -1,4 +1,4 @@
-"""A network that the free memory cannot hold is refused before anything of it is computed."""
+"""A network that does not fit into the free memory is refused before any of it is computed."""
 
 import re
 from types import SimpleNamespace
@@ -56,7 +56,7 @@ def test_the_bytes_counted_are_at_most_those_of_the_compiled_program(case, monke
         validate_memory(case, KEY, (4,))
 
 
-def test_the_sentence_says_what_needs_how_much(monkeypatch):
+def test_the_sentence_names_the_parts_and_their_sizes(monkeypatch):
     set_free(monkeypatch, 3 * 2**20)
     width = 2**14
     case = recipe(width, optimizer=optax.sgd(0.1, momentum=0.9))
@@ -67,7 +67,7 @@ def test_the_sentence_says_what_needs_how_much(monkeypatch):
         validate_memory(case, KEY, (4,))
     state = f"{2 * count / 2**20:.1f} MiB"
     assert str(error.value) == (
-        "expected a network that trains in the 3.0 MiB of memory that are free, got one that needs at least "
+        "expected a network that trains in the 3.0 MiB of free memory, got one that needs at least "
         f"{needed / 2**20:.1f} MiB (parameters before and after an update {state}, optimizer state before and after an "
         f"update {state}, activations of a batch {saved / 2**20:.1f} MiB)"
     )
@@ -81,7 +81,7 @@ def test_the_sentence_says_what_needs_how_much(monkeypatch):
 @pytest.mark.parametrize("hidden", [(10**6, 10**6), (2**31 - 1,)])
 def test_no_run_begins_with_a_network_beyond_memory(hidden):
     case = recipe(*hidden)
-    sentence = r"trains in the .* of memory that are free, got one that needs at least [0-9,.]+ GiB \(parameters "
+    sentence = r"trains in the .* of free memory, got one that needs at least [0-9,.]+ GiB \(parameters "
     with pytest.raises(ValueError, match=sentence):
         fit(*case[:3], X, T, key=KEY, epochs=1, batch_size=12)
     for mesh in (None, make_mesh(2, 1)):
@@ -124,7 +124,7 @@ def test_the_default_precision_counts(monkeypatch):
             validate_memory(case, KEY)
 
 
-def test_a_device_that_does_not_tell_its_memory_refuses_nothing(monkeypatch):
+def test_a_device_that_does_not_report_its_memory_refuses_nothing(monkeypatch):
     set_free(monkeypatch, None)
     validate_memory(recipe(10**12), KEY)
 
@@ -155,7 +155,7 @@ def test_limits_of_control_groups_count(tmp_path):
     write_group(tmp_path / "outer", 1000, 500, 200, V2)
     write_group(tmp_path / "outer" / "inner", "max", 400, 100, V2)
     write_group(tmp_path / "memory", 800, 700, 0, V1)
-    assert read("0::/outer/inner\n") == [700]  # a limit of the group around it; cached files give way
+    assert read("0::/outer/inner\n") == [700]  # the limit of the group around it; cached files give way
     assert read("12:cpu,cpuacct:/\n9:memory:/docker/7f3a\n0::/\n") == [100]  # the path on the host is not visible
     write_group(tmp_path / "outer", 1000, 1300, 200, V2)
     assert read("0::/outer\n") == [0]
