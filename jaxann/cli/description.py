@@ -88,11 +88,13 @@ class DataDescription(NamedTuple):
         """Raises ValueError unless the lengths, signs and names fit together; `Targets` may raise other errors."""
         n, classes = len(self.columns), self.make_targets().classes
         mean, sd = np.array(self.mean, float), np.array(self.sd, float)
+        unit = np.array([self.targets.get("mean", 0.0), self.targets.get("sd", 1.0)], float)
         checks = {
             "a name of its own for each column": len(set(self.columns)) == n > 0,
             f"a name of its own for each of {classes} classes": len(set(self.classes)) == len(self.classes) == classes,
             f"a finite mean for each of {n} columns": mean.shape == (n,) and np.isfinite(mean).all(),
             f"a finite sd above 0 for each of {n} columns": sd.shape == (n,) and (np.isfinite(sd) & (sd > 0)).all(),
+            "a finite mean and a finite sd above 0 of the targets": np.isfinite(unit).all() and unit[1] > 0,
         }
         for expectation in (expectation for expectation, holds in checks.items() if not holds):
             raise ValueError(f"expected {expectation}")

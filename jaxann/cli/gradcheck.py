@@ -6,7 +6,6 @@ The exit code is 0 if all gradients are right, 1 if one is wrong, which the tabl
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from jaxann.gradcheck.report import Report
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.runs.files import write_picture
+from jaxann.training.memory import validate_memory
 from jaxann.training.recipe import start, train
 
 
@@ -71,6 +71,7 @@ def run_checks(settings: GradcheckSettings) -> dict[str, Report]:
     if settings.precision == "bfloat16":
         raise SettingError("precision", "to be float32 or float64, whose rounding a check allows for", "bfloat16")
     task = prepare(settings)
+    validate_memory(task.recipe, jax.random.key(settings.seed), task.examples.x.shape[1:])
     state = start(task.recipe, jax.random.key(settings.seed))
     reports = {"at initialization": check_network(task, state.params, settings)}
     if settings.after:
@@ -147,9 +148,7 @@ def main() -> int:
             require_picture(settings.plot)
         reports = run_checks(settings)
         if settings.plot is not None:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Glyph")  # the font may lack letters of a layer's name
-                write_picture(settings.plot, plot_report(list(reports.values())[-1]))
+            write_picture(settings.plot, plot_report(list(reports.values())[-1]))
         if settings.json:
             print(json.dumps({when: report.to_dict() for when, report in reports.items()}, indent=2))
         else:

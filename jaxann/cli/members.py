@@ -25,6 +25,7 @@ from jaxann.data.batches import Examples
 from jaxann.data.targets import Targets
 from jaxann.data.validation import validate_schedule
 from jaxann.nn.hyperparameters import Number
+from jaxann.runs.files import finite_or_none
 from jaxann.training.fit import evaluate_batch
 from jaxann.training.recipe import Recipe
 from jaxann.training.sweep import Outcome, sweep
@@ -186,5 +187,5 @@ def score_member(outcome: Outcome, task: Task, part: str) -> Row:
         with suppress(FloatingPointError):  # a member whose outputs or score are not finite diverged as well
             score = Scorer(task).score(t, y, examples.weights)
     numbers = {"loss": outcome.loss[-1], f"{part}_loss": loss, f"{part}_score": score}
-    finite = {name: float(number) if isfinite(number) else None for name, number in numbers.items()}
+    finite = {name: finite_or_none(float(number)) for name, number in numbers.items()}
     return finite | {"diverged": not isfinite(score)}

@@ -80,23 +80,24 @@ class Validator:
 
     def __call__(self, params: Any) -> tuple[float, Row]:
         """Returns the value by which parameters are compared, the higher the better, and the metrics to log."""
-        params, problem = gather(params), ""
+        recipe, (examples, t) = self._task.recipe, self._task.shown
+        y, loss = evaluate(recipe.model, recipe.loss, gather(params), examples)
+        score, problem = nan, ""
         try:
-            score, loss = self._scorer(params, *self._task.shown)
+            score = self._scorer.score(t, y, examples.weights)
         except FloatingPointError as error:
-            score, loss, problem = nan, nan, str(error)
-        score, loss = broadcast_from_first((score, loss))
+            problem = str(error)
+        score, loss = broadcast_from_first((score, float(loss)))
         better = score if self._criterion == "accuracy" else -loss
         if not isfinite(better) and not self._explained:
             self._explained = True
-            self._explain(problem or self._find_problem(params))
+            self._explain(problem or self._find_problem(y, loss))
         return better, {"validation_loss": loss, f"validation_{self._scorer.key}": score}
 
-    def _find_problem(self, params: Any) -> str:
+    def _find_problem(self, y: Any, loss: float) -> str:
         """Returns a phrase about the first example whose loss is not finite."""
-        recipe, (examples, t) = self._task.recipe, self._task.shown
-        y, loss = evaluate(recipe.model, recipe.loss, params, examples)
-        losses = np.asarray(jax.vmap(recipe.loss.value)(y, jnp.asarray(examples.t)))
+        examples, t = self._task.shown
+        losses = np.asarray(jax.vmap(self._task.recipe.loss.value)(y, jnp.asarray(examples.t)))
         if np.isfinite(losses).all():
             return f"expected a finite mean loss, got {loss}"
         first = int(np.argmin(np.isfinite(losses)))

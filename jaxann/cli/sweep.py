@@ -30,10 +30,11 @@ from jaxann.cli.scores import Scorer
 from jaxann.cli.settings import Settings
 from jaxann.cli.signals import catch_signals
 from jaxann.cli.summary import Summary, format_summaries, plot_summaries, summarize
-from jaxann.cli.sweep_folder import member_key, open_folder, read_rows
+from jaxann.cli.sweep_folder import member_key, open_folder, parse_row, read_rows
 from jaxann.cli.task import Task
 from jaxann.cli.terminal import require_stdout
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.runs.checkpoints import describe_generator
 from jaxann.runs.files import write_file
 from jaxann.runs.folder import Folder
 from jaxann.training.devices import cpu_devices
@@ -124,6 +125,7 @@ def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
     if settings.out is not None:
         data = DataDescription.from_task(task)
         sweep = {"grid": grid, "seeds": settings.seeds, "data": data.digest, "description": data.fingerprint()}
+        sweep["random"] = describe_generator()
         folder = open_folder(settings.out, settings.to_json(), sweep)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     members = [{"settings": swept, "seed": seed} for swept in candidates for seed in seeds]
@@ -216,8 +218,12 @@ def retrain(
     if not members:
         raise SettingError("top", "to be 0 (every network diverged)", settings.top)
     if folder and (folder.path / "top.json").exists():
-        rows, by_key = folder.json("top"), {member_key(member): member for member in members}
-        if {member_key(row) for row in rows} != set(by_key):
+        by_key, stored = {member_key(member): member for member in members}, folder.json("top")
+        try:
+            rows = [parse_row(row, "test") for row in stored]
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(f"{folder.path / 'top.json'} is damaged: expected a row for each network") from None
+        if sorted(map(member_key, rows)) != sorted(by_key):
             expectation = f"as before, because {folder.path / 'top.json'} already holds scores on the test part"
             raise SettingError("top", expectation, settings.top)
         return [row | by_key[member_key(row)] for row in rows]

@@ -31,6 +31,7 @@ from jaxann.cli.terminal import require_stdout
 from jaxann.data.batches import make_lanes
 from jaxann.data.validation import validate_features
 from jaxann.nn.hyperparameters import SettingError
+from jaxann.nn.text import make_printable
 from jaxann.runs.folder import Folder
 from jaxann.runs.record import Record
 from jaxann.training.devices import cpu_devices, gather, make_mesh, shard_examples
@@ -224,8 +225,9 @@ def score_test(
     lines = [f"held-out {scorer.name}: {score:.3f} ({len(data.test.t)} examples{parameters})"]
     if counts is not None:
         lines.append("confusion matrix (a row for each true class, a column for each predicted one):")
-        width = max(map(len, data.classes))
-        for name, row in zip(data.classes, counts, strict=True):
+        names = list(map(make_printable, data.classes))
+        width = max(map(len, names))
+        for name, row in zip(names, counts, strict=True):
             lines.append(" ".join([f"  {name:>{width}}", *(f"{count:4d}" for count in row)]))
     return score, lines
 

@@ -101,9 +101,10 @@ def _label_text(source: str, column: str, t: np.ndarray, kind: str | None) -> tu
     names = sorted(set(t.tolist()))
     if numeric.all():
         numbers = files.parse_numbers(source, column, t)
+        if kind is None and len(names) > MOST_CLASSES:
+            return numbers, ()
         values = {name: _exact_value(name) for name in names}
-        integral = all(value == value.to_integral_value() for value in values.values())
-        if kind is None and not (integral and len(names) <= MOST_CLASSES):
+        if kind is None and any(value != value.to_integral_value() for value in values.values()):
             return numbers, ()
         names.sort(key=lambda name: values[name])  # names of the same value stay in the order of their text
     labels = {name: i for i, name in enumerate(names)}

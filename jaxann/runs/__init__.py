@@ -86,8 +86,9 @@ line writes a checkpoint every 10 s.
 **Resuming.** A resumed run takes the same steps as an uninterrupted one, bit for bit, wherever Ctrl-C, SIGTERM or
 SIGKILL ended it. It continues at its last checkpoint, and computes the metrics of later epochs again. If it is asked
 for more epochs than before, it ends as if so many had been asked for from the start, unless the learning rate follows a
-schedule over them; the metrics keep the evaluation after the epoch that was the last one before. In a run of several
-processes, each process writes its part of the checkpoints, and the first one writes everything else.
+schedule over them; the evaluation after the epoch that was the last one before still counts. In a run of several
+processes, each process writes its part of the checkpoints, and the first one writes everything else. A run of version
+0.1 whose table has a constant column, or numbers such as 1.0 as names of classes, is taken for one on different data.
 
 - `Folder` creates, opens and locks the folder, and reads and writes its JSON files and metrics.
 - `Checkpoints` saves and restores a run's `Progress`, and reads the best parameters to predict from.

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from hashlib import sha256
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from jaxtyping import Array, PyTree
 
 from jaxann.data.extras import require_packages
 from jaxann.nn.text import describe_value
-from jaxann.runs.files import sync_folder
+from jaxann.runs.files import finite_or_none, sync_folder
 from jaxann.runs.late_errors import hush_late_errors
 from jaxann.training.devices import gather
 from jaxann.training.loop import Progress
@@ -79,10 +79,10 @@ class Checkpoints:
         epoch = int(progress.state.epoch)
         trees = {"state": _flatten(progress.state), "best": _flatten(progress.best)}
         about = {
-            "best_score": progress.best_score if isfinite(progress.best_score) else None,
+            "best_score": finite_or_none(progress.best_score),
             "best_epoch": progress.best_epoch,
             "origin": self._origin,
-            "random": _describe_generator(),
+            "random": describe_generator(),
             "shapes": {name: _shapes(tree) for name, tree in trees.items()},
             "digests": {name: _digest(gather(tree)) for name, tree in trees.items()},
         }
@@ -119,7 +119,7 @@ class Checkpoints:
         epoch = self._find_epoch(epoch)
         trees, about = self._read(epoch, {"state": _flatten(like.state), "best": _flatten(like.best)})
         for name, value in about.get("random", {}).items():  # older checkpoints do not have it
-            if (now := _describe_generator().get(name)) != value:
+            if (now := describe_generator().get(name)) != value:
                 raise ValueError(
                     f"expected {name.upper()} to be {value}, as when the checkpoint of epoch {epoch} in {self._folder} "
                     f"was written, got {now}, with which the rest of the run would draw other random numbers"
@@ -129,6 +129,8 @@ class Checkpoints:
                 self._manager.delete(later)
         state, best = _unflatten(like.state, trees["state"]), _unflatten(like.best, trees["best"])
         score = -inf if about["best_score"] is None else float(about["best_score"])
+        if not about["best_epoch"]:  # an older version kept the untrained parameters as long as no score was finite
+            return Progress(state, state.params, -inf, int(state.epoch))
         return Progress(state, best, score, int(about["best_epoch"]))
 
     def best(self, like: PyTree, epoch: int | None = None) -> PyTree:
@@ -150,11 +152,17 @@ class Checkpoints:
         while True:
             latest = self._find_epoch(epoch)
             try:
-                trees, _ = self._read(latest, {"best": _flatten(like)})
-                return _unflatten(like, trees["best"])
+                trees, about = self._read(latest, {"best": _flatten(like)})
             except ValueError:
-                if epoch is not None or latest in self.epochs():
+                if epoch is not None or latest == max(self.epochs(), default=None):
                     raise
+                continue
+            if not about["best_epoch"]:
+                raise ValueError(
+                    f"expected trained parameters in the checkpoint of epoch {latest} in {self._folder}, "
+                    "got those of epoch 0, because no score was finite"
+                )
+            return _unflatten(like, trees["best"])
 
     def _find_epoch(self, epoch: int | None) -> int:
         """Returns the epoch of the checkpoint to read."""
@@ -260,7 +268,7 @@ def _digest_of(about: dict[str, Any]) -> str:
     return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _describe_generator() -> dict[str, Any]:
+def describe_generator() -> dict[str, Any]:
     """Returns the settings of JAX that determine the random numbers drawn from a key."""
     names = ("jax_default_prng_impl", "jax_threefry_partitionable")
     return {name: getattr(jax.config, name) for name in names}
@@ -270,7 +278,7 @@ def _sync_tree(path: Path) -> None:
     """Waits until a folder and all that it holds are on the disk, so that they survive a power cut."""
     for folder, _, files in os.walk(path):
         for name in files:
-            with (Path(folder) / name).open("rb") as file:
+            with (Path(folder) / name).open("r+b") as file:  # Windows synchronizes only what may be written
                 os.fsync(file.fileno())
         sync_folder(folder)
     sync_folder(path.parent)

@@ -8,7 +8,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
+import warnings
+from contextlib import suppress
 from io import BytesIO
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +70,9 @@ def write_picture(path: Path | str, figure: Figure) -> None:
         OSError: If the file cannot be written; then an older one stays as it was.
     """
     content = BytesIO()
-    figure.savefig(content, format=Path(path).suffix.removeprefix(".") or None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the font may lack letters of a name
+        figure.savefig(content, format=Path(path).suffix.removeprefix(".") or None)
     write_file(path, content.getvalue())
 
 
@@ -76,14 +82,24 @@ def temporary_name() -> str:
 
 
 def sync_folder(path: Path | str) -> None:
-    """Waits until the names in a folder are on the disk, if the system is POSIX; others cannot do so."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Waits until the names in a folder are on the disk, where the file system can say so."""
+    with suppress(OSError):  # Windows and some network file systems cannot, and the names are there all the same
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def finite_or_none(value: Any) -> Any:
+    """Returns a value, but None for a number that is not finite, because JSON has no such numbers."""
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def is_number_or_none(value: Any) -> bool:
+    """Returns whether a value from JSON is null or a number that a float can hold."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (is_number and not abs(value) > sys.float_info.max)
 
 
 def format_json(content: Any) -> str:

@@ -12,14 +12,23 @@ import re
 import shutil
 import weakref
 from importlib import metadata
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from jaxann.data.files import require_regular_file
-from jaxann.runs.files import format_json, parse_json, read_json, sync_folder, temporary_name, write_file
+from jaxann.nn.text import describe_value
+from jaxann.runs.files import (
+    finite_or_none,
+    format_json,
+    is_number_or_none,
+    parse_json,
+    read_json,
+    sync_folder,
+    temporary_name,
+    write_file,
+)
 
 Row = dict[str, Any]
 
@@ -77,7 +86,6 @@ class Folder:
             for name, content in files.items():
                 write_file(new / f"{name}.json", format_json(content))
             os.rename(new, path)  # this fails unless the path is free or an empty folder: two processes cannot both win
-            sync_folder(path.parent)
         except OSError:
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
                 content = "which already holds a run" if (path / "config.json").exists() else "which is not empty"
@@ -85,6 +93,7 @@ class Folder:
             raise
         finally:
             shutil.rmtree(new, ignore_errors=True)
+        sync_folder(path.parent)
         return cls(path)
 
     def close(self) -> None:
@@ -126,8 +135,11 @@ class Folder:
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
         for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-                raise ValueError(f"{path} is damaged: expected the row of an epoch in line {number}, got {row}")
+            is_row = isinstance(row, dict) and isinstance(row.get("epoch"), int)
+            if not is_row or not all(map(is_number_or_none, row.values())):
+                raise ValueError(
+                    f"{path} is damaged: expected the row of an epoch in line {number}, got {describe_value(row)}"
+                )
         return rows
 
     def log(self, rows: list[Row]) -> None:
@@ -199,9 +211,5 @@ def _parse_release(version: str) -> tuple[int, ...]:
 
 def _format_rows(rows: list[Row]) -> str:
     """Returns a line of JSON for each row, with null for numbers that are not finite."""
-    finite = [{name: None if _is_nonfinite(value) else value for name, value in row.items()} for row in rows]
+    finite = [{name: finite_or_none(value) for name, value in row.items()} for row in rows]
     return "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in finite)
-
-
-def _is_nonfinite(value: Any) -> bool:
-    return isinstance(value, float) and not isfinite(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
@@ -167,8 +166,6 @@ class Log:
     def sync(self) -> None:
         """Waits until the metrics are on the disk."""
         self._folder.sync()
-        if self._scalars is not None:
-            self._scalars.sync()
 
     def end(self, result: Row, counts: np.ndarray | None, classes: Sequence[str], *, plots: bool) -> None:
         """Writes the result and the pictures, as `Record.end` does."""
@@ -180,10 +177,8 @@ class Log:
             pictures = {"curves": plot_curves(rows, result.get("best_epoch"))} if rows else {}
             if counts is not None:
                 pictures["confusion"] = plot_confusion(counts, classes)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Glyph")  # the font may lack letters of a class's name
-                for name, figure in pictures.items():
-                    write_picture(self._folder.path / f"{name}.png", figure)
+            for name, figure in pictures.items():
+                write_picture(self._folder.path / f"{name}.png", figure)
 
     def close(self) -> None:
         """Writes the scalars that are still in memory."""

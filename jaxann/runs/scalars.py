@@ -52,15 +52,8 @@ class Scalars:
         for row in rows:
             for name in (name for name in row.keys() - {"epoch"} if isfinite(row[name])):
                 self._write(row["epoch"], summary=self._scalar(name, row[name]))
-
-    def sync(self) -> None:
-        """Waits until the events are on the disk.
-
-        Raises:
-            OSError: If the file cannot be written.
-        """
         with self._name_file():
-            self._writer.flush()
+            self._writer.flush()  # at once, because TensorBoard may be watching
 
     def close(self) -> None:
         """Writes what is still in memory.

@@ -84,7 +84,8 @@ def is_finished(plan: Plan, progress: Progress) -> bool:
     """Returns whether a run has done all epochs of its plan or has run out of patience."""
     epoch = int(progress.state.epoch)
     is_evaluated = epoch > 0 and epoch % plan.every == 0
-    is_impatient = plan.patience is not None and is_evaluated and epoch - progress.best_epoch >= plan.patience
+    last_better = progress.best_epoch if isfinite(progress.best_score) else 0  # no score was finite
+    is_impatient = plan.patience is not None and is_evaluated and epoch - last_better >= plan.patience
     return epoch >= plan.epochs or is_impatient
 
 

@@ -95,6 +95,11 @@ BESIDE = "with which the checkpoint of epoch 2 in a/checkpoints was written, got
             "a/data.json is damaged: expected a name of its own for",
         ),
         (change("data.json", targets={"loss": "cross_entropy", "deviation": 1}), "a/data.json is damaged: "),
+        (
+            change("data.json", targets={"loss": "cross_entropy", "classes": 3, "sd": -1.0}),
+            "a/data.json is damaged: expected a finite mean and a finite sd above 0 of the targets",
+        ),
+        (change("data.json", targets={"loss": "cross_entropy", "classes": 3, "mean": "x"}), "a/data.json is damaged: "),
     ],
 )
 def test_predictions_are_made_only_with_the_files_of_the_run(copy, damage, sentence):

@@ -5,6 +5,7 @@ import re
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris
@@ -66,6 +67,33 @@ def test_other_settings_are_refused(copy, arguments, sentence):
     assert (code, out) == (2, "")
     assert re.match(f"sweep.py: {sentence}", err), err
     Folder(copy).close()  # it is free again
+
+
+def test_a_second_line_of_a_network_is_refused(copy):
+    first = (copy / "members.jsonl").read_text().splitlines()[0]
+    with (copy / "members.jsonl").open("a") as file:
+        file.write(f"{first}\n")
+    sentence = f"{copy}/members.jsonl is damaged: line 13 does not describe a network of this sweep"
+    assert call_sweep(*GRID, "--out", copy) == (2, "", f"sweep.py: {sentence}\n")
+
+
+def test_a_folder_continues_only_with_the_same_random_numbers(copy):
+    partitionable = jax.config.jax_threefry_partitionable
+    try:
+        jax.config.update("jax_threefry_partitionable", not partitionable)
+        code, out, err = call_sweep(*GRID, "--out", copy)
+    finally:
+        jax.config.update("jax_threefry_partitionable", partitionable)
+    assert (code, out) == (2, "")
+    assert re.match("sweep.py: expected JAX to draw random numbers by .*, as in the sweep in .*, got ", err)
+
+
+@pytest.mark.parametrize("content", ["5", "[1]", '{"a": 1}', "[{}]", '[{"settings": {}, "seed": 0}]'])
+def test_damaged_scores_of_the_test_part_are_refused(copy, content):
+    (copy / "top.json").write_text(content)
+    ended = call_sweep(*GRID, "--out", copy, "--top", 1)
+    assert ended.code == 2
+    assert ended.sentence == f"sweep.py: {copy}/top.json is damaged: expected a row for each network"
 
 
 def test_other_data_are_refused(tmp_path):

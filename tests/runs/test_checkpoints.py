@@ -117,6 +117,15 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path):
         Checkpoints(tmp_path, origin={"config.json": {"seed": 2}}).restore(make_progress(0))
 
 
+def test_untrained_parameters_of_an_older_version_are_no_result(tmp_path):
+    Checkpoints(tmp_path).save(make_progress(7)._replace(best_score=-np.inf, best_epoch=0))
+    restored = Checkpoints(tmp_path).restore(make_progress(0))
+    assert bits(restored.best) == bits(restored.state.params) == bits(make_progress(7).state.params)
+    assert restored.best_epoch == 7
+    with pytest.raises(ValueError, match=r"^expected trained parameters in the checkpoint of epoch 7 in .*, got those"):
+        Checkpoints(tmp_path, reader=True).best(make_progress(0).best)
+
+
 def test_checkpoints_after_the_restored_one_are_deleted_and_can_be_written_again(tmp_path):
     for epoch in (2, 4):
         Checkpoints(tmp_path).save(make_progress(epoch))

@@ -60,6 +60,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
 
 
+def test_a_folder_that_cannot_be_synchronized_costs_no_file(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def fail_for_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError("not supported")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail_for_folders)
+    write_file(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new"
+
+
 def test_a_new_file_replaces_nothing(tmp_path):
     (tmp_path / "a").write_text("old")
     (tmp_path / "b").symlink_to(tmp_path / "nowhere")

@@ -199,8 +199,11 @@ def test_rewinding_removes_later_epochs_alone(tmp_path):
         (b'{"epoch": "\xff"}\n', ""),
         (b"3\n", r"expected the row of an epoch in line 1, got 3$"),
         (b'{"epoch": 1}\n{"loss": 1}\n', r"expected the row of an epoch in line 2, got \{'loss': 1\}$"),
+        (b'{"epoch": 1, "loss": "x"}\n', "expected the row of an epoch in line 1, got "),
+        (b'{"epoch": 1, "loss": [1]}\n', "expected the row of an epoch in line 1, got "),
+        (b'{"epoch": 1, "loss": %d}\n' % 10**400, "expected the row of an epoch in line 1, got "),
     ],
-    ids=["half a line", "zeros", "no UTF-8", "a number", "no epoch"],
+    ids=["half a line", "zeros", "no UTF-8", "a number", "no epoch", "text", "a list", "too large"],
 )
 def test_metrics_that_are_damaged_are_named(tmp_path, content, sentence):
     folder = Folder.create(tmp_path / "run", config={})

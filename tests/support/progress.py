@@ -27,7 +27,7 @@ def make_progress(epoch, update=ADAM, sizes=(3, 2), score=0.25):
     grads = jax.tree.map(lambda leaf: leaf / 2, params)
     _, state = update.update(grads, update.init(params), params)
     state = TrainState(params, state, jax.random.key(epoch), jnp.asarray(epoch))
-    return Progress(state, jax.tree.map(lambda leaf: -leaf, params), score + epoch, max(epoch - 1, 0))
+    return Progress(state, jax.tree.map(lambda leaf: -leaf, params), score + epoch, min(epoch, max(epoch - 1, 1)))
 
 
 def bits(tree):

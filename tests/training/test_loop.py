@@ -209,6 +209,11 @@ def test_the_run_ends_when_patience_is_over_and_not_before(patience, scores, end
     assert [is_finished(Plan(8, patience=patience), progress) for progress, _ in pieces] == [False] * (end - 1) + [True]
 
 
+def test_patience_ends_a_run_without_a_finite_score():
+    *_, (progress, _) = counted(Plan(9, 1, 1, patience=3), scripted([np.nan] * 9))
+    assert progress.state.epoch == progress.best_epoch == 3
+
+
 @pytest.mark.parametrize(("patience", "end"), [(1, 8), (3, 8), (4, 8), (5, 12), (8, 12), (9, 16), (99, 20)])
 def test_patience_is_over_only_at_an_evaluation(patience, end):
     """The run is evaluated after every second piece of 2 epochs, and its first score, after epoch 4, is the best."""
