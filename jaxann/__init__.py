@@ -75,6 +75,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - a checkout can be imported by a 
 from importlib.metadata import version
 
 from jaxann import cli, data, gradcheck, gradients, interop, nn, rules, runs, training
+from jaxann.gradcheck.audit import audit
 from jaxann.gradcheck.check import check, check_layer
 from jaxann.gradients.autodiff import autodiff
 from jaxann.gradients.backprop import backprop
@@ -87,6 +88,7 @@ __version__ = version("jaxann")
 
 __all__ = [
     "__version__",
+    "audit",
     "autodiff",
     "backprop",
     "check",

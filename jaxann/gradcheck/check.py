@@ -97,7 +97,7 @@ def check(
         if place:
             sentence = f"the first value that is not finite is in {place}"
             rows.insert(0, Row("values", type(model).__name__, (), NOT_FINITE, "not finite", sentence))
-    return Report(_accept_on_purpose(rows, on_purpose), len(chosen), len(x), notes)
+    return Report(accept_on_purpose(rows, on_purpose), len(chosen), len(x), notes)
 
 
 def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[str] | str = (), seed: int = 0) -> Report:
@@ -136,7 +136,7 @@ def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[st
         cases, _, notes = collect_layer_cases(layer, _InnerProduct(), data, rng)
     except Exception as error:
         return Report((failure_row("forward", str(layer), error),), 0, 1)
-    return Report(_accept_on_purpose(_judge_cases(cases, seed), on_purpose), 1, 1, notes)
+    return Report(accept_on_purpose(_judge_cases(cases, seed), on_purpose), 1, 1, notes)
 
 
 def _convert_input(layer: Layer, params: PyTree, x: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -195,7 +195,7 @@ def _require_hashable(*values: Any) -> None:
             raise ValueError(f"expected a hashable object, such as a frozen dataclass, got {name}: {error}") from None
 
 
-def _accept_on_purpose(rows: list[Row], on_purpose: Sequence[str] | str) -> tuple[Row, ...]:
+def accept_on_purpose(rows: list[Row], on_purpose: Sequence[str] | str) -> tuple[Row, ...]:
     """Returns the rows, with another verdict for the wrong gradients at the paths in `on_purpose` or inside them."""
     declared = (on_purpose,) if isinstance(on_purpose, str) else on_purpose
     for path in declared:

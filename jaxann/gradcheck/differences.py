@@ -106,7 +106,7 @@ def central_differences(
         moves = [h * direction for h, direction in zip(steps, directions, strict=True)]
         far, back, near, near_back = np.array([[phi(s * move) for move in moves] for s in (1, -1, 0.5, -0.5)])
         values = (4 * (near - near_back) / steps - (far - back) / (2 * steps)) / 3
-        rounding = 1e-15 * scale / steps
+        rounding = max(1e-15, 4 * subject.eps) * scale / steps
         # Half the step quarters the second difference of a smooth function, up to STEP⁴, and halves that of a kink.
         rough = np.abs(far + back - 4 * (near + near_back)) / steps
         smooth = rough <= TOLERANCE / 10 * np.nanmax(np.abs(values), initial=0) + 10 * rounding

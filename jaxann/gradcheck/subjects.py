@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.gradcheck.arguments import by_name
@@ -46,6 +47,11 @@ class Subject(ABC):
     @abstractmethod
     def name(self) -> str:
         """The name of the subject in a report."""
+
+    @property
+    def eps(self) -> float:
+        """The rounding error of the least precise numbers that the subject computes with when it is given float64."""
+        return float(np.finfo(np.float64).eps)
 
     def leaf_path(self, name: str) -> str:
         """Returns the path of the gradient called `name` in a report."""

@@ -137,8 +137,10 @@ class Leaf(NamedTuple):
             return Deviation(np.nan, 0.0)
         a, b = (gradient[counts] for gradient in self.pair(dtype))
         difference, size = _largest(a - b), _largest(b)
-        rounding = 4 * np.finfo(dtype).eps * _largest(self.args.dy[counts])
-        excess = difference / (TOLERANCE[dtype] * np.fmax(size, self.sensitivity[counts]) + rounding)
+        eps = max(float(np.finfo(dtype).eps), self.subject.eps)
+        tolerance = max(TOLERANCE[dtype], 80 * self.subject.eps)
+        rounding = 4 * eps * _largest(self.args.dy[counts])
+        excess = difference / (tolerance * np.fmax(size, self.sensitivity[counts]) + rounding)
         worst = int(np.nanargmax(excess)) if np.isfinite(excess).any() else 0
         relative = np.where(difference == 0, 0, difference / size)
         return Deviation(float(relative[worst]), float(excess[worst]))

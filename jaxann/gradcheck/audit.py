@@ -1,0 +1,148 @@
+"""The audit of a program: every custom derivative inside it, judged alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from jaxann.gradcheck.arguments import Args, is_float
+from jaxann.gradcheck.check import accept_on_purpose
+from jaxann.gradcheck.compilation import clear_programs, precision
+from jaxann.gradcheck.custom_rules import CustomCall, find_calls
+from jaxann.gradcheck.report import Report
+from jaxann.gradcheck.subjects import Subject
+from jaxann.gradcheck.verdict import judge
+from jaxann.gradients.autodiff import vjp
+
+OCCURRENCES = 2  # how many calls of one function with inputs of the same shapes are judged
+
+
+def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed: int = 0) -> Report:
+    """Judges every custom derivative inside a program, each alone at its true input and its true incoming cotangent.
+
+    The program may be any function that JAX can trace, such as the loss of a Flax or an Equinox model. Functions with a
+    `jax.custom_vjp` or a `jax.custom_jvp` are found in it under `jit`, `vmap`, `scan`, `while_loop`, `cond` and
+    `remat`, and inside one another. The derivative that such a function has by its rule is compared with `jax.vjp` of
+    the same function without the rule, and both with central differences in float64. The incoming cotangent belongs to
+    the inner product of the program's outputs with random numbers, and random cotangents are tried as well.
+
+    In a loop, the first iteration and one that is drawn at random are entered. Of several calls of one function with
+    inputs of the same shapes, two are judged.
+
+    Args:
+        function: The program, a function of pytrees of arrays.
+        *args: Its arguments. Floats are converted to float64.
+        on_purpose: Names of functions whose rules are meant to differ from the true derivative, as that of a
+            straight-through estimator does, or paths such as "ste.0" for a single input.
+        seed: The seed of the iterations, the inputs and the cotangents that are drawn.
+
+    Returns:
+        A report with a row for each input of each rule. Its path is the name of the function and the position of the
+        input, such as "rms_norm.0"; the owner of the row also says where the function is defined. A program without
+        custom derivatives has a report without rows.
+
+    Raises:
+        TypeError: If `function` is not callable.
+        SettingError: If no function or input has a name in `on_purpose`. It is a ValueError.
+        Exception: Whatever the function raises when it is traced.
+
+    Example:
+        report = audit(loss, params, x, t)
+        print(report)
+        report.raise_if_wrong()
+    """
+    if not callable(function):
+        raise TypeError(f"expected a function to audit, got {type(function).__name__}")
+    rng, rows = np.random.default_rng(seed), []
+    clear_programs()
+    with precision("float64"):
+        args = jax.tree.map(_to_float64, args)
+        for call, path in _select_calls(find_calls(function, args, rng)):
+            subject = _RuleSubject(path, call)
+            rows += judge(subject, _draw_points(call, rng), 2, rng, ("float64",))
+    notes = () if rows else ("No function with a custom derivative is called.",)
+    return Report(accept_on_purpose(rows, on_purpose), 1, 1, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _RuleSubject(Subject):
+    """A function with a custom derivative: inputs that have one are the parameters, and all others are `aux`."""
+
+    path: str = field(compare=False)
+    call: CustomCall
+
+    # Two calls never share a compiled program: their functions cannot be compared.
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
+    @property
+    def name(self) -> str:
+        return f"{self.call.name} ({self.call.place})" if self.call.place else self.call.name
+
+    @cached_property
+    def eps(self) -> float:
+        values = [*self.call.inputs, *self.call.primal(*self.call.inputs)]
+        return max(float(jnp.finfo(jnp.result_type(value)).eps) for value in values if is_float(value))
+
+    def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Array:
+        return self._apply(self.call.primal, params, aux)
+
+    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
+        _, pull = vjp(lambda params: self._apply(self.call.rule, params, aux), params)
+        return pull(dy)[0], ()
+
+    def _apply(self, function: Callable, params: PyTree, aux: PyTree) -> Array:
+        """Returns all float outputs as one vector."""
+        values = iter(params), iter(aux)
+        inputs = [
+            jnp.asarray(next(values[0] if differentiable else values[1]), jnp.result_type(value))
+            for value, differentiable in zip(self.call.inputs, self.call.is_differentiable, strict=True)
+        ]
+        return _join([y for y in function(*inputs) if is_float(y)])
+
+
+def _to_float64(leaf: Any) -> Any:
+    return jnp.asarray(leaf, float) if is_float(leaf) else leaf
+
+
+def _select_calls(calls: list[CustomCall]) -> list[tuple[CustomCall, str]]:
+    """Returns the calls to judge, each with its path in the report: its name, with a number if that is taken."""
+    seen: dict[Any, int] = {}
+    names: dict[str, int] = {}
+    selected = []
+    for call in calls:
+        kind = call.name, call.place, tuple((np.shape(value), str(jnp.result_type(value))) for value in call.inputs)
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] > OCCURRENCES or not any(call.is_differentiable):
+            continue
+        names[call.name] = names.get(call.name, 0) + 1
+        selected.append((call, call.name if names[call.name] == 1 else f"{call.name}#{names[call.name]}"))
+    return selected
+
+
+def _draw_points(call: CustomCall, rng: np.random.Generator) -> Args:
+    """Draws three points: the true input, with its true and with a random cotangent, and one near the true input."""
+    inputs = list(zip(call.inputs, call.is_differentiable, strict=True))
+    floats = tuple(np.asarray(value, float) for value, differentiable in inputs if differentiable)
+    others = [np.asarray(value)[None] for value, differentiable in inputs if not differentiable]
+    size = len(_join([y for y in call.primal(*call.inputs) if is_float(y)]))
+    true = rng.normal(size=size)
+    if call.cotangents is not None:
+        dy = np.asarray(_join([dy for dy in call.cotangents if dy is not None]), float)
+        largest = np.abs(dy).max(initial=0)
+        true = dy / largest if 0 < largest < np.inf else true
+    near = tuple(value * np.exp(0.1 * rng.normal(size=value.shape)) for value in floats)
+    points = [(floats, true), (floats, rng.normal(size=size)), (near, rng.normal(size=size))]
+    # A batch needs an array with an axis of examples, even where all inputs are floats.
+    args = [Args(params, (), (*others, np.zeros(1, int)), dy[None]) for params, dy in points]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *args)
+
+
+def _join(values: list[Any]) -> Array:
+    return jnp.concatenate([jnp.ravel(value).astype(float) for value in values] or [jnp.zeros(0)])
