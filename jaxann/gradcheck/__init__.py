@@ -1,6 +1,7 @@
 """Which handwritten gradient is wrong, and how.
 
-`jaxann.check` judges every handwritten gradient of a network, and `jaxann.check_layer` those of a single layer.
+`jaxann.check` judges every handwritten gradient of a network, `jaxann.check_layer` those of a single layer, and
+`jaxann.audit` those inside any JAX program.
 Training does not reveal a wrong gradient: with most wrong backward passes a network still learns something. Here the
 derivative of tanh is written as 1 - x², where 1 - y² is right:
 
@@ -85,6 +86,36 @@ the mean loss, such as by a weight decay, declare "gradient.value" and "gradient
 At a kink, the slope must be the one of autodiff, which for `jnp.maximum(x, 0)` at 0 is ½. The diagnosis says so if a
 different slope explains the difference. Declare that gradient, or write the forward with `jnp.where`.
 
+## Custom derivatives inside a program
+
+`jaxann.audit` takes any function that JAX can trace, finds every `jax.custom_vjp` and `jax.custom_jvp` that it calls,
+and judges each alone, at its true input. This rule of a straight-through estimator differs from the derivative, which
+is 0:
+
+```python
+from jaxann import audit
+
+
+@jax.custom_vjp
+def ste(x):
+    return jnp.round(x)
+
+
+ste.defvjp(lambda x: (jnp.round(x), None), lambda _, dy: (dy,))
+
+
+def program(x):
+    return jax.jit(jax.vmap(lambda x: jax.nn.softplus(ste(x)).sum()))(x)
+
+
+report = audit(program, x)
+assert report.wrong == ("ste.0",)
+assert audit(program, x, on_purpose="ste").ok
+```
+
+The path is the name of the function and the position of the input. The owner also says in which file and line the
+function is defined.
+
 ## For programs and tests
 
 `report.ok` is true if every gradient is right or differs on purpose; `report.wrong` has the paths of the others.
@@ -100,6 +131,8 @@ wrong, and 2 for bad input.
 ## What is in the room
 
 - `check`: `check` and `check_layer`.
+- `audit`, `custom_rules`, `jaxprs`: `audit`, the calls with custom derivatives inside a program, and what versions of
+  JAX say of them.
 - `report`, `plots`, `style`: the report, its picture, and how pictures look.
 - `cases`: what is judged in a network, and at which points.
 - `subjects`: a layer, a loss or a gradient function as a pair of functions, forward and backward.

@@ -72,7 +72,10 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+FAST = ("scan", "all")
+
+
+@pytest.mark.parametrize("program", [p if p in FAST else pytest.param(p, marks=pytest.mark.slow) for p in PROGRAMS])
 def test_a_wrong_rule_is_named_wherever_it_is_called(program):
     report = audit(partial(PROGRAMS[program], WRONG), X)
     wrong = {row.owner for row in report.rows if row.path in report.wrong}
