@@ -44,8 +44,8 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
 
     Returns:
         A report with a row for each input of each rule. Its path is the name of the function and the position of the
-        input, such as "rms_norm.0"; the owner of the row also says where the function is defined. A program without
-        custom derivatives has a report without rows.
+        input, such as "rms_norm.0"; the owner of the row also says where the function is defined. A rule of a function
+        that JAX cannot differentiate without it, such as one with a `while_loop`, is not judged but named in a note.
 
     Raises:
         TypeError: If `function` is not callable.
@@ -59,15 +59,30 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
     """
     if not callable(function):
         raise TypeError(f"expected a function to audit, got {type(function).__name__}")
-    rng, rows = np.random.default_rng(seed), []
+    rng, rows, notes = np.random.default_rng(seed), [], []
     clear_programs()
     with precision("float64"):
         args = jax.tree.map(_to_float64, args)
-        for call, path in _select_calls(find_calls(function, args, rng)):
-            subject = _RuleSubject(path, call)
-            rows += judge(subject, _draw_points(call, rng), 2, rng, ("float64",))
-    notes = () if rows else ("No function with a custom derivative is called.",)
-    return Report(accept_on_purpose(rows, on_purpose), 1, 1, notes)
+        calls = _select_calls(find_calls(function, args, rng))
+        for path, call in calls.items():
+            subject, points = _RuleSubject(path, call), _draw_points(call, rng)
+            try:
+                jax.eval_shape(subject.autodiff_gradients, *points.select(0))
+            except Exception as error:
+                reason = str(error).partition(". ")[0]
+                notes.append(f"{path}, {subject.name}, is not judged, because only its rule has a derivative: {reason}")
+                continue
+            rows += judge(subject, points, 2, rng, ("float64",))
+    if not calls:
+        notes.append("No function with a custom derivative is called.")
+    declared = (on_purpose,) if isinstance(on_purpose, str) else on_purpose
+    return Report(accept_on_purpose(rows, [p for name in declared for p in _expand(name, calls)]), 1, 1, tuple(notes))
+
+
+def _expand(name: str, calls: dict[str, CustomCall]) -> list[str]:
+    """Returns the path that a user declares, and the same path in further calls of the function."""
+    function, dot, position = name.partition(".")
+    return [name, *(f"{path}{dot}{position}" for path in calls if path.startswith(f"{function}#"))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,18 +128,18 @@ def _to_float64(leaf: Any) -> Any:
     return jnp.asarray(leaf, float) if is_float(leaf) else leaf
 
 
-def _select_calls(calls: list[CustomCall]) -> list[tuple[CustomCall, str]]:
-    """Returns the calls to judge, each with its path in the report: its name, with a number if that is taken."""
+def _select_calls(calls: list[CustomCall]) -> dict[str, CustomCall]:
+    """Returns the calls to judge, by the path in the report: the name, with a number if that is taken."""
     seen: dict[Any, int] = {}
     names: dict[str, int] = {}
-    selected = []
+    selected: dict[str, CustomCall] = {}
     for call in calls:
         kind = call.name, call.place, tuple((np.shape(value), str(jnp.result_type(value))) for value in call.inputs)
         seen[kind] = seen.get(kind, 0) + 1
         if seen[kind] > OCCURRENCES or not any(call.is_differentiable):
             continue
         names[call.name] = names.get(call.name, 0) + 1
-        selected.append((call, call.name if names[call.name] == 1 else f"{call.name}#{names[call.name]}"))
+        selected[call.name if names[call.name] == 1 else f"{call.name}#{names[call.name]}"] = call
     return selected
 
 

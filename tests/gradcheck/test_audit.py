@@ -126,8 +126,8 @@ def test_a_rule_that_is_wrong_on_purpose_is_declared_by_name():
         return jnp.round(x)
 
     ste.defvjp(lambda x: (jnp.round(x), None), lambda _, dy: (dy,))
-    program = lambda x: ste(3 * x).sum() + WRONG(x[0], G).sum()  # noqa: E731
-    assert set(audit(program, X).wrong) == {"ste.0", "rms_norm.0"}
+    program = lambda x: ste(3 * x).sum() + ste(x).sum() + WRONG(x[0], G).sum()  # noqa: E731
+    assert set(audit(program, X).wrong) == {"ste.0", "ste#2.0", "rms_norm.0"}
     assert audit(program, X, on_purpose="ste").wrong == ("rms_norm.0",)
     with pytest.raises(ValueError, match=r"^expected on_purpose to name gradients of the report \(.*\), got 'other'$"):
         audit(program, X, on_purpose="other")
@@ -157,6 +157,15 @@ def test_a_program_without_rules_has_no_rows():
     report = audit(lambda x: jnp.sin(x).sum(), X)
     assert report.rows == ()
     assert report.ok
+
+
+def test_a_rule_that_nothing_can_judge_is_named():
+    report = audit(lambda x: jax.scipy.special.zeta(2.5 + jnp.abs(x), 1.5), X)
+    assert report.ok
+    assert report.rows == ()
+    (note,) = report.notes
+    assert note.startswith("zeta, zeta (special.py:")
+    assert "is not judged, because only its rule has a derivative: Differentiation rule for 'zeta'" in note
 
 
 def test_what_is_no_function_and_what_raises():
