@@ -212,11 +212,12 @@ class SoftmaxCrossEntropy(Loss):
         p = self._distribution(y, t)
         z = y - y.max()
         e = jnp.exp(z)
-        is_likely = e > e.sum() / 2  # one entry at most, e = exp(0)
-        rest = jnp.sum(jnp.where(is_likely, 0, e))
-        # Σe is 1 + rest if an entry is likely, and otherwise rest, which is then 2 or more. log1p keeps the digits of a
-        # small rest.
-        return p.sum() * jnp.log1p(jnp.where(rest < 1.5, rest, rest - 1)) - p @ jnp.where(is_likely, 0, z)
+        # Σe - 1 with all its digits: where an entry is more than half of the sum, and so is exp(0), expm1(0) takes its
+        # place. The derivative of Σe does not change, so that the shift by the maximum still has none.
+        rest = jnp.sum(jnp.where(e > e.sum() / 2, jnp.expm1(z), e))
+        return (
+            p.sum() * jnp.log1p(jnp.where(rest < 1.5, rest, rest - 1)) - p @ z
+        )  # without such an entry, Σe is 2 or more
 
     def gradient(self, y: Logits, t: Target) -> Logits:
         p = self._distribution(y, t)
