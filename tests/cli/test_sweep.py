@@ -109,7 +109,8 @@ def test_whatever_is_swept_a_member_is_the_run_alone(grid, options):
     for row, expected in zip(rows, by_hand, strict=True):
         numbers = row["loss"], row["validation_loss"], row["validation_score"]
         assert numbers == pytest.approx(expected, rel=1e-9 if settings.precision == "float64" else 1e-5), row
-    assert len({row["loss"] for row in rows}) > len(rows) / 2
+    # At least half of the networks differ: of some settings several are the same, as Adam with a decay and AdamW are.
+    assert len({row["loss"] for row in rows}) >= len(rows) / 2
 
 
 def test_the_top_is_retrained_on_both_parts_and_scored_once(copy, trained):
