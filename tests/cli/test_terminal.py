@@ -73,7 +73,7 @@ TRAIN = "jaxann train --hidden 2 --epochs 2 --batch-size 16 --no-plots --no-tens
                 (f"{TRAIN} >&-", "train: expected stdout to be open, or --run to name a place for the result, got nei"),
                 ("jaxann sweep --seeds 1 >&-", "sweep: expected stdout to be open, or --out to name a place for the"),
                 ("jaxann predict a --input in.csv >/dev/full", "predict: stdout cannot be written: No space left on"),
-                ("jaxann train --help | head -c 1 >/dev/null", "train: stdout cannot be written: nothing reads it"),
+                ("jaxann train --help | true", "train: stdout cannot be written: nothing reads it"),
             ]
         ),
     ],
