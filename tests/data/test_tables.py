@@ -628,7 +628,7 @@ def openml(tmp_path, monkeypatch):
         ]
         info = {"did": 1, "name": name, "version": 1, "status": "active", "format": "ARFF"}
         url = "https://api.openml.org/data/v1/download/7/table.arff"
-        details = {"url": url, "md5_checksum": hashlib.md5(arff).hexdigest(), "description": ""}
+        details = {"url": url, "file_id": "7", "md5_checksum": hashlib.md5(arff).hexdigest(), "description": ""}
         counts = [{"name": "NumberOfInstances", "value": str(float(len(rows)))}]
         for path, answer in {
             f"list/data_name/{name.lower()}/limit/2/{version}": {"data": {"dataset": [info]}},
@@ -638,6 +638,7 @@ def openml(tmp_path, monkeypatch):
         }.items():
             put(f"api/v1/json/data/{path}", json.dumps(answer).encode())
         put("data/v1/download/7/table.arff", arff)
+        put("data/v1/download/7", arff)  # where scikit-learn 1.6 looks for it
 
     return cache
 

@@ -2,8 +2,6 @@
 
 from functools import partial
 
-import equinox as eqx
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -133,7 +131,10 @@ def test_a_rule_that_is_wrong_on_purpose_is_declared_by_name():
         audit(program, X, on_purpose="other")
 
 
+@pytest.mark.filterwarnings("ignore:jax.interpreters")  # older versions of the libraries use what JAX deprecates
 def test_models_and_losses_of_other_libraries():
+    eqx, nn = pytest.importorskip("equinox"), pytest.importorskip("flax.linen")
+
     class Model(nn.Module):
         @nn.compact
         def __call__(self, x):
