@@ -174,8 +174,8 @@ def test_a_layer_of_the_users_own(call_gradcheck):
             ("--layer", "own:exploding", "--plot", "no/such/folder.png"),
             "expected --plot to be a file in a folder that exists, got no/such/folder.png",
         ),
-        (("--layer", "own:exploding", "--plot", "a.txt"), r"expected --plot to end in one of .*\.eps"),
-        (("--layer", "own:exploding", "--plot", "a"), r"expected --plot to end in one of .*\.eps"),
+        (("--layer", "own:exploding", "--plot", "a.txt"), "expected --plot to end in one of ."),
+        (("--layer", "own:exploding", "--plot", "a"), "expected --plot to end in one of ."),
     ],
 )
 def test_bad_input_gets_one_sentence_and_exit_code_2(call_gradcheck, arguments, sentence):
