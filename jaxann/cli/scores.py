@@ -54,6 +54,7 @@ class Scorer:
         """
         targets = self._task.targets
         pair = np.asarray(t), targets.decode(np.asarray(y))
+        weights = None if weights is None else np.asarray(weights)  # scikit-learn takes arrays of one kind
         if not targets.classes:  # R² is the same for standardized numbers, whose squares do not overflow
             pair = tuple(targets.encode(numbers)[:, 0] for numbers in pair)
         with np.errstate(all="ignore"):  # the check below reports an overflow
