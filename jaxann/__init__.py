@@ -52,7 +52,7 @@ gradients.
 | `jaxann.gradients` | gradient functions, per-example gradients, curvature |
 | `jaxann.data` | tables, splits, targets and batches |
 | `jaxann.rules` | learning rules: backward passes that differ from the true one on purpose |
-| `jaxann.gradcheck` | the gradient check, which names the formula that is wrong |
+| `jaxann.gradcheck` | the gradient check, which names the formula that is wrong, and the audit of any JAX program |
 | `jaxann.training` | training runs, sweeps, optimizers and devices |
 | `jaxann.runs` | the folder of a run: checkpoints, metrics and pictures |
 | `jaxann.interop` | handwritten backward passes inside other libraries' models |

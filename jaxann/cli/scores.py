@@ -46,6 +46,13 @@ class Scorer:
         y, loss = evaluate(self._task.recipe.model, self._task.recipe.loss, params, examples)
         return self.score(t, y, examples.weights), float(loss)
 
+    def show(self, params: Any) -> float:
+        """Returns the score on the examples that the progress bar shows, or NaN if it is not finite."""
+        try:
+            return self(gather(params), *self._task.shown)[0]
+        except FloatingPointError:
+            return nan
+
     def score(self, t: Array | np.ndarray, y: Any, weights: Any = None) -> float:
         """Returns the score of outputs y [N, m] for true targets t [N].
 

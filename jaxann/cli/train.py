@@ -11,7 +11,7 @@ from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
 from math import ceil, nan
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ from jaxann.data.batches import make_lanes
 from jaxann.data.validation import validate_features
 from jaxann.nn.hyperparameters import SettingError
 from jaxann.nn.text import make_printable
+from jaxann.runs.files import finite_or_none
 from jaxann.runs.folder import Folder
 from jaxann.runs.record import Record
 from jaxann.training.devices import cpu_devices, gather, make_mesh, shard_examples
@@ -89,7 +90,7 @@ def run(task: Task, settings: Settings) -> Outcome:
     evaluate = None if task.data.validation is None else Validator(task, scorer, settings.score)
     record, progress = open_record(task, settings, begin(task.recipe, jax.random.key(settings.seed), mesh, lanes))
     compiled = compile_pieces(task.recipe, lanes, task.plan, progress)
-    score_shown(task, scorer, progress.best)  # compiles the evaluation, before the time is measured
+    scorer.show(progress.best)  # compiles the evaluation, before the time is measured
     compile_seconds, start = perf_counter() - start, perf_counter()
     first_epoch = int(progress.state.epoch)
     pieces = train_in_pieces(task.recipe, lanes, task.plan, progress, evaluate, compiled)
@@ -103,7 +104,7 @@ def run(task: Task, settings: Settings) -> Outcome:
                 if is_drawn or is_finished(task.plan, progress):
                     score = rows[-1].get(f"validation_{scorer.key}")
                     if score is None:
-                        score = score_shown(task, scorer, progress.state.params)
+                        score = scorer.show(progress.state.params)
                     bar.set_postfix({"loss": f"{rows[-1]['loss']:.4f}", scorer.name: f"{score:.3f}"})
                 if any_process(bool(signals)):
                     bar.write(f"interrupted after epoch {progress.state.epoch}", file=sys.stderr)
@@ -116,14 +117,6 @@ def run(task: Task, settings: Settings) -> Outcome:
     lines.append(f"{steps} steps in {seconds:.2f} s: {rate}; compiling took {compile_seconds:.2f} s before")
     print("\n".join(lines))  # last, so that the record is complete even if printing fails
     return Outcome(score, epochs, steps, seconds, compile_seconds, tuple(signals))
-
-
-def score_shown(task: Task, scorer: Scorer, params: Any) -> float:
-    """Returns the score that the progress bar shows, which is NaN if it is not finite."""
-    try:
-        return scorer(gather(params), *task.shown)[0]
-    except FloatingPointError:
-        return nan
 
 
 def choose_devices(settings: Settings) -> Mesh | None:
@@ -205,7 +198,7 @@ def score_test(
     Raises:
         FloatingPointError: If the score is not finite; then the record is complete except for the score.
     """
-    data, counts, score, problem = task.data, None, None, None
+    data, counts, score, problem = task.data, None, nan, None
     if record is not None:
         record.save(progress)  # before anything that may fail
     try:
@@ -217,10 +210,14 @@ def score_test(
     except FloatingPointError as error:
         problem = FloatingPointError(f"on the test part, {error}")
     if record is not None:
-        result = {"epoch": int(progress.state.epoch), "best_epoch": progress.best_epoch, scorer.key: score}
+        result = {
+            "epoch": int(progress.state.epoch),
+            "best_epoch": progress.best_epoch,
+            scorer.key: finite_or_none(score),
+        }
         record.end(progress, result, counts, data.classes, plots=settings.plots)
-    if score is None:
-        raise problem or AssertionError("expected a score or an error, got neither")
+    if problem is not None:
+        raise problem
     parameters = "" if data.validation is None else f", the parameters of epoch {progress.best_epoch}"
     lines = [f"held-out {scorer.name}: {score:.3f} ({len(data.test.t)} examples{parameters})"]
     if counts is not None:

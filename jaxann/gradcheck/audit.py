@@ -45,7 +45,8 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
     Returns:
         A report with a row for each input of each rule. Its path is the name of the function and the position of the
         input, such as "rms_norm.0"; the owner of the row also says where the function is defined. A rule of a function
-        that JAX cannot differentiate without it, such as one with a `while_loop`, is not judged but named in a note.
+        that JAX cannot differentiate without it, such as one with a `while_loop`, is not judged but named in a note,
+        and so are operations that cannot be entered, such as a `shard_map`.
 
     Raises:
         TypeError: If `function` is not callable.
@@ -59,11 +60,12 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
     """
     if not callable(function):
         raise TypeError(f"expected a function to audit, got {type(function).__name__}")
-    rng, rows, notes = np.random.default_rng(seed), [], []
+    rng, rows = np.random.default_rng(seed), []
     clear_programs()
     with precision("float64"):
         args = jax.tree.map(_to_float64, args)
-        calls = _select_calls(find_calls(function, args, rng))
+        found, notes = find_calls(function, args, rng)
+        calls = _select_calls(found)
         for path, call in calls.items():
             subject, points = _RuleSubject(path, call), _draw_points(call, rng)
             try:
@@ -73,7 +75,7 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
                 notes.append(f"{path}, {subject.name}, is not judged, because only its rule has a derivative: {reason}")
                 continue
             rows += judge(subject, points, 2, rng, ("float64",))
-    if not calls:
+    if not (found or notes):
         notes.append("No function with a custom derivative is called.")
     declared = (on_purpose,) if isinstance(on_purpose, str) else on_purpose
     return Report(accept_on_purpose(rows, [p for name in declared for p in _expand(name, calls)]), 1, 1, tuple(notes))

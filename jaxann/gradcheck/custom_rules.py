@@ -53,7 +53,9 @@ class CustomCall(NamedTuple):
     cotangents: list[Any] | None
 
 
-def find_calls(function: Callable, args: tuple[Any, ...], rng: np.random.Generator) -> list[CustomCall]:
+def find_calls(
+    function: Callable, args: tuple[Any, ...], rng: np.random.Generator
+) -> tuple[list[CustomCall], list[str]]:
     """Finds the calls of functions with custom derivatives that a function makes at its arguments.
 
     Args:
@@ -62,7 +64,9 @@ def find_calls(function: Callable, args: tuple[Any, ...], rng: np.random.Generat
         rng: The source of the iterations and cotangents that are drawn.
 
     Returns:
-        The calls, in the order in which they are made. Calls inside a function with a custom derivative are among them.
+        The calls, in the order in which they are made, those inside a function with a custom derivative among them; and
+        a note on everything that could not be found: the incoming cotangents, or calls inside an operation that cannot
+        be entered, such as a `shard_map`.
 
     Raises:
         Exception: Whatever the function raises when it is traced.
@@ -84,7 +88,9 @@ def find_calls(function: Callable, args: tuple[Any, ...], rng: np.random.Generat
         return outputs
 
     shapes: list[list[Any]] = []
-    _Visit(record, np.random.default_rng(seed)).run(program, leaves)
+    visit = _Visit(record, np.random.default_rng(seed))
+    visit.run(program, leaves)
+    notes = [f"Functions with a custom derivative inside {name} are not judged." for name in sorted(visit.closed)]
 
     def run_with_taps(taps: list[list[Any]]) -> list[Any]:
         remaining = iter(taps)
@@ -98,9 +104,10 @@ def find_calls(function: Callable, args: tuple[Any, ...], rng: np.random.Generat
     try:
         outputs, pull = vjp(run_with_taps, shapes)
         (cotangents,) = pull([jnp.asarray(rng.normal(size=y.shape), y.dtype) for y in outputs])
-    except Exception:  # a part of the program may have no derivative; then the cotangents are drawn
-        return found
-    return [call._replace(cotangents=dy) for call, dy in zip(found, cotangents, strict=True)]
+    except Exception as error:  # a part of the program may have no derivative
+        reason = str(error).partition(". ")[0]
+        return found, [*notes, f"All cotangents are random, because the program has no derivative: {reason}"]
+    return [call._replace(cotangents=dy) for call, dy in zip(found, cotangents, strict=True)], notes
 
 
 class Evaluation:
@@ -139,7 +146,11 @@ class Evaluation:
             return self.repeat(condition, equation.params["body_jaxpr"], inputs[first : first + second], carry)
         if name == "cond":
             return self.choose(inputs[0], equation.params["branches"], inputs[1:])
-        return bind_equation(equation)(*inputs)  # an equation that JAX evaluates in a way of its own, such as a kernel
+        return self.call_closed(equation, inputs)
+
+    def call_closed(self, equation: Any, inputs: list[Any]) -> list[Any]:
+        """Returns the outputs of an equation that JAX evaluates in a way of its own, such as a `shard_map`."""
+        return bind_equation(equation)(*inputs)
 
     def _test(self, condition: Any, consts: list[Any], carry: list[Any]) -> Any:
         return self.run(condition, [*consts, *carry])[0]
@@ -173,10 +184,18 @@ class _Visit(Evaluation):
     Args:
         visit: A function of the equation, its inputs and its outputs, which returns the outputs to go on with.
         rng: The source of the iterations that are entered.
+
+    Attributes:
+        closed: The names of operations that call custom functions and could not be entered.
     """
 
     def __init__(self, visit: Callable[[Any, list[Any], list[Any]], list[Any]], rng: np.random.Generator) -> None:
         self._visit, self._rng, self._rest = visit, rng, Evaluation()
+        self.closed: set[str] = set()
+
+    def call_closed(self, equation: Any, inputs: list[Any]) -> list[Any]:
+        self.closed.add(equation.primitive.name)
+        return super().call_closed(equation, inputs)
 
     def call_custom(self, equation: Any, inputs: list[Any]) -> list[Any]:
         return self._visit(equation, inputs, super().call_custom(equation, inputs))

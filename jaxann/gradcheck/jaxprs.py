@@ -61,7 +61,8 @@ def bind_equation(equation: Any) -> Callable[..., list[Any]]:
 
     def call(*inputs: Any) -> list[Any]:
         outputs = equation.primitive.bind(*functions, *inputs, **params)
-        return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+        # Some primitives return their outputs in a tree of JAX's own.
+        return list(getattr(outputs, "vals", outputs)) if equation.primitive.multiple_results else [outputs]
 
     return call
 

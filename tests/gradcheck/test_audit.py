@@ -164,9 +164,23 @@ def test_a_rule_that_nothing_can_judge_is_named():
     report = audit(lambda x: jax.scipy.special.zeta(2.5 + jnp.abs(x), 1.5), X)
     assert report.ok
     assert report.rows == ()
-    (note,) = report.notes
+    note = report.notes[-1]
     assert note.startswith("zeta, zeta (special.py:")
     assert "is not judged, because only its rule has a derivative: Differentiation rule for 'zeta'" in note
+
+
+def test_what_cannot_be_entered_is_named():
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("d")
+    report = audit(jax.shard_map(jax.nn.relu, mesh=mesh, in_specs=spec, out_specs=spec), X)
+    assert report.rows == ()
+    assert report.notes == ("Functions with a custom derivative inside shard_map are not judged.",)
+
+
+def test_a_program_without_a_derivative_has_random_cotangents_and_says_so():
+    report = audit(lambda x: jax.scipy.special.zeta(2.5 + jnp.abs(wrong_softplus(x)), 1.5), X)
+    assert report.wrong == ("wrong_softplus.0",)
+    assert any(note.startswith("All cotangents are random, because the program has no der") for note in report.notes)
 
 
 def test_what_is_no_function_and_what_raises():
