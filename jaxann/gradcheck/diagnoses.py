@@ -222,7 +222,7 @@ def _axis(e: Evidence) -> str | None:
                 f"a sum over {name_axes(axes, skip=e.leading)}: each entry holds the sum of the true gradient's entries"
             )
     dy = e.args.dy
-    if e.value.shape == dy.shape or dy.ndim < 3:
+    if e.name not in e.arguments or e.value.shape == dy.shape or dy.ndim < 3:
         return None
     terms = {"dy": dy, "dy y": dy * e.y}
     terms |= {f"dy {name}": dy * x for name, x in e.float_arguments().items() if x.shape == dy.shape}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxann.gradcheck.arguments import Args
+from jaxann.gradcheck.arguments import Args, by_name
 from jaxann.gradcheck.diagnoses import Deadline, diagnose
 from jaxann.gradcheck.differences import STEP, Deviation, Differences, central_differences
 from jaxann.gradcheck.evidence import Evidence
@@ -51,17 +51,23 @@ def judge(
     try:
         errors = find_structure_errors(subject, args.first_example())
         gradients = {dtype: subject.evaluate(args, dtype) for dtype in dtypes}
-        true = gradients["float64"].autodiff
+        found = gradients["float64"].autodiff
+        names = dict.fromkeys([*by_name(args.params, args.x), *found])  # a compiled program sorts them
+        true = {name: found[name] for name in names if name in found}
         perturbed = subject.perturb(args, PERTURBATION, rng)
         differences = _compute_differences(subject, args, actual - 1, true, rng) if subject.has_differences else {}
     except Exception as error:  # whatever a user's code raises becomes a row, not a traceback
         return [failure_row(subject.leaf_path("") or "backward", subject.name, error)]
     rows: dict[str, Row] = {}
     evidence: dict[str, Evidence] = {}
+    axes = 2 if subject.is_single else 1
     for name, b in true.items():
-        row = partial(Row, subject.leaf_path(name), subject.name, b.shape[1:])
+        row = partial(Row, subject.leaf_path(name), subject.name, b.shape[axes:])
         if name in errors:
-            rows[name] = row(WRONG, *diagnose_structure(gradients["float64"].handwritten.get(name), b, errors[name]))
+            a = gradients["float64"].handwritten.get(name)
+            if subject.is_single:
+                a, b = None if a is None else a[:, 0], b[:, 0]
+            rows[name] = row(WRONG, *diagnose_structure(a, b, errors[name]))
             continue
         sensitivity = _largest(perturbed[name] - b) / PERTURBATION
         leaf = Leaf(subject, name, args, actual, gradients, sensitivity, differences.get(name))
@@ -157,17 +163,23 @@ def _make_row(row: partial[Row], leaf: Leaf, verdict: tuple[str, str, str]) -> R
     last = leaf.actual - 1
     shown = 0 if _is_finite(b)[0] and _largest(b)[0] > 0 else last
     ratio, degrees = _compare_directions(a[shown], b[shown])
+    differences = leaf.differences
+    measured = {
+        "float64": leaf.compare("float64").error,
+        "differences": differences.compare(a[last], b[last]).error if differences else np.nan,
+        "compared": int(differences.smooth.sum()) if differences else 0,
+        "nonsmooth": int((~differences.smooth).sum()) if differences else 0,
+    }
+    if leaf.name in leaf.gradients["float64"].error:  # b itself comes from differences
+        measured = {"differences": measured["float64"], "compared": b[0].size}
     return row(
         *verdict,
         float32=leaf.compare("float32").error,
-        float64=leaf.compare("float64").error,
-        differences=leaf.differences.compare(a[last], b[last]).error if leaf.differences else np.nan,
-        compared=int(leaf.differences.smooth.sum()) if leaf.differences else 0,
-        nonsmooth=int((~leaf.differences.smooth).sum()) if leaf.differences else 0,
+        **measured,
         ratio=ratio,
         degrees=degrees,
-        handwritten=np.asarray(a[shown]),
-        autodiff=np.asarray(b[shown]),
+        handwritten=np.asarray(a[shown, 0] if leaf.subject.is_single else a[shown]),
+        autodiff=np.asarray(b[shown, 0] if leaf.subject.is_single else b[shown]),
     )
 
 
