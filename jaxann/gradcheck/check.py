@@ -30,7 +30,7 @@ from jaxann.nn.loss import Loss
 
 
 def check(
-    model: Layer,
+    model: Any,
     loss: Loss,
     params: PyTree,
     x: Any,
@@ -39,7 +39,7 @@ def check(
     gradient: Callable = backprop,
     on_purpose: Declarations = (),
     examples: int = 64,
-    seconds: float = 20.0,
+    seconds: float | int = 20,
     seed: int = 0,
 ) -> Report:
     """Checks the handwritten gradients of a network and its loss, and diagnoses those that are wrong.
@@ -108,12 +108,12 @@ def check(
 
 
 def check_layer(
-    layer: Layer,
+    layer: Any,
     params: PyTree,
     x: Any,
     *,
     on_purpose: Declarations = (),
-    seconds: float = 20.0,
+    seconds: float | int = 20,
     seed: int = 0,
 ) -> Report:
     """Checks the handwritten gradients of one layer at one input, and diagnoses those that are wrong.
@@ -191,7 +191,7 @@ class _InnerProduct(Loss):
         return t
 
 
-def _judge_cases(cases: list[Case], seed: int, seconds: float) -> list[Row]:
+def _judge_cases(cases: list[Case], seed: int, seconds: float | int) -> list[Row]:
     """Returns the rows of all cases in order. Each core has a thread, because compiling takes most of the time."""
 
     deadline = Deadline(seconds)

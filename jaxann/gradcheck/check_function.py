@@ -15,22 +15,22 @@ from jaxann.gradcheck.compilation import clear_programs, precision
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.declarations import Declarations, accept_on_purpose, name_check
 from jaxann.gradcheck.function_subject import FunctionSubject
-from jaxann.gradcheck.host_code import HostCode, StructureError, to_array
+from jaxann.gradcheck.host_code import HostCode, StructureError, parameter_names, to_array
 from jaxann.gradcheck.inputs import draw_anywhere, draw_near, plant_kinks
 from jaxann.gradcheck.report import WRONG, Report, Row
 from jaxann.gradcheck.verdict import judge
-from jaxann.nn.base import Layer
+from jaxann.nn.base import Layer, path_name
 from jaxann.nn.hyperparameters import validate_number
 
 
 def check_function(
-    forward: Callable,
-    backward: Callable,
+    forward: Any,
+    backward: Any,
     *args: Any,
     parameters: Mapping[str, str] | None = None,
     cache: bool | None = None,
     on_purpose: Declarations = (),
-    seconds: float = 20.0,
+    seconds: float | int = 20,
     seed: int = 0,
 ) -> Report:
     """Checks the handwritten backward pass of any function, and diagnoses the gradients that are wrong.
@@ -120,17 +120,18 @@ def check_function(
         raise TypeError(
             f"expected two functions, forward and backward, got {type(wrong).__name__}; {name_check(wrong)}"
         )
-    code = _call(lambda: HostCode(forward, backward, args, cache, parameters), args)
+    named = dict(zip(parameter_names(forward, len(args)), args, strict=True))
+    code = _call(lambda: HostCode(forward, backward, args, cache, parameters), named)
     return _check_code(code, "", on_purpose, seconds, seed, cotangents=3)
 
 
 def check_gradient(
-    value: Callable,
-    gradient: Callable,
+    value: Any,
+    gradient: Any,
     params: PyTree,
     *,
     on_purpose: Declarations = (),
-    seconds: float = 20.0,
+    seconds: float | int = 20,
     seed: int = 0,
 ) -> Report:
     """Checks the gradient of a number, such as the loss of a network, with respect to a pytree of parameters.
@@ -195,11 +196,14 @@ def check_gradient(
 
     names = [""] if jax.tree.structure(params) != jax.tree.structure(0) else ["params"]
     code = _call(lambda: HostCode(value, backward, (params,), cache=False, names=names), (params,))
+    shape = np.shape(_call(lambda: code.forward({a.name: a.example for a in code.arguments}), (params,)))
+    if shape != ():
+        raise ValueError(f"expected one number from the value, got an array of shape {shape}")
     return _check_code(code, "", on_purpose, seconds, seed, cotangents=1)
 
 
 def _check_code(
-    code: HostCode, path: str, on_purpose: Declarations, seconds: float, seed: int, cotangents: int
+    code: HostCode, path: str, on_purpose: Declarations, seconds: float | int, seed: int, cotangents: int
 ) -> Report:
     """Returns the report on a user's code; `cotangents` of the points are at the given arguments."""
     validate_number("seconds", seconds, least=0)
@@ -260,7 +264,7 @@ def _call(function: Callable[[], Any], args: Any) -> Any:
         raise
     except Exception as error:
         leaves = jax.tree_util.tree_leaves_with_path(args)
-        shapes = ", ".join(f"{jax.tree_util.keystr(path)} {np.shape(to_array(leaf))}" for path, leaf in leaves)
+        shapes = ", ".join(f"{path_name(path)} {np.shape(to_array(leaf))}" for path, leaf in leaves)
         error.add_note(f"It was raised with arguments of these shapes: {shapes}")
         raise
 

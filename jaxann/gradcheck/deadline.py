@@ -15,7 +15,7 @@ class Deadline:
         seconds: How long the diagnoses of one report may take.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float | int) -> None:
         self.seconds = seconds
         self._end: float | None = None
 

@@ -21,6 +21,7 @@ from jaxann.gradcheck.numpy_tracer import unwrap, wrap
 from jaxann.gradcheck.subjects import Gradients, Subject
 
 BUDGET = 4.0  # seconds that all differences of a function which JAX cannot trace may take at all points
+MOST_OPERATIONS = 1000  # of a traced forward, because compiling more takes longer than differences
 FEWEST = 32  # entries of an array whose differences are computed however long they take
 
 
@@ -59,8 +60,8 @@ class FunctionSubject(Subject):
         """Whether JAX can trace the forward, with the same result."""
         moved = OrderedDict((name, value * 1.01) for name, value in self.values.items())
         try:
-            with precision("float64"):
-                return all(
+            with precision("float64"), jax.numpy_rank_promotion("allow"):
+                return len(jax.make_jaxpr(self._trace)(self.values).eqns) <= MOST_OPERATIONS and all(
                     np.allclose(jax.jit(self._trace)(values), self.code.forward(values), rtol=1e-9, atol=1e-12)
                     for values in (self.values, moved)
                 )
@@ -77,6 +78,10 @@ class FunctionSubject(Subject):
         most = max(FEWEST, int(BUDGET / max(seconds, 1e-6) / 16 / len(sizes)))
         rng = np.random.default_rng(0)
         return {name: np.sort(rng.choice(n, most, replace=False)) for name, n in sizes.items() if n > most}
+
+    @cached_property
+    def _jacobians(self) -> dict[bytes, dict[str, tuple[np.ndarray, ...]]]:
+        return {}
 
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
         return self._trace(x)
@@ -106,7 +111,7 @@ class FunctionSubject(Subject):
 
     def evaluate(self, args: Args, dtype: str) -> Gradients:
         handwritten = self.evaluate_handwritten(args)
-        with precision("float64"):
+        with precision("float64"), jax.numpy_rank_promotion("allow"):  # as a user's code may rely on
             y = np.stack([self.evaluate_forward(args.select(r)) for r in range(len(args.dy))])
             if self.is_traceable:
                 points = [_differentiate(self, args.select(r)) for r in range(len(args.dy))]
@@ -132,13 +137,12 @@ class FunctionSubject(Subject):
         """
         gradients: dict[str, list[np.ndarray]] = {name: [] for name in self.values}
         errors: dict[str, list[float]] = {name: [] for name in self.values}
-        jacobians: dict[bytes, dict[str, tuple[np.ndarray, ...]]] = {}
         for r in range(len(args.dy)):
             values, dy = _first(args.select(r).x), args.dy[r, 0].ravel()
             key = b"".join(value.tobytes() for value in values.values())
-            if key not in jacobians:
-                jacobians[key] = {name: self._measure_jacobian(values, name) for name in values}
-            for name, (J, rough, rounding) in jacobians[key].items():
+            if key not in self._jacobians:
+                self._jacobians[key] = {name: self._measure_jacobian(values, name) for name in values}
+            for name, (J, rough, rounding) in self._jacobians[key].items():
                 shape = (-1,) if name in self.entries else values[name].shape
                 b = (dy @ J).reshape(shape)
                 written = handwritten.get(name)
@@ -155,10 +159,10 @@ class FunctionSubject(Subject):
         entries = self.entries.get(name, np.arange(value.size))
         step = max(STEP, self.eps**0.2)
         columns, rough, rounding = [], [], np.zeros(len(center))
-        for place in entries:
+        for place in entries.tolist():
             h = step * float(np.clip(np.abs(value.flat[place]), 1e-2, 1))
 
-            def move(share: float, place: int = place, h: float = h) -> np.ndarray:
+            def move(share: float | int, place: Any = place, h: float = h) -> np.ndarray:
                 moved = value.copy()
                 moved.flat[place] += share * h
                 return np.ravel(self.code.forward({**values, name: moved})).astype(float) - center

@@ -44,7 +44,7 @@ def convert_like(value: Any, example: Any) -> Any:
     if is_tensor(example):
         import torch
 
-        return torch.tensor(np.asarray(value), device=example.device)
+        return torch.tensor(to_array(value), device=example.device)
     if isinstance(example, jax.Array):
         return jnp.asarray(value)
     if isinstance(example, float):
@@ -103,7 +103,7 @@ def parameter_names(function: Callable, count: int) -> list[str]:
     return [*names, *(f"argument {i + 1}" for i in range(len(names), count))][:count]
 
 
-def count_positional(function: Callable) -> tuple[int, float]:
+def count_positional(function: Callable) -> tuple[int, float | int]:
     """Returns how many positional arguments a function wants at least and takes at most."""
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -149,11 +149,10 @@ class HostCode:
     ) -> None:
         self.name = getattr(forward, "__qualname__", type(forward).__name__)
         self._forward, self._backward = forward, backward
-        names = parameter_names(forward, len(args)) if names is None else names
-        self._args, self._restore = collect_arguments(names, args)
-        self._names = [
-            name for name in names if any(f"{a.name}.".startswith(f"{name}.".lstrip(".")) for a in self._args)
-        ]
+        self._all_names = [*(parameter_names(forward, len(args)) if names is None else names)]
+        self._args, self._restore = collect_arguments(self._all_names, args)
+        paths = [f"{argument.name}." for argument in self._args]
+        self._names = [name for name in self._all_names if any(p.startswith(f"{name}.".lstrip(".")) for p in paths)]
         self._owner, self._parameters = None, dict(parameters or {})
         if parameters is not None or count_positional(backward)[1] == 1:
             self._owner = _find_owner(forward, backward)
@@ -171,7 +170,7 @@ class HostCode:
         """Returns the output y as an array; several outputs as one vector."""
         return _join(self._run([values[a.name] for a in self.arguments])[0])
 
-    def backward(self, values: Mapping[str, Any], dy: np.ndarray) -> dict[str, Any]:
+    def backward(self, values: Mapping[str, Any], dy: Any) -> dict[str, Any]:
         """Returns the gradients of <dy, y> by the names of the arguments; those that are None are left out.
 
         Raises:
@@ -210,7 +209,7 @@ class HostCode:
             self._forward(*self._restore([a.example for a in self._args])),
             count_positional(self._backward),
         )
-        if isinstance(out, tuple) and len(out) == 2 and least <= 2 <= most:
+        if isinstance(out, tuple) and len(out) == 2 and least <= 2 <= most < np.inf:
             return True
         if not least <= len(args) + 1 <= most:
             names = ", ".join(parameter_names(self._forward, len(args)))
@@ -222,25 +221,26 @@ class HostCode:
 
     def _name_gradients(self, returned: Any) -> dict[str, Any]:
         """Returns the gradients by the names of the arguments of forward."""
-        names = self._names
-        if isinstance(returned, Mapping) and not (len(names) == 1 and names[0] not in returned):
-            given = {name if name in names else name.removeprefix("d"): g for name, g in returned.items()}
+        floats, returned_names = self._names, list(returned) if isinstance(returned, Mapping) else []
+        if returned_names and (len(floats) > 1 or floats[0] in returned_names):
+            given = {name if name in floats else name.removeprefix("d"): returned[name] for name in returned_names}
+        elif isinstance(returned, tuple | list) and len(returned) in (len(self._all_names), len(floats)):
+            names = self._all_names if len(returned) == len(self._all_names) else floats
+            given = {name: g for name, g in zip(names, returned, strict=True) if name in floats}
+        elif len(floats) == 1:
+            given = {floats[0]: returned}
         else:
-            if not isinstance(returned, tuple | list) or (len(names) == 1 and len(returned) != 1):
-                returned = (returned,)
-            returned = list(returned)
-            if len(returned) != len(names):
-                raise StructureError(
-                    f"expected {len(names)} gradients, for {', '.join(names)}, got {len(returned)} from backward"
-                )
-            given = dict(zip(names, returned, strict=True))
+            count = len(returned) if isinstance(returned, tuple | list) else 1
+            raise StructureError(
+                f"expected {len(floats)} gradients, for {', '.join(floats)}, got {count} from backward"
+            )
         named = {}
         for name, gradient in given.items():
             for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
                 named[join_path(name, path_name(path))] = leaf
         return named
 
-    def _split(self, dy: np.ndarray) -> Any:
+    def _split(self, dy: Any) -> Any:
         """Returns the cotangent in the structure and the kind of the output."""
         leaves, structure = jax.tree.flatten(self._example)
         sizes = np.cumsum([np.size(to_array(leaf)) for leaf in leaves])[:-1]

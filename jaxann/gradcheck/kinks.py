@@ -57,7 +57,7 @@ def find_kinks(e: Evidence, rng: np.random.Generator) -> Kinks:
 def describe_kinks(e: Evidence) -> str:
     """Returns a sentence on a gradient that differs at kinks only: where they are, and both slopes if they exist."""
     differs = e.differs
-    first = tuple(np.argwhere(differs)[0])
+    first = tuple(int(i) for i in np.argwhere(differs)[0])
     count = f"{differs.sum()} {'entry' if differs.sum() == 1 else 'entries'}"
     sentence = "another choice of slope at a kink, where every slope is right: it differs only where"
     has_targets = isinstance(e.subject, LossSubject) and np.shape(e.args.aux) == differs.shape

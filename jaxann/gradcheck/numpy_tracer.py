@@ -6,13 +6,14 @@ raises, and the caller does without.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+MOST_STEPS = 100  # of a loop over an array, because each step becomes a part of the traced program
 REDUCTIONS = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min"}
 
 
@@ -61,6 +62,11 @@ class TracedArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.value = self.value.at[unwrap(index)].set(unwrap(value))
+
+    def __iter__(self) -> Iterator[Any]:
+        if len(self) > MOST_STEPS:
+            raise TypeError(f"expected at most {MOST_STEPS} steps of a loop over an array, got {len(self)}")
+        return (self[i] for i in range(len(self)))
 
     def __len__(self) -> int:
         return len(self.value)

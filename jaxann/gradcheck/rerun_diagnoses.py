@@ -39,7 +39,7 @@ def cotangent(e: Evidence) -> str | None:
     if isinstance(e.subject, GradientSubject | LossSubject):
         return None
     ones = np.ones_like(e.args.dy)
-    if not e.agree(e.evaluate_handwritten(e.args._replace(dy=2 * e.args.dy)), e.a):
+    if not e.agree(e.evaluate_handwritten(e.args._replace(dy=-0.3 * e.args.dy)), e.a):
         return None
     sentence = "a gradient that does not depend on dy, the incoming gradient"
     if e.agree(e.a, e.evaluate_true(e.args._replace(dy=ones))):
