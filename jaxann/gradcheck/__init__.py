@@ -31,7 +31,8 @@ The report has a row for each gradient, then a sentence for each wrong one, and 
 Every row has a path. "2.b" is the gradient of the bias of layer 2, "2.dx" that of the input of layer 2, and "loss" that
 of the loss. "chain.2.b" is the gradient of the same bias as the chain of backwards returns it, "gradient.2.b" as the
 gradient function of a batch returns it, and "gradient.weighted.2.b" the same with weights. "2.random.dx" is computed
-with a key, for a layer that draws random numbers. "2#2.dx" belongs to the second use of a layer that is used twice.
+with a key, for a layer that draws random numbers; "chain.random.2.b" and "gradient.random.2.b" are computed with a key
+as well. "2#2.dx" belongs to the second use of a layer that is used twice.
 
 ## What is judged
 

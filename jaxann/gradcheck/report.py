@@ -25,7 +25,8 @@ class Row:
     Attributes:
         path: Where the gradient is: "2.W" is that of W in layer 2, "2.dx" that of the input of layer 2, "loss" that of
             the loss. "2.random.dx" is measured with a key. "chain.2.W" is the gradient of W in layer 2 as the chain of
-            backwards returns it, and "gradient.2.W" as the gradient function returns it.
+            backwards returns it, and "gradient.2.W" as the gradient function returns it; "chain.random.2.W" and
+            "gradient.random.2.W" are these gradients with a key.
         owner: The name of the layer, loss or gradient function that returns the gradient.
         shape: The shape of the gradient; that of dx has the examples as its first axis.
         verdict: "right", "wrong", "on purpose" or "not finite".
