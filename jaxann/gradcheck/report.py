@@ -6,14 +6,16 @@ import json
 import math
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxann.gradients.table import format_table
+from jaxann.gradients.table import format_html_table, format_table
 
 RIGHT, WRONG, ON_PURPOSE, NOT_FINITE = "right", "wrong", "on purpose", "not finite"
 OWNER_WIDTH = 32  # characters of a layer's name in the table
+HEADER = ("gradient", "owner", "shape", "float32", "float64", "differences", "verdict")
+NUMBERS = (3, 4, 5)  # the columns that are aligned to the right
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,20 @@ class Row:
     composite: bool = False
     handwritten: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
     autodiff: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+
+
+class _Line(NamedTuple):
+    """A line of the table: one gradient, or several right ones of a composite layer.
+
+    Attributes:
+        cells: The texts of its columns.
+        diagnosis: The diagnosis; "" without one.
+        wrong: Whether the gradient is wrong or not finite.
+    """
+
+    cells: tuple[str, ...]
+    diagnosis: str = ""
+    wrong: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,11 +140,24 @@ class Report:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def __str__(self) -> str:
-        header = ("gradient", "owner", "shape", "float32", "float64", "differences", "verdict")
-        lines = [cells for _, rows in groupby(self.rows, _group) for cells in _format_rows(list(rows))]
-        table = format_table([header, *lines], right=(3, 4, 5))
-        diagnoses = (f"{row.path}: {row.diagnosis}" for row in self.rows if row.diagnosis)
+        lines = self._list_lines()
+        table = format_table([HEADER, *(line.cells for line in lines)], right=NUMBERS)
+        diagnoses = (f"{line.cells[0]}: {line.diagnosis}" for line in lines if line.diagnosis)
         return "\n".join([table, *diagnoses, *self.notes, self._summarize()])
+
+    def _repr_html_(self) -> str:
+        """Returns the table as Jupyter shows it, with the diagnosis of a gradient in a row beneath its own."""
+        lines = dict(enumerate(self._list_lines(), start=1))
+        return format_html_table(
+            [HEADER, *(line.cells for line in lines.values())],
+            right=NUMBERS,
+            sentences={i: line.diagnosis for i, line in lines.items() if line.diagnosis},
+            marked=[i for i, line in lines.items() if line.wrong],
+            paragraphs=[*self.notes, self._summarize()],
+        )
+
+    def _list_lines(self) -> list[_Line]:
+        return [_make_line(list(rows)) for _, rows in groupby(self.rows, _group)]
 
     def _summarize(self) -> str:
         count, wrong = len(self.rows), len(self.wrong)
@@ -144,16 +173,16 @@ def _group(row: Row) -> tuple[str, ...]:
     return (row.owner,) if collapses else (row.owner, row.path)
 
 
-def _format_rows(rows: list[Row]) -> list[tuple[str, ...]]:
-    """Returns the cells of one row, or of one line for several right rows."""
+def _make_line(rows: list[Row]) -> _Line:
+    """Returns the line of one row, or of several right rows."""
     if len(rows) == 1:
-        return [_format_row(rows[0])]
+        return _Line(_format_row(rows[0]), rows[0].diagnosis, rows[0].verdict in (WRONG, NOT_FINITE))
     worst = {name: _largest([getattr(row, name) for row in rows]) for name in ("float32", "float64", "differences")}
     sums = {name: sum(getattr(row, name) for row in rows) for name in ("compared", "nonsmooth")}
     names = zip(*(row.path.split(".") for row in rows), strict=False)
     shared = [alike[0] for alike in takewhile(lambda alike: len(set(alike)) == 1, names)]
     path, owner, _, *cells = _format_row(replace(rows[0], path=".".join([*shared, "*"]), **worst, **sums))
-    return [(path, owner, f"{len(rows)} leaves", *cells)]
+    return _Line((path, owner, f"{len(rows)} leaves", *cells))
 
 
 def _format_row(row: Row) -> tuple[str, ...]:
