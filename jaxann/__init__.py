@@ -77,6 +77,7 @@ from importlib.metadata import version
 from jaxann import cli, data, gradcheck, gradients, interop, nn, rules, runs, training
 from jaxann.gradcheck.audit import audit
 from jaxann.gradcheck.check import check, check_layer
+from jaxann.gradcheck.grade import grade
 from jaxann.gradients.autodiff import autodiff
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.comparison import compare
@@ -99,6 +100,7 @@ __all__ = [
     "differentiable",
     "fit",
     "gradcheck",
+    "grade",
     "gradients",
     "interop",
     "nn",

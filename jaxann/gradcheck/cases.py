@@ -125,7 +125,7 @@ def _leaf_cases(place: Place, rng: np.random.Generator) -> list[Case]:
     points = draw_layer_points(place, rng)
     return [
         Case(LayerSubject(place.path, place.layer, str(place.layer), random), points, 2)
-        for random in ((False, True) if _uses_key(place) else (False,))
+        for random in ((False, True) if uses_key(place) else (False,))
     ]
 
 
@@ -138,7 +138,7 @@ def _composite_cases(place: Place, names: list[str], rng: np.random.Generator) -
     twin = map_parts(place.layer, lambda name, part: AutodiffLayer(part) if name in names else part)
     path = join_path(place.path, "chain") if names[0].isdecimal() else place.path
     cases = []
-    for random in (False, True) if _uses_key(place) else (False,):
+    for random in (False, True) if uses_key(place) else (False,):
         own = LayerSubject(path, place.layer, type(place.layer).__name__, random)
         subject, one = replace(own, layer=twin), points.first_example()
         if _raises(subject, one) and not _raises(own, one):
@@ -157,8 +157,12 @@ def _raises(subject: LayerSubject, one: Args) -> bool:
     return False
 
 
-def _uses_key(place: Place) -> bool:
-    """Returns whether the output of a layer is another function with a key than without one."""
+def uses_key(place: Place) -> bool:
+    """Returns whether the output of a layer is another function with a key than without one.
+
+    Args:
+        place: The layer with its parameters and inputs.
+    """
 
     def forward(key, params, x):
         return place.layer.forward(params, x, key)[0]

@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxann.gradients.table import format_html_table, format_table
 
-RIGHT, WRONG, ON_PURPOSE, NOT_FINITE = "right", "wrong", "on purpose", "not finite"
+RIGHT, WRONG, ON_PURPOSE, NOT_FINITE, REFUSED = "right", "wrong", "on purpose", "not finite", "refused"
+_FAILURES = WRONG, NOT_FINITE, REFUSED
 OWNER_WIDTH = 32  # characters of a layer's name in the table
 HEADER = ("gradient", "owner", "shape", "float32", "float64", "differences", "verdict")
 NUMBERS = (3, 4, 5)  # the columns that are aligned to the right
@@ -31,11 +32,12 @@ class Row:
             "gradient.random.2.W" are these gradients with a key.
         owner: The name of the layer, loss or gradient function that returns the gradient.
         shape: The shape of the gradient; that of dx has the examples as its first axis.
-        verdict: "right", "wrong", "on purpose" or "not finite".
+        verdict: "right", "wrong", "on purpose", "not finite", or "refused" if an exercise forbids how it is computed.
         cause: The diagnosis in one word or two, for programs: a key of `jaxann.gradcheck.diagnoses.DIAGNOSES`; "none"
             if no diagnosis explains the difference; "structure", "not summed" or "transposed" for a gradient of the
-            wrong shape; "raises", "not finite", "float32", "differences" or "custom derivative"; "autodiff" or "range"
-            for remarks on a right gradient; "" for a right gradient without a remark.
+            wrong shape; "raises", "not finite", "float32", "differences" or "custom derivative"; "forward" or
+            "forbidden" in a grade; "autodiff" or "range" for remarks on a right gradient; "" for a right gradient
+            without a remark.
         diagnosis: The diagnosis as a sentence.
         float32: max|a - b| / max|b| in float32, at the point where it exceeds its tolerance most.
         float64: The same in float64.
@@ -105,8 +107,8 @@ class Report:
 
     @property
     def wrong(self) -> tuple[str, ...]:
-        """The paths of the gradients that are wrong or not finite."""
-        return tuple(row.path for row in self.rows if row.verdict in (WRONG, NOT_FINITE))
+        """The paths of the gradients that are wrong, not finite or refused."""
+        return tuple(row.path for row in self.rows if row.verdict in _FAILURES)
 
     def __getitem__(self, path: str) -> Row:
         """Returns the row of the gradient at `path`; raises KeyError, with all paths, if the report has no such row."""
@@ -176,7 +178,7 @@ def _group(row: Row) -> tuple[str, ...]:
 def _make_line(rows: list[Row]) -> _Line:
     """Returns the line of one row, or of several right rows."""
     if len(rows) == 1:
-        return _Line(_format_row(rows[0]), rows[0].diagnosis, rows[0].verdict in (WRONG, NOT_FINITE))
+        return _Line(_format_row(rows[0]), rows[0].diagnosis, rows[0].verdict in _FAILURES)
     worst = {name: _largest([getattr(row, name) for row in rows]) for name in ("float32", "float64", "differences")}
     sums = {name: sum(getattr(row, name) for row in rows) for name in ("compared", "nonsmooth")}
     names = zip(*(row.path.split(".") for row in rows), strict=False)
