@@ -78,6 +78,7 @@ from jaxann import cli, data, gradcheck, gradients, interop, nn, rules, runs, tr
 from jaxann.gradcheck.audit import audit
 from jaxann.gradcheck.check import check, check_layer
 from jaxann.gradcheck.check_function import check_function, check_gradient
+from jaxann.gradcheck.grade import grade
 from jaxann.gradients.autodiff import autodiff
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.comparison import compare
@@ -102,6 +103,7 @@ __all__ = [
     "differentiable",
     "fit",
     "gradcheck",
+    "grade",
     "gradients",
     "interop",
     "nn",

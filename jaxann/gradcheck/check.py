@@ -98,13 +98,14 @@ def check(
         cases, y, notes = collect_layer_cases(model, loss, data, rng)
     except Exception as error:
         return Report((failure_row("forward", str(model), error),), len(chosen), len(x))
-    rows = _judge_cases(cases + collect_loss_cases(model, loss, gradient, data, y, rng), seed, seconds)
+    loss_cases, loss_notes = collect_loss_cases(model, loss, gradient, data, y, rng)
+    rows = _judge_cases(cases + loss_cases, seed, seconds)
     if any(row.verdict == NOT_FINITE or row.cause == "range" for row in rows):
         place = find_nonfinite(model, loss, params, jnp.asarray(x)[chosen], jnp.asarray(t)[chosen])
         if place:
             sentence = f"the first value that is not finite is in {place}"
             rows.insert(0, Row("values", type(model).__name__, (), NOT_FINITE, "not finite", sentence))
-    return Report(accept_on_purpose(rows, on_purpose), len(chosen), len(x), notes)
+    return Report(accept_on_purpose(rows, on_purpose), len(chosen), len(x), notes + loss_notes)
 
 
 def check_layer(

@@ -216,23 +216,27 @@ class GradientSubject(Subject):
         gradient: A function (model, loss) that returns a gradient function, such as `backprop`.
         model: The network.
         loss: The loss.
+        random: Whether the gradient function gets a key, which is made from a seed at the end of `aux`. Its value is
+            then not compared with the mean loss, because a gradient function may split its key in any way.
     """
 
     gradient: Callable[[Layer, Loss], Callable]
     model: Layer
     loss: Loss
+    random: bool = False
 
     has_differences: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
-        return getattr(self.gradient, "__name__", str(self.gradient))
+        name = getattr(self.gradient, "__name__", str(self.gradient))
+        return f"{name}, with a key" if self.random else name
 
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Float[Array, ""]:
-        return self.make_gradient(_ZeroBackward(self.model), _ZeroGradient(self.loss))(params, *aux)[0]
+        return self._call(self.make_gradient(_ZeroBackward(self.model), _ZeroGradient(self.loss)), params, aux)[0]
 
     def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
-        _, grads = self.make_gradient(AutodiffLayer(self.model), AutodiffLoss(self.loss))(params, *aux)
+        _, grads = self._call(self.make_gradient(AutodiffLayer(self.model), AutodiffLoss(self.loss)), params, aux)
         return jax.tree.map(lambda leaf: dy * leaf, grads), ()
 
     def make_gradient(self, model: Layer, loss: Loss) -> Callable:
@@ -245,14 +249,22 @@ class GradientSubject(Subject):
 
     def handwritten_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> dict[str, Array]:
         gradient = self.make_gradient(AutodiffLayer(self.model), AutodiffLoss(self.loss))
-        value, grads = jax.vmap(lambda aux: gradient(params, *aux))(aux)
+        value, grads = jax.vmap(lambda aux: self._call(gradient, params, aux))(aux)
         weighted = jax.tree.map(lambda leaf: jnp.tensordot(dy, leaf, 1), grads)
-        return by_name(weighted, ()) | {"value": dy * value}
+        return by_name(weighted, ()) | ({} if self.random else {"value": dy * value})
 
     def autodiff_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[Any, dict[str, Array]]:
         y, grads = super().autodiff_gradients(params, x, aux, dy)
+        if self.random:
+            return y, grads
         mean = jax.vmap(lambda aux: mean_loss(self.model, self.loss)(params, *aux))(aux)
         return y, grads | {"value": dy * mean}
+
+    def _call(self, gradient: Callable, params: PyTree, aux: PyTree) -> tuple[Any, PyTree]:
+        if not self.random:
+            return gradient(params, *aux)
+        *batch, seed = aux
+        return gradient(params, *batch, key=jax.random.key(seed))
 
 
 @dataclass(frozen=True)
