@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Shaped
 
-from jaxann.nn.base import Layer, Wrapper, join_path, map_parts
+from jaxann.nn.base import Layer, Wrapper, drop_float0, join_path, map_parts
 from jaxann.nn.batch import backward_batch, forward_batch
 from jaxann.nn.loss import Loss
 
@@ -34,8 +34,9 @@ class Probe(Wrapper):
         y, saved = self.layer.forward(params, x, key)
         return y, ForwardRecord(self, x, y, saved)
 
-    def backward(self, params: PyTree, saved: ForwardRecord, dy: Array) -> tuple[BackwardRecord, Array]:
+    def backward(self, params: PyTree, saved: ForwardRecord, dy: Array) -> tuple[BackwardRecord, Array | None]:
         grads, dx = self.layer.backward(params, saved.saved, dy)  # y, saved = layer.forward(params, x)
+        dx = drop_float0(dx)
         return BackwardRecord(self, dy, grads, dx), dx
 
     def __repr__(self) -> str:
@@ -69,7 +70,7 @@ class BackwardRecord:
         probe: The probe that recorded it.
         dy: ∂E/∂y, the gradient that came from the next layer.
         grads: ∂E/∂params.
-        dx: ∂E/∂x, the gradient for the layer before.
+        dx: ∂E/∂x, the gradient for the layer before; None where x holds integers.
     """
 
     probe: Probe = field(metadata={"static": True})

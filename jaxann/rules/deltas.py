@@ -80,9 +80,9 @@ class _ClippedDelta(Wrapper):
 
     max_norm: float
 
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array | None]:
         size = jnp.sqrt(jnp.sum(dy * dy))
-        return self.layer.backward(params, saved, dy * (self.max_norm / jnp.maximum(size, self.max_norm)))
+        return super().backward(params, saved, dy * (self.max_norm / jnp.maximum(size, self.max_norm)))
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class _NoisyDelta(Wrapper):
         y, saved = self.layer.forward(params, x, key)
         return y, (saved, noise_key)
 
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array | None]:
         saved, key = saved
         if key is not None:
             dy = dy + self.noise * jnp.sqrt(jnp.mean(dy * dy)) * jax.random.normal(key, dy.shape, dy.dtype)
-        return self.layer.backward(params, saved, dy)  # y, saved = layer.forward(params, x, key)
+        return super().backward(params, saved, dy)  # y, saved = layer.forward(params, x, key)

@@ -48,7 +48,7 @@ class DirectFeedbackAlignment(Rule):
 
     def backward(
         self, altered: Layer, params: PyTree, feedback: dict[str, Array], saved: Any, dy: Array
-    ) -> tuple[PyTree, Array]:
+    ) -> tuple[PyTree, Array | None]:
         def add_dx(layer: Layer, params: PyTree, path: str = "") -> PyTree:
             if isinstance(layer, _DirectFeedback):
                 return params, feedback[path].astype(dy.dtype) @ dy
@@ -91,6 +91,6 @@ class OutputLayerOnly(Rule):
 class _OutputLayer(Wrapper):
     """A layer that passes no error on to the layers below it."""
 
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
-        grads, dx = self.layer.backward(params, saved, dy)
-        return grads, jnp.zeros_like(dx)
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array | None]:
+        grads, dx = super().backward(params, saved, dy)
+        return grads, None if dx is None else jnp.zeros_like(dx)

@@ -72,7 +72,7 @@ def fit(
     x, t = validate(model, loss, x, t)
     validate_schedule(len(x), epochs, batch_size)
     recipe = Recipe(model, loss, optimizer, batch_size, gradient, shuffle)
-    validate_memory(recipe, key, x.shape[1:])
+    validate_memory(recipe, key, x.shape[1:], dtype=x.dtype)
     lanes = make_lanes(Examples(x, t, validate_weights(weights, len(x))), batch_size)
     before = start(recipe, key)
     after, history = train(recipe, before, lanes, epochs)
