@@ -43,8 +43,8 @@ class GradcheckSettings(Settings):
     The module, which may lie in the current folder, is imported, and this runs its code: name only code that you trust.
     """
     shape: tuple[int, ...] | None = None
-    """Shape of one input of that layer, whose entries are drawn. By default the number of its input features, or 8 if it
-    takes any number. A layer that takes no such vector needs it.
+    """Shape of one input of that layer. By default the number of its input features, or 8 if it takes any number.
+    A layer that takes no vector, such as a convolution, needs a shape.
     """
     on_purpose: tuple[str, ...] = ()
     """Paths of gradients that differ on purpose, such as 2, 2.W, loss or gradient.value."""

@@ -21,7 +21,8 @@ def validate(
 ) -> tuple[Num[Array, "N ..."], Num[Array, "N ..."]]:
     """Checks that features and targets fit a model and a loss, and converts them to arrays.
 
-    Whether features fit is decided by the forward pass, which is traced for one example but not computed. Inside `jit` or `vmap`, where arrays have no values yet, only shapes and types are checked.
+    Whether features fit is decided by the forward pass, which is traced for one example and not computed. Inside `jit`
+    or `vmap`, where arrays have no values yet, only shapes and types are checked.
 
     Args:
         model: The network.
@@ -42,7 +43,7 @@ def validate(
             input.
     """
     x, t = _require_real("features", x), _to_array("targets", t, keep_integers=True)
-    if x.ndim == 0 or 0 in x.shape:
+    if x.ndim == 0 or 0 in x.shape or (x.ndim == 1 and x.shape != t.shape[:1]):
         raise ValueError(_describe_rows(x))
     if t.ndim == 0 or len(x) != len(t):
         raise ValueError(f"expected targets for {len(x)} rows of features, got shape {t.shape}")

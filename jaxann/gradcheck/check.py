@@ -132,8 +132,7 @@ def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[st
         raise ValueError(f"expected x to be at least one real number, got shape {x.shape} and dtype {x.dtype}")
     clear_programs()
     try:
-        given = jax.ShapeDtypeStruct(x.shape, jnp.result_type(x.dtype))
-        one, y = resolve_input(layer, params, given)
+        one, y = resolve_input(layer, params, jax.ShapeDtypeStruct(x.shape, x.dtype))
         x = x.astype(float) if is_float(one) and not is_float(x) else x
         batch = np.stack([x] * SUBSAMPLE)
         data = Args(params, batch, rng.normal(size=(SUBSAMPLE, *y.shape)), ()).cast("float64")

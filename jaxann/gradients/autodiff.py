@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.gradients.stateful import GradientFunction
-from jaxann.nn.base import Layer, Wrapper, drop_float0
+from jaxann.nn.base import InputGradient, Layer, Wrapper
 from jaxann.nn.batch import forward_batch
 from jaxann.nn.loss import Loss, mean_weights
 
@@ -105,11 +105,10 @@ class AutodiffLayer(Wrapper):
 
     def backward(
         self, params: PyTree, saved: tuple[Array, PRNGKeyArray | None], dy: Array
-    ) -> tuple[PyTree, Array | None]:
+    ) -> tuple[PyTree, InputGradient]:
         x, key = saved
         _, pull = vjp(lambda params, x: self.layer.forward(params, x, key)[0], params, x)
-        grads, dx = pull(dy)
-        return grads, drop_float0(dx)
+        return pull(dy)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,11 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
 import jax
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
+
+InputGradient = Array | np.ndarray | None
+"""dx = ∂E/∂x in the shape of x. Integers have no gradient: there it is None, or an array of JAX's dtype float0."""
 
 
 class Layer(ABC):
@@ -82,7 +86,7 @@ class Layer(ABC):
         """
 
     @abstractmethod
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array | None]:
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
         """Computes the gradients of E with respect to the parameters and the input, for one example.
 
         Args:
@@ -92,7 +96,7 @@ class Layer(ABC):
 
         Returns:
             ∂E/∂params in the structure of `params`, with an `Outer` for each matrix, and dx = ∂E/∂x in the shape of x.
-            Integers have no gradient: dx is None where x holds them, and JAX's float0 is taken for None.
+            Where x holds integers, which have no gradient, dx is None or an array of JAX's dtype float0.
         """
 
 
@@ -120,13 +124,12 @@ class Wrapper(Layer):
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
         return self.layer.forward(params, x, key)
 
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array | None]:
-        grads, dx = self.layer.backward(params, saved, dy)  # y, saved = layer.forward(params, x)
-        return grads, drop_float0(dx)
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
+        return self.layer.backward(params, saved, dy)  # y, saved = layer.forward(params, x)
 
 
-def drop_float0(dx: Any) -> Any:
-    """Returns the gradient of an input, or None where it has JAX's type float0, which stands for "no gradient"."""
+def drop_float0(dx: InputGradient) -> Any:
+    """Returns the gradient of an input, or None where its dtype is float0, which stands for "no gradient"."""
     return None if getattr(dx, "dtype", None) == jax.dtypes.float0 else dx
 
 

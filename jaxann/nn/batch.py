@@ -49,7 +49,9 @@ def forward_batch(
     try:
         return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, split_per_example(key, len(x)))
     except (TypeError, ValueError, IndexError):
-        output_shape(model, params, jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)))  # its error names the layer
+        output_shape(
+            model, params, jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
+        )  # its error names the layer
         raise
 
 

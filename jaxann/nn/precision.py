@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from jaxann.nn.base import Wrapper, drop_float0
+from jaxann.nn.base import InputGradient, Wrapper, drop_float0
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class MixedPrecision(Wrapper):
         y, saved = self.layer.forward(self._round(params), self._round(x), key)
         return y.astype(self._find_dtype(params, x, key)), saved
 
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array | None]:
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
         grads, dx = self.layer.backward(self._round(params), saved, self._round(dy))  # y, saved = forward(...)
-        dx = drop_float0(dx)
-        return grads, None if dx is None else dx.astype(dy.dtype)
+        floats = drop_float0(dx)
+        return grads, dx if floats is None else floats.astype(dy.dtype)
 
     def _find_dtype(self, params: PyTree, x: Array, key: PRNGKeyArray | None) -> Any:
         if jnp.issubdtype(x.dtype, jnp.floating):

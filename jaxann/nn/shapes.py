@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer, Wrapper, join_path, map_parts
@@ -41,7 +42,14 @@ class InputError(ValueError):
     """
 
     def __init__(self, path: str, layer: str, shape: Any, dtype: Any, reason: str, depth: int = 0) -> None:
-        self.path, self.layer, self.shape, self.dtype, self.reason, self.depth = path, layer, shape, dtype, reason, depth
+        self.path, self.layer, self.shape, self.dtype, self.reason, self.depth = (
+            path,
+            layer,
+            shape,
+            dtype,
+            reason,
+            depth,
+        )
         super().__init__(path, layer, shape, dtype, reason, depth)  # as they are, so that the error can be pickled
 
     def __str__(self) -> str:
@@ -96,13 +104,15 @@ def resolve_input(
         x: The shape and dtype of one example, as the user gives it.
 
     Returns:
-        The shape and dtype of x as the model takes it, and those of y. Floats stay as they are. Integers and Booleans
-        become floats of the default precision where the model takes those, and integers otherwise.
+        The shape and dtype of x as the model takes it, and those of y. Floats stay floats. Integers and Booleans become
+        floats of the default precision where the model takes those, and integers otherwise.
 
     Raises:
         InputError: If the model takes neither.
         Exception: Anything else that a forward raises, as `output_shape` does.
     """
+    # The dtype of an array, unlike a dtype alone, becomes one of JAX's default precision without a warning.
+    x = jax.ShapeDtypeStruct(x.shape, jnp.result_type(np.zeros((), int if x.dtype == bool else x.dtype)))
     if jnp.issubdtype(x.dtype, jnp.floating):
         return x, output_shape(model, params, x)
     floats = jax.ShapeDtypeStruct(x.shape, jnp.result_type(float))
@@ -110,9 +120,8 @@ def resolve_input(
         return floats, output_shape(model, params, floats)
     except Exception as error:
         rejection = error
-    integers = jax.ShapeDtypeStruct(x.shape, jnp.result_type(int if x.dtype == bool else x.dtype))
     try:
-        return integers, output_shape(model, params, integers)
+        return x, output_shape(model, params, x)
     except InputError as error:
         # The attempt that came further tells more: an embedding rejects floats before a later layer rejects a shape.
         is_further = isinstance(rejection, InputError) and error.depth > rejection.depth

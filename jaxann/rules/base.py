@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxann.gradients import per_example
 from jaxann.gradients.moments import mean
 from jaxann.gradients.stateful import Stateful
-from jaxann.nn.base import Layer
+from jaxann.nn.base import InputGradient, Layer
 from jaxann.nn.loss import Loss, mean_weights
 from jaxann.nn.sequential import Sequential, leaf_layers
 
@@ -72,7 +72,7 @@ class Rule:
 
     def backward(
         self, altered: Layer, params: PyTree, feedback: PyTree, saved: Any, dy: Array
-    ) -> tuple[PyTree, Array | None]:
+    ) -> tuple[PyTree, InputGradient]:
         """Computes the gradients of one example.
 
         Args:
@@ -168,7 +168,7 @@ class RuledLayer(Layer):
     def forward(self, params: tuple[PyTree, PyTree], x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
         return self.altered.forward(params[0], x, key)
 
-    def backward(self, params: tuple[PyTree, PyTree], saved: Any, dy: Array) -> tuple[PyTree, Array | None]:
+    def backward(self, params: tuple[PyTree, PyTree], saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
         return self.rule.backward(self.altered, *params, saved, dy)  # y, saved = altered.forward(params[0], x)
 
 
