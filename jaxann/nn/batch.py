@@ -57,7 +57,7 @@ def forward_batch(
 
 def backward_batch(
     model: Layer, params: PyTree, saved: Any, dy: Float[Array, "B ..."]
-) -> tuple[PyTree, Float[Array, "B ..."] | None]:
+) -> tuple[PyTree, Shaped[Array, "B ..."] | None]:
     """Computes the gradients of every example of a batch.
 
     Args:
