@@ -72,18 +72,23 @@ def output_shape(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> jax.S
     Raises:
         InputError: If a layer's forward raises a TypeError, ValueError or IndexError, as it does for an input of the
             wrong shape or type. The message names the innermost such layer and its input. It is a ValueError.
+        TypeError: If the forward returns no array y.
         Exception: Anything else that a forward raises.
     """
 
-    def trace(model: Layer) -> jax.ShapeDtypeStruct:
+    def trace(model: Layer) -> Any:
         return jax.eval_shape(lambda params, x: model.forward(params, x)[0], params, x)
 
     try:
-        return trace(model)
+        y = trace(model)
     except _REFUSALS as error:
         if isinstance(error, (SettingError, *_UNTRACEABLE)):
             raise
         refusal = error
+    else:
+        if not isinstance(y, jax.ShapeDtypeStruct):
+            raise TypeError(f"expected forward of {model} to return the pair (y, saved) with an array y, got {y}")
+        return y
     try:
         trace(_add_guards(model, "", []))
     except InputError as located:

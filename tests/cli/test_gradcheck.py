@@ -139,7 +139,7 @@ def test_a_layer_that_states_no_sizes(call_gradcheck, arguments, summary):
     [
         (
             ("--layer", "shaped:Conv(1, 2, 2)"),
-            "expected --shape to be given, because Conv(channels=1, filters=2, size=2) cannot take an input of shape (8,)",
+            "expected --shape to be given, because Conv(channels=1, filters=2, size=2) cannot take an input of shape",
         ),
         (
             ("--layer", "shaped:MeanPool(2)", "--shape", 3, 2, 1),

@@ -128,6 +128,20 @@ def test_what_is_no_fault_of_the_input_is_raised_as_it_is():
         assert not isinstance(caught.value, InputError)
 
 
+def test_a_forward_without_an_array_y_is_told():
+    class Twofold(Layer):
+        def forward(self, params, x, key=None):
+            return (x, x), ()
+
+        def backward(self, params, saved, dy):
+            return (), dy
+
+    with pytest.raises(
+        TypeError, match=r"^expected forward of .*Twofold.* to return the pair \(y, saved\) with an array y"
+    ):
+        resolve_input(Twofold(), (), example(3, dtype=int))
+
+
 def test_integers_become_floats_unless_the_forward_rejects_floats():
     dense, words = Dense(4, 3), Sequential((Embedding(5, 3), Dense(3, 2)))
     for dtype in (np.int32, np.uint8, bool):
