@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import Layer, drop_float0
-from jaxann.nn.shapes import output_shape
+from jaxann.nn.shapes import REFUSALS, output_shape
 
 
 def split_per_example(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B"] | None:
@@ -48,7 +48,7 @@ def forward_batch(
     """
     try:
         return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, split_per_example(key, len(x)))
-    except (TypeError, ValueError, IndexError):
+    except REFUSALS:
         output_shape(
             model, params, jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
         )  # its error names the layer

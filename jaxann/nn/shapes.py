@@ -18,7 +18,7 @@ from jaxann.nn.hyperparameters import SettingError
 from jaxann.nn.text import shorten
 
 # What Python and JAX raise for arrays of a shape or type that an operation does not take.
-_REFUSALS = (TypeError, ValueError, IndexError)
+REFUSALS = (TypeError, ValueError, IndexError)
 # The code raises these for every input: it computes with the values of arrays, which have none while JAX traces it.
 _UNTRACEABLE = (
     jax.errors.ConcretizationTypeError,
@@ -81,7 +81,7 @@ def output_shape(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> jax.S
 
     try:
         y = trace(model)
-    except _REFUSALS as error:
+    except REFUSALS as error:
         if isinstance(error, (SettingError, *_UNTRACEABLE)):
             raise
         refusal = error
@@ -149,7 +149,7 @@ class _Guard(Wrapper):
             pair = self.layer.forward(params, x, key)
         except InputError:
             raise
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise _describe_refusal(self.path, self.original, x, error, len(self.taken)) from error
         self.taken.append(self.path)
         return pair

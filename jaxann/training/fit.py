@@ -49,7 +49,7 @@ def fit(
         model: The network.
         loss: The loss between its outputs and the targets.
         optimizer: An optax transformation from mean gradients to updates.
-        x: [N, ...], the features.
+        x: [N, ...], the features. Integers are converted to floats unless the model's forward rejects floats.
         t: [N, ...], the targets.
         key: The key that parameters, orders of the examples and dropout are drawn from.
         epochs: How many times every example is taken.
