@@ -49,9 +49,8 @@ def forward_batch(
     try:
         return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, split_per_example(key, len(x)))
     except REFUSALS:
-        output_shape(
-            model, params, jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
-        )  # its error names the layer
+        one = jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
+        output_shape(model, params, one)  # its error names the layer that does not take its input
         raise
 
 
