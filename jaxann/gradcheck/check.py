@@ -27,6 +27,7 @@ from jaxann.gradients.probe import find_nonfinite
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.loss import Loss
+from jaxann.nn.shapes import InputError, resolve_input
 
 
 def check(
@@ -53,7 +54,7 @@ def check(
         model: The network: any layer, composite or not.
         loss: The loss.
         params: The parameters of the network, as `model.init` returns them.
-        x: Features [N, ...], a row for each example.
+        x: Features [N, ...], a row for each example. Integers are converted to floats unless `forward` rejects floats.
         t: Targets [N, ...], or labels [N], as the loss expects them.
         gradient: A function of (model, loss) that returns a gradient function, which maps (params, x, t, weights) to
             (loss, grads). `backprop` is the chain of backwards; a learning rule may be given instead.
@@ -135,7 +136,8 @@ def check_layer(
         A report with a row for every gradient. A forward or backward that raises has a row, too.
 
     Raises:
-        ValueError: If `x` is empty or not numeric, or the layer is not hashable, as a frozen dataclass is.
+        ValueError: If `x` is empty or not numeric, if `forward` does not take it, or if the layer is not hashable, as a
+            frozen dataclass is.
         SettingError: If no gradient has a path in `on_purpose`. It is a ValueError.
 
     Example:
@@ -150,26 +152,16 @@ def check_layer(
         raise ValueError(f"expected x to be at least one real number, got shape {x.shape} and dtype {x.dtype}")
     clear_programs()
     try:
-        y, x = _convert_input(layer, params, x)
+        one, y = resolve_input(layer, params, jax.ShapeDtypeStruct(x.shape, x.dtype))
+        x = x.astype(float) if is_float(one) and not is_float(x) else x
         batch = np.stack([x] * SUBSAMPLE)
         data = Args(params, batch, rng.normal(size=(SUBSAMPLE, *y.shape)), ()).cast("float64")
         cases, _, notes = collect_layer_cases(layer, _InnerProduct(), data, rng)
+    except InputError:
+        raise
     except Exception as error:
         return Report((failure_row("forward", str(layer), error),), 0, 1)
     return Report(accept_on_purpose(_judge_cases(cases, seed, seconds), on_purpose), 1, 1, notes)
-
-
-def _convert_input(layer: Layer, params: PyTree, x: np.ndarray) -> tuple[Any, np.ndarray]:
-    """Returns the shape and dtype of the output, and the input: as floats unless `forward` rejects floats."""
-
-    def output(x):
-        return jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, x)
-
-    try:
-        floats = x if is_float(x) else x.astype(float)
-        return output(floats), floats
-    except Exception:
-        return output(x), x
 
 
 def _choose_examples(t: np.ndarray, examples: int, rng: np.random.Generator) -> np.ndarray:
