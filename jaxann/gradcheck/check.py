@@ -24,7 +24,6 @@ from jaxann.gradcheck.report import NOT_FINITE, Report, Row
 from jaxann.gradcheck.verdict import failure_row, judge
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.probe import find_nonfinite
-from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.loss import Loss
 from jaxann.nn.shapes import InputError, resolve_input

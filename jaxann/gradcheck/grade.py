@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxann.gradcheck.answers import AnswerSubject, find_autodiff, judge_answer
-from jaxann.gradcheck.arguments import Args
+from jaxann.gradcheck.arguments import Args, is_float
 from jaxann.gradcheck.cases import uses_key
 from jaxann.gradcheck.check import check_layer
 from jaxann.gradcheck.inputs import SUBSAMPLE, draw_layer_points
@@ -22,6 +22,7 @@ from jaxann.gradcheck.report import RIGHT, Report, Row
 from jaxann.gradients.table import format_html_table, format_table
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.shapes import resolve_input
 
 HEADER = ("part", "points", "verdict")
 # The causes that are shown without hints, too, and the word for each.
@@ -192,14 +193,8 @@ def _require_right(reference: Layer, report: Report) -> None:
 
 def _place_reference(reference: Layer, params: PyTree, x: np.ndarray, rng: np.random.Generator) -> Place:
     """Returns the reference with copies of one example and random cotangents, in float64."""
-
-    def compute_output(x):
-        return jax.eval_shape(lambda params, x: reference.forward(params, x)[0], params, x)
-
-    try:
-        y, x = compute_output(x.astype(float)), x.astype(float)
-    except Exception:  # a forward that takes integers only, as that of an embedding
-        y = compute_output(x)
+    one, y = resolve_input(reference, params, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    x = x.astype(float) if is_float(one) and not is_float(x) else x
     data = Args(params, np.stack([x] * SUBSAMPLE), (), rng.normal(size=(SUBSAMPLE, *y.shape))).cast("float64")
     return Place("", reference, data.params, data.x, data.dy)
 
