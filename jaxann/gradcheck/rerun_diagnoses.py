@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from jaxann.gradcheck.arguments import Args
 from jaxann.gradcheck.compilation import jit_cheaply
 from jaxann.gradcheck.evidence import Evidence
-from jaxann.gradcheck.steps import change_step, list_steps
+from jaxann.gradcheck.step_search import Wrong, find_changes
 from jaxann.gradcheck.subjects import GradientSubject, LayerSubject, LossSubject, Subject
 from jaxann.gradients.autodiff import AutodiffLayer
 from jaxann.nn.activations import ACTIVATIONS
@@ -22,7 +23,7 @@ from jaxann.nn.base import Wrapper
 from jaxann.nn.losses import LOSSES
 
 EXAMPLES = 2  # of a batch, for the diagnosis that forms the Jacobian of each example
-MAX_STEPS = 64  # operations of a forward pass; a longer one is not diagnosed, because trying each takes too long
+SECONDS = 20.0  # for the diagnosis that changes the derivatives of the forward pass
 
 
 @dataclass(frozen=True)
@@ -101,61 +102,18 @@ def _candidate_gradients(e: Evidence) -> dict[str, np.ndarray]:
 
 
 def changed_step(e: Evidence) -> str | None:
-    """Diagnoses one operation of the forward pass that backward treats as a constant or differentiates wrongly."""
+    """Diagnoses operations of the forward pass that backward treats as constants or differentiates wrongly."""
     if isinstance(e.subject, GradientSubject):
         return None
-    one = jax.tree.map(jnp.asarray, e.args.first_example())
-    steps = list_steps(lambda params, x: e.subject.forward(params, x, one.aux), one.params, one.x)
-    if len(steps) > MAX_STEPS:
-        return None
-    sentences = {
-        "constant": "a backward that treats the result of {} as a constant",
-        "constant operand": "a backward that treats an operand of {} as a constant",
-        "one": "a backward that leaves out the derivative of {}",
-        "at the output": "a backward that evaluates the derivative of {} at its output instead of at its input",
-    }
-    for change, sentence in sentences.items():
-        operands = 1 if change == "constant" else 3
-        places = tuple((i, k) for i, (_, count) in enumerate(steps) for k in range(min(count, operands)))
-        for (i, _), gradient in zip(places, _changed_gradients(e.subject, e.name, places, change, e.args), strict=True):
-            if gradient is not None and e.agree(e.a, np.asarray(gradient)):
-                return sentence.format(f"operation {i + 1} of {len(steps)} in the forward pass ({steps[i][0]})")
-    return None
-
-
-@dataclass(frozen=True)
-class _ChangedStep(Subject):
-    """A subject with the derivative of one operation of its forward pass changed."""
-
-    subject: Subject
-    place: tuple[int, int]
-    change: str
-
-    @property
-    def name(self) -> str:
-        return self.subject.name
-
-    def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
-        return change_step(lambda p, x: self.subject.forward(p, x, aux), *self.place, self.change)(params, x)
-
-    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
-        return self.subject.backward(params, x, aux, dy)
-
-
-@partial(jit_cheaply, static=4)
-def _changed_gradients(
-    subject: Subject, name: str, places: tuple[tuple[int, int], ...], change: str, args: Args
-) -> list[Array | None]:
-    """Returns autodiff's gradient called `name` for each place, with the operation there changed, or None."""
-
-    def gradient(place):
-        twin = _ChangedStep(subject.path, subject, place, change)
-        try:
-            return jax.vmap(lambda args: twin.autodiff_gradients(*args)[1][name])(args)
-        except (TypeError, ValueError):  # an operation without a derivative, or one that changes the shape
-            return None
-
-    return [gradient(place) for place in places]
+    findings = find_changes(
+        e.subject.forward,
+        e.args,
+        {e.name: Wrong(e.a, e.b, e.tolerance)},
+        partial(_handwritten_gradients, e.subject),
+        time.monotonic() + SECONDS,
+    )
+    change = findings.changes.get(e.name)
+    return change.sentence if change else None
 
 
 def _handwritten_gradients(subject: Subject, args: Args) -> dict[str, np.ndarray]:
