@@ -107,6 +107,7 @@ class Position(NamedTuple):
         end_line: The number of the last line.
         column: Where the expression begins in the first line, in bytes; -1 if that is not known.
         end_column: Where the expression ends in the last line, in bytes; -1 if that is not known.
+        caller: Where the function that contains the expression is called in the user's code; None if that is not known.
     """
 
     file: str
@@ -114,6 +115,7 @@ class Position(NamedTuple):
     end_line: int
     column: int
     end_column: int
+    caller: Position | None = None
 
 
 def is_users_file(file: str) -> bool:
@@ -132,10 +134,14 @@ def source_position(equation: Any) -> Position | None:
         return None
     frames = list(zip(*traceback.raw_frames(), strict=True))
     outside = [frame for frame in frames if not frame[0].co_filename.startswith(("<", *_HELPING_FOLDERS))]
-    users = [frame for frame in frames if is_users_file(frame[0].co_filename)]
-    if not (users or outside):
+    users = [frame for frame in frames if is_users_file(frame[0].co_filename)] or outside[:1]
+    positions = [_read_position(*frame) for frame in users[:2]]
+    if not positions or positions[0] is None:
         return None
-    code, instruction = (users or outside)[0]
+    return positions[0] if len(positions) < 2 else positions[0]._replace(caller=positions[1])
+
+
+def _read_position(code: Any, instruction: int) -> Position | None:
     line, end_line, column, end_column = next(islice(code.co_positions(), instruction // 2, None), (None,) * 4)
     if line is None:
         return None

@@ -67,7 +67,7 @@ def _recognize_along(x: np.ndarray, y: np.ndarray, axis: int) -> Iterator[str]:
         yield "log-softmax"
     centred = x - _mean(x, axis)
     variance = _mean(centred**2, axis)
-    if x.shape[axis] > 2 and variance.min() > 0:
+    if x.shape[axis] > 2 and variance.min() > 0 and not _is_close(x, centred):
         scale = _mean(y * centred, axis) / variance  # 1 / √(σ² + ε) if y is normalized
         if scale.min() > 0 and _is_close(y, scale * centred) and (abs(scale**2 * variance - 1) < 0.3).all():
             yield "normalization"
@@ -85,7 +85,7 @@ def list_wrong_gradients(function: Function, dimensions: int) -> Iterator[WrongG
         right, slopes = SLOPES[name]
         word = "sigmoid" if name == "logistic" else name
         for wrong, slope in slopes.items():
-            sentence = f"a derivative of the {word} that is {wrong} instead of {right}, for y = {{step}}"
+            sentence = f"a derivative of the {word} that is {wrong} instead of {right}, where y is {{step}}"
             yield WrongGradient("local derivative", sentence, partial(_use_slope, slope))
         return
     cause = "normalization" if name == "normalization" else "softmax"
@@ -125,30 +125,36 @@ def _is_close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 _FUNCTIONS: dict[str, Callable] = {"logistic": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh}
-_SOFTMAX = "p (dy - pᵀ dy), the backward of the softmax p: {step}"
-_LOG_SOFTMAX = "dy - p Σ dy, the backward of the log-softmax log p: {step}"
-_NORMALIZED = "for the normalized values: {step}"
+_SOFTMAX = "the softmax's p (dy - pᵀ dy), where p is {step}"
+_LOG_SOFTMAX = "the log-softmax's dy - p Σ dy, where log p is {step}"
+_NORMALIZED = "for the normalized values, {step}"
 _ALONG_AXIS: dict[str, dict[str, Callable]] = {
     "softmax": {
-        f"a backward that has p (1 - p) dy, from the diagonal of the Jacobian only, in place of {_SOFTMAX}": (
+        f"a backward that has p (1 - p) dy, from the diagonal of the Jacobian only, instead of {_SOFTMAX}": (
             lambda axis, dy, x, p: dy * p * (1 - p)
         ),
-        f"a backward that leaves out the dot product pᵀ dy in {_SOFTMAX}": lambda axis, dy, x, p: dy * p,
-        f"a backward that leaves out the first dy in {_SOFTMAX}": lambda axis, dy, x, p: -p * _sum(dy * p, axis),
-        f"a backward that leaves out the factor p in front of {_SOFTMAX}": lambda axis, dy, x, p: dy - _sum(dy * p, axis),
-        f"a backward that has Σ dy in place of pᵀ dy in {_SOFTMAX}": lambda axis, dy, x, p: p * (dy - _sum(dy, axis)),
-        "a backward that leaves out the derivative of the softmax: {step}": lambda axis, dy, x, p: dy,
+        f"a backward that has p dy, without the dot product pᵀ dy, instead of {_SOFTMAX}": lambda axis, dy, x, p: dy * p,
+        f"a backward that has only the dot product, -p pᵀ dy, instead of {_SOFTMAX}": (
+            lambda axis, dy, x, p: -p * _sum(dy * p, axis)
+        ),
+        f"a backward that has dy - pᵀ dy, without the factor p, instead of {_SOFTMAX}": (
+            lambda axis, dy, x, p: dy - _sum(dy * p, axis)
+        ),
+        f"a backward that has p (dy - Σ dy) instead of {_SOFTMAX}": lambda axis, dy, x, p: p * (dy - _sum(dy, axis)),
+        f"a backward that has dy instead of {_SOFTMAX}": lambda axis, dy, x, p: dy,
     },
     "log-softmax": {
-        "a backward that leaves out the derivative of the log-softmax: {step}": lambda axis, dy, x, y: dy,
-        f"a backward that leaves out the factor Σ dy in {_LOG_SOFTMAX}": lambda axis, dy, x, y: dy - np.exp(y),
-        f"a backward that has dy (1 - p) in place of {_LOG_SOFTMAX}": lambda axis, dy, x, y: dy * (1 - np.exp(y)),
+        f"a backward that has dy instead of {_LOG_SOFTMAX}": lambda axis, dy, x, y: dy,
+        f"a backward that has dy - p, without the factor Σ dy, instead of {_LOG_SOFTMAX}": (
+            lambda axis, dy, x, y: dy - np.exp(y)
+        ),
+        f"a backward that has dy (1 - p) instead of {_LOG_SOFTMAX}": lambda axis, dy, x, y: dy * (1 - np.exp(y)),
     },
     "normalization": {
         f"a backward that treats the mean and the standard deviation as constants, {_NORMALIZED}": (
             lambda axis, dy, x, y: dy * _scale(x, y, axis)
         ),
-        f"a backward that has sums in place of means, {_NORMALIZED}": (
+        f"a backward that has sums where it should have means, {_NORMALIZED}": (
             lambda axis, dy, x, y: (dy - _sum(dy, axis) - y * _sum(dy * y, axis)) * _scale(x, y, axis)
         ),
         f"a backward that leaves out the division by the standard deviation, {_NORMALIZED}": (
@@ -158,7 +164,7 @@ _ALONG_AXIS: dict[str, dict[str, Callable]] = {
 }
 _OVER_OTHER_AXIS: dict[str, tuple[str, Callable]] = {
     "softmax": (
-        f"a backward that sums {{axes}} for the dot product pᵀ dy in {_SOFTMAX}",
+        f"a backward that sums {{axes}} for the dot product in {_SOFTMAX}",
         lambda axis, other, dy, x, p: p * (dy - _sum(dy * p, other)),
     ),
     "log-softmax": (

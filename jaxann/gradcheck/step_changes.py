@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -22,7 +23,7 @@ class Candidate(NamedTuple):
     Attributes:
         cause: A key for programs.
         sentence: The mistake as it follows "consistent with"; {step} stands for the name of the operations, and {0},
-            {1}, {2} for their operands.
+            {1} and so on for their operands.
         members: The indices of the operations after which the mistake is named.
         parts: What the backward pass does differently.
         rank: Of several changes that explain the same gradients, the one of the lowest rank is preferred. The second
@@ -42,11 +43,21 @@ class Candidate(NamedTuple):
 
     def tell(self, names: StepNames) -> str:
         """Returns the sentence with the names of the operations."""
-        sentence = self.sentence.replace("{step}", names.describe(self.members, self.alike))
-        for k in range(3):
-            if f"{{{k}}}" in sentence:
-                sentence = sentence.replace(f"{{{k}}}", names.operand(self.members[0], k))
-        return sentence.replace("{lines}", names.lines(self.members))
+
+        def fill(match: re.Match[str]) -> str:
+            field, number = match[1], match[2]
+            if field == "lines":
+                return names.lines(self.members)
+            if field == "result":
+                return names.result(self.members, self.alike)
+            if field == "expression":
+                return names.expression(self.members[0])
+            if field == "step":
+                return names.describe(self.members, self.alike)
+            operand = names.operand(self.members[0], int(number))
+            return f"the operand {operand}" if field and operand.startswith("`") else operand
+
+        return re.sub(r"\{(lines|result|expression|step|operand )?(\d*)\}", fill, self.sentence)
 
 
 def list_candidates(sweep: Sweep, names: StepNames) -> list[Candidate]:
@@ -113,10 +124,9 @@ def _list_single(sweep: Sweep, names: StepNames, index: int) -> Iterator[tuple[o
         rank = (MISTAKE, 0, index, order)
         yield mistake.sentence, Candidate(mistake.cause, mistake.sentence, (index,), edits, rank)
     is_result = names.is_result(index)
-    choices = [(edges, f"{_TREATS}the result of {{step}}{_AS_CONSTANT}", RESULT if is_result else CONSTANT)]
+    choices = [(edges, f"{_TREATS}{{result}}{_AS_CONSTANT}", RESULT if is_result else CONSTANT)]
     if len(step.inputs) > 1:
-        choices += [((k,), f"{_TREATS}{{{k}}} of {{step}}{_AS_CONSTANT}", CONSTANT) for k in edges if k < 3]
-        choices += [((k,), f"{_TREATS}operand {k + 1} of {{step}}{_AS_CONSTANT}", CONSTANT) for k in edges if k >= 3]
+        choices += [((k,), f"{_TREATS}{{operand {k}}} of {{step}}{_AS_CONSTANT}", CONSTANT) for k in edges]
     for order, (operands, sentence, family) in enumerate(choices):
         edits = (Edit(index, scale_operands(0, operands)),)
         rank = (family, 0, index, order)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import linecache
 import os
-import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,8 +50,9 @@ WORDS = {
     "rsqrt": "reciprocal square root",
     "scatter": "indexed assignment",
     "scatter-add": "indexed addition",
-    "select_n": "choice",
+    "select_n": "selection",
     "sin": "sine",
+    "slice": "slice",
     "sort": "sorting",
     "split": "split",
     "sqrt": "square root",
@@ -72,7 +72,7 @@ FUNCTIONS = {
     "log_softmax": "log-softmax",
     "logsumexp": "logsumexp",
     "norm": "norm",
-    "where": "choice",
+    "where": "selection",
 }
 OPERATORS = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "dot_general"}
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -109,8 +109,11 @@ class StepNames:
         for index, step in enumerate(program.steps):
             self.sites[self.site(index)].append(index)
         self._names: dict[Position | None, set[str]] = defaultdict(set)
+        self._callers: dict[Position, set[tuple[str, int]]] = defaultdict(set)
         for step in program.steps:
             self._names[step.position].add(step.name)
+            if step.position and step.position.caller:
+                self._callers[step.position._replace(caller=None)].add(step.position.caller[:2])
 
     def site(self, index: int) -> tuple:
         """Returns what operations share that come from the same expression and compute the same primitive."""
@@ -135,15 +138,31 @@ class StepNames:
         if not source.place:
             count = f"operation {members[0] + 1} of {len(self._program.steps)}"
             return f"the {word} ({count} of the forward pass)"
-        sites = {self.site(index) for index in members}
-        if len(sites) > 1:
+        if len({self.site(index) for index in members}) > 1:
             return f"every {word} in `{source.line}` ({source.place})"
         name = f"the {word}"
         if source.expression and source.expression != source.line and not source.is_result:
-            name += f" `{source.expression}`"
+            name += f" `{_shorten(source.expression)}`"
         if len(members) < len(alike):
             name += self._ordinal(members)
-        return f"{name} in `{source.line}` ({source.place})" if source.line else f"{name} in {source.place}"
+        name = f"{name} in `{source.line}` ({source.place})" if source.line else f"{name} in {source.place}"
+        if step.position and len(self._callers[step.position._replace(caller=None)]) > 1:
+            caller = _read_source(step.position.caller)
+            name += f", called by `{caller.line}` ({caller.place})"
+        return name
+
+    def expression(self, index: int) -> str:
+        """Returns the expression that an operation belongs to, as "`jnp.roll(x, 1)` in `...` (layer.py:12)"."""
+        source = self._sources[self._program.steps[index].position]
+        if not source.expression or source.is_result or source.expression == source.line:
+            return f"`{source.line}` ({source.place})"
+        return f"`{_shorten(source.expression)}` in `{source.line}` ({source.place})"
+
+    def result(self, members: Sequence[int], alike: Sequence[int]) -> str:
+        """Returns what the operations compute, as "the result of the product ..." or "the mean ...". See `describe`."""
+        name = self.describe(members, alike)
+        is_value = self._word(members[0]) in FUNCTIONS.values()
+        return name if is_value or name.startswith("every") else f"the result of {name}"
 
     def operand(self, index: int, place: int) -> str:
         """Returns the source text of an operand, as "`f`", or "the first operand" if it is not known."""
@@ -197,7 +216,7 @@ def _read_source(position: Position | None) -> Source:
     line = " ".join("".join(lines).split()) if len("".join(lines).split()) < 40 else lines[0].strip()
     right = line.partition(" = ")[2] or line.removeprefix("return ")
     is_result = bool(expression) and right == expression
-    return Source(_shorten(line), _shorten(expression), place, is_result)
+    return Source(_shorten(line), expression, place, is_result)
 
 
 def _shorten(text: str) -> str:
@@ -206,7 +225,7 @@ def _shorten(text: str) -> str:
 
 def _read_operand(expression: str, primitive: str, place: int) -> str:
     try:
-        tree = ast.parse(textwrap.dedent(expression), mode="eval").body
+        tree = ast.parse(expression, mode="eval").body
     except SyntaxError:
         return ""
     operands: Sequence[ast.expr] = ()
@@ -219,4 +238,4 @@ def _read_operand(expression: str, primitive: str, place: int) -> str:
         operands = (tree.args[0], tree.args[2], tree.args[1])  # select_n takes the choice for False first
     elif isinstance(tree, ast.Call) and primitive in ("max", "min", "dot_general") and len(tree.args) == 2:
         operands = tree.args
-    return ast.unparse(operands[place]) if place < len(operands) else ""
+    return ast.get_source_segment(expression, operands[place]) or "" if place < len(operands) else ""

@@ -188,7 +188,7 @@ class _Search:
                     break
         except OutOfTimeError:
             reason = OUT_OF_TIME
-        return Findings({name: self._tell(changes) for name, changes in found.items()}, reason)
+        return Findings({name: self._tell(found[name]) for name in self._wrong if name in found}, reason)
 
     def _tell(self, candidates: Sequence[Candidate]) -> Change:
         cause = " + ".join(dict.fromkeys(candidate.cause for candidate in candidates))

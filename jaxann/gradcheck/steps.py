@@ -101,7 +101,20 @@ def list_steps(function: Callable, args: tuple[PyTree, ...], enter_custom: bool 
     lister = _Lister(enter_custom)
     inputs = [lister.number() for _ in closed.jaxpr.invars]
     (output,) = lister.add(closed, inputs, None, True)
-    return Program(tuple(lister.steps), lister.constants, tuple(inputs), output)
+    steps = _select_used(lister.steps, output)
+    if len(steps) > MAX_STEPS:
+        raise TooManyStepsError(f"its forward pass has {len(steps)} operations, more than {MAX_STEPS}")
+    return Program(steps, lister.constants, tuple(inputs), output)
+
+
+def _select_used(steps: Sequence[Step], output: int) -> tuple[Step, ...]:
+    """Returns the operations on which the output depends; a forward pass may compute what it only saves."""
+    used, found = [], {output}
+    for step in steps[::-1]:
+        if not found.isdisjoint(step.outputs):
+            used.append(step)
+            found.update(step.inputs)
+    return tuple(used[::-1])
 
 
 class _Lister:
@@ -143,6 +156,8 @@ class _Lister:
         for equation in jaxpr.eqns:
             operands = [read(atom) for atom in equation.invars]
             place = (source_position(equation) if is_users else None) or position
+            if place and position and place is not position:
+                place = place._replace(caller=position)
             outputs = self._add_equation(equation, operands, place)
             numbers.update(zip(equation.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
@@ -155,8 +170,6 @@ class _Lister:
             return self.add(inner, operands, position, is_users_file(defining_file(inner)))
         if equation.primitive.name == "scan" and equation.params["length"] <= MAX_ITERATIONS:
             return self._add_scan(equation, operands, position)
-        if len(self.steps) == MAX_STEPS:
-            raise TooManyStepsError(f"its forward pass has more than {MAX_STEPS} operations")
         outputs = [self.number() for _ in equation.outvars]
         self.steps.append(Step(equation, tuple(operands), tuple(outputs), position))
         return outputs

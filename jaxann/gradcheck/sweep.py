@@ -26,6 +26,10 @@ ELEMENTS = 2**23  # how many numbers the cotangents of one variable may hold, fo
 CHUNK = 64  # the most changes that are evaluated at once
 
 
+# Operations between arrays of one shape, or between an array and a number.
+BROADCASTING = ("add", "sub", "mul", "div", "max", "min", "pow", "rem", "atan2", "clamp")
+
+
 class Edit(NamedTuple):
     """What a changed backward pass does differently at one operation.
 
@@ -189,6 +193,21 @@ class Sweep:
         """Returns the value of a variable, [N, ...]; that of a constant has no axis of points."""
         return np.asarray(self.values[number])
 
+    def evaluate(self, indices: Sequence[int], values: dict[int, Any], result: int) -> np.ndarray:
+        """Evaluates some of the operations again.
+
+        Args:
+            indices: The indices of the operations, in order.
+            values: New values of some variables, by number, [N, ...].
+            result: The number of the variable whose value is returned, [N, ...].
+        """
+        values = dict(values)
+        for index in indices:
+            step = self.program.steps[index]
+            inputs = [values[n] if n in values else self.values[n] for n in step.inputs]
+            values |= zip(step.outputs, _evaluate_step(self._signatures[index], self.points, inputs), strict=True)
+        return np.asarray(values[result])
+
     def pull(
         self, start: dict[int, np.ndarray], changes: Sequence[Sequence[Edit | Overwrite]] = (), stop: int = -1
     ) -> dict[int, np.ndarray]:
@@ -272,15 +291,24 @@ class Sweep:
             return np.asarray(_evaluate_step(self._signatures[index], self.points, list(inputs))[0])
 
         values = [self.value(n) if _is_array(self.values[n]) else None for n in step.inputs]
+        if step.name in BROADCASTING:
+            values = [x.reshape(*x.shape, *(1,) * len(step.shape)) if x.shape == (self.points,) else x for x in values]
         dy = gradients[first][which] if first in gradients else np.zeros((len(which), *self.value(first).shape))
         local = Local(step, values, self.value(first), dy, [one if one is None else one[which] for one in dx], pull, evaluate)
         for place, gradient in edit.change(local).items():
             one = dx[place]
             if one is not None:
-                one[which] = gradient
+                one[which] = _sum_to_shape(gradient, one.shape[1:])
         for number, gradient in local.extra.items():
             whole = extra.setdefault(number, np.zeros((self.chunk, *gradient.shape[1:])))
             whole[which] += gradient
+
+
+def _sum_to_shape(gradient: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Returns a gradient [c, ...] summed over the axes along which an operand of a shape was broadcast."""
+    gradient = gradient.sum(axis=tuple(range(len(shape) + 1, gradient.ndim)))  # those of a number have no axis
+    axes = tuple(axis + 1 for axis, n in enumerate(shape) if n == 1 < gradient.shape[axis + 1])
+    return gradient.sum(axis=axes, keepdims=True) if axes else gradient
 
 
 def _has_gradient(variable: Any) -> bool:
