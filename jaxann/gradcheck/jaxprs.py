@@ -120,7 +120,9 @@ class Position(NamedTuple):
 
 def is_users_file(file: str) -> bool:
     """Returns whether a source file is a user's: not JAX's, not of a package built on it, and not the checker's."""
-    return not file.startswith(("<frozen", "<@", *_HELPING_FOLDERS)) and not any(part in file for part in _HELPING_PARTS)
+    return not file.startswith(("<frozen", "<@", *_HELPING_FOLDERS)) and not any(
+        part in file for part in _HELPING_PARTS
+    )
 
 
 def source_position(equation: Any) -> Position | None:
@@ -145,8 +147,9 @@ def _read_position(code: Any, instruction: int) -> Position | None:
     line, end_line, column, end_column = next(islice(code.co_positions(), instruction // 2, None), (None,) * 4)
     if line is None:
         return None
-    known = None not in (end_line, column, end_column)
-    return Position(code.co_filename, line, *((end_line, column, end_column) if known else (line, -1, -1)))
+    if end_line is None or column is None or end_column is None:
+        return Position(code.co_filename, line, line, -1, -1)
+    return Position(code.co_filename, line, end_line, column, end_column)
 
 
 def defining_file(program: Any) -> str:

@@ -1,6 +1,6 @@
-"""Functions that a forward pass computes by several operations, recognized by their values, and their wrong derivatives.
+"""Functions that a forward pass computes by several operations, and their wrong derivatives.
 
-A softmax, a sigmoid or normalized values are recognized however they are written.
+A softmax, a sigmoid or normalized values are recognized by their values, however they are written.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ _ALONG_AXIS: dict[str, dict[str, Callable]] = {
         f"a backward that has p (1 - p) dy, from the diagonal of the Jacobian only, instead of {_SOFTMAX}": (
             lambda axis, dy, x, p: dy * p * (1 - p)
         ),
-        f"a backward that has p dy, without the dot product pᵀ dy, instead of {_SOFTMAX}": lambda axis, dy, x, p: dy * p,
+        f"a backward that has p dy, without the dot product pᵀ dy, instead of {_SOFTMAX}": lambda axis, dy, x, p: (
+            dy * p
+        ),
         f"a backward that has only the dot product, -p pᵀ dy, instead of {_SOFTMAX}": (
             lambda axis, dy, x, p: -p * _sum(dy * p, axis)
         ),

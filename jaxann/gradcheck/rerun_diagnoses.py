@@ -15,7 +15,8 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from jaxann.gradcheck.arguments import Args
 from jaxann.gradcheck.compilation import jit_cheaply
 from jaxann.gradcheck.evidence import Evidence
-from jaxann.gradcheck.step_search import Wrong, find_changes
+from jaxann.gradcheck.step_points import Wrong
+from jaxann.gradcheck.step_search import find_changes
 from jaxann.gradcheck.subjects import GradientSubject, LayerSubject, LossSubject, Subject
 from jaxann.gradients.autodiff import AutodiffLayer
 from jaxann.nn.activations import ACTIVATIONS

@@ -70,8 +70,8 @@ def list_candidates(sweep: Sweep, names: StepNames) -> list[Candidate]:
     singles: dict[int, dict[object, Candidate]] = defaultdict(dict)
     for pattern in list_patterns(sweep):
         rank = (PATTERN, 0, pattern.edit.step)
-        candidate = Candidate(pattern.cause, pattern.sentence, (pattern.index,), (pattern.edit,), rank)
-        singles[pattern.index][pattern.sentence] = candidate
+        candidate = Candidate(pattern.cause, pattern.sentence, (pattern.named,), (pattern.edit,), rank)
+        singles[pattern.named][pattern.sentence] = candidate
     for index in range(len(sweep.program.steps)):
         singles[index].update(_list_single(sweep, names, index))
     alike: dict[object, list[int]] = defaultdict(list)
@@ -134,7 +134,7 @@ def _list_single(sweep: Sweep, names: StepNames, index: int) -> Iterator[tuple[o
 
 
 def _list_groups(names: StepNames, indices: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yields operations that share a primitive and a line, and every k-th of those that share an expression, after k."""
+    """Yields operations that share a primitive and a line, or every k-th of those of one expression, each after k."""
     lines: dict[tuple, list[int]] = defaultdict(list)
     sites: dict[tuple, list[int]] = defaultdict(list)
     for index in indices:
@@ -156,7 +156,9 @@ def _list_groups(names: StepNames, indices: Sequence[int]) -> Iterator[tuple[int
             yield 1, tuple(others)
 
 
-def _list_group(singles: dict[int, dict[object, Candidate]], members: tuple[int, ...], period: int) -> Iterator[Candidate]:
+def _list_group(
+    singles: dict[int, dict[object, Candidate]], members: tuple[int, ...], period: int
+) -> Iterator[Candidate]:
     """Yields the changes of several operations together."""
     for key in dict.fromkeys(key for index in members for key in singles[index]):
         parts = [singles[index][key] for index in members if key in singles[index]]
@@ -165,9 +167,7 @@ def _list_group(singles: dict[int, dict[object, Candidate]], members: tuple[int,
             operands = tuple(operands for part in parts for operands in part.operands)
             edits = tuple(edit for part in parts for edit in part.parts)
             some = tuple(index for part in parts for index in part.members)
-            group = parts[0]._replace(
-                members=some, parts=edits, rank=(family, period, *order), operands=operands
-            )
+            group = parts[0]._replace(members=some, parts=edits, rank=(family, period, *order), operands=operands)
             yield group
             if operands:
                 yield scale_candidate(group, 2, TWICE, SCALE)
@@ -194,8 +194,8 @@ def _list_overwrites(sweep: Sweep) -> Iterator[Candidate]:
             for last in (True, False):
                 overwrite = Overwrite(variable, frozenset(members), last)
                 sentence = (
-                    "a backward that assigns the gradients of pieces that overlap, where it should add them, so that only "
-                    f"the {'last' if last else 'first'} one counts: {{step}}"
+                    "a backward that assigns the gradients of pieces that overlap, where it should add them, so that "
+                    f"only the {'last' if last else 'first'} one counts: {{step}}"
                 )
                 rank = (OVERWRITE, members[0], last)
                 yield Candidate("assigned", sentence, tuple(members), (overwrite,), rank)

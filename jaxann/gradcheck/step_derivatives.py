@@ -5,30 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import prod
-from typing import NamedTuple
 
 import numpy as np
 
 from jaxann.gradcheck.slopes import list_slopes
+from jaxann.gradcheck.step_assignments import (
+    Change,
+    Mistake,
+    assigned_gradients,
+    padding_gradients,
+    pooling_gradients,
+    single_positions,
+)
 from jaxann.gradcheck.steps import Step
-from jaxann.gradcheck.sweep import Local
-
-Change = Callable[[Local], dict[int, np.ndarray]]
-
-
-class Mistake(NamedTuple):
-    """A wrong derivative of an operation.
-
-    Attributes:
-        cause: A key for programs.
-        sentence: The mistake as it follows "consistent with". It has the fields {step}, the name of the operation, and
-            {0} and {1}, its operands.
-        change: What replaces the true gradients.
-    """
-
-    cause: str
-    sentence: str
-    change: Change
+from jaxann.gradcheck.sweep import BROADCASTING, Local
 
 
 def scale_operands(factor: float, operands: Sequence[int]) -> Change:
@@ -53,6 +43,8 @@ def list_mistakes(step: Step, operands: Sequence[int]) -> Iterator[Mistake]:
         sentence = f"a derivative of {{step}} that is {wrong} instead of {right}"
         yield Mistake("local derivative", sentence, partial(_use_slope, slope))
     yield from PRIMITIVES.get(name, lambda *_: ())(step, operands)
+    if name in ("broadcast_in_dim", *BROADCASTING):
+        yield from single_positions(step, operands)
     for k in operands:
         if len(step.inputs) == 1 and step.shapes[0] == shape and name not in _LINEAR:
             yield Mistake(
@@ -79,7 +71,9 @@ def _multiply(step: Step, operands: Sequence[int]) -> Iterator[Mistake]:
         yield Mistake("local derivative", sentence, lambda local: {0: 0 * local.dx[0]})
     for k in operands:
         other = f"{{{1 - k}}}"
-        yield Mistake("factor missing", f"a backward that leaves out the factor {other} of {{step}}", partial(_pass_on, k))
+        yield Mistake(
+            "factor missing", f"a backward that leaves out the factor {other} of {{step}}", partial(_pass_on, k)
+        )
         yield Mistake(
             "wrong factor",
             f"a backward that multiplies by the result of {{step}} where it should multiply by {other}",
@@ -182,39 +176,14 @@ def _extremum(step: Step, operands: Sequence[int]) -> Iterator[Mistake]:
     yield Mistake("mask", sentence, lambda local: {0: spread(local)[0] / n})
 
 
-def _assigned(step: Step, operands: Sequence[int]) -> Iterator[Mistake]:
-    """Yields the gradients of an operation that picks entries, some of them several times."""
-    if 0 not in operands:
-        return
-
-    def assign(last: bool, local: Local) -> dict[int, np.ndarray]:
-        n = local.dy.shape[1]
-        gradient = np.zeros(local.dx[0].shape)
-        size = prod(gradient.shape[2:])
-        numbers = np.arange(size, dtype=local.dy.dtype).reshape(gradient.shape[2:])
-        picked = local.evaluate([np.broadcast_to(numbers, gradient.shape[1:]), *local.x[1:]])
-        picked, dy = picked.reshape(1, n, -1), local.dy.reshape(len(local.dy), n, -1)
-        inside = np.isfinite(picked) & (picked >= 0)
-        places = np.where(inside, picked, size).astype(int)  # a place beyond the end takes what lies outside
-        flat = np.zeros((len(dy), n, size + 1))
-        order = slice(None, None, 1 if last else -1)
-        np.put_along_axis(flat, np.broadcast_to(places, dy.shape)[..., order], dy[..., order], axis=-1)
-        return {0: flat[..., :-1].reshape(gradient.shape)}
-
-    for last, word in ((True, "last"), (False, "first")):
-        sentence = (
-            f"a backward that assigns the gradients of an entry that occurs several times in {{step}} where it should "
-            f"add them, so that only the {word} one counts"
-        )
-        yield Mistake("assigned", sentence, partial(assign, last))
-
-
 def _forward_for_transpose(step: Step, operands: Sequence[int]) -> Iterator[Mistake]:
     if step.shapes[0] == step.shape:
         sentence = "a backward that applies {step} itself where its transpose is meant"
         yield Mistake(
             "transposed",
-            sentence.replace("its transpose", "its transpose, in reverse order,") if step.name in _CUMULATIVE else sentence,
+            sentence.replace("its transpose", "its transpose, in reverse order,")
+            if step.name in _CUMULATIVE
+            else sentence,
             lambda local: {0: np.stack([local.evaluate([dy]) for dy in local.dy])},
         )
 
@@ -252,7 +221,9 @@ PRIMITIVES: dict[str, Callable[[Step, Sequence[int]], Iterator[Mistake]]] = {
     "dot_general": _matrix_product,
     **dict.fromkeys(_MASKS, _masked),
     **dict.fromkeys(("reduce_max", "reduce_min"), _extremum),
-    **dict.fromkeys(("gather", "broadcast_in_dim"), _assigned),
+    "gather": assigned_gradients,
+    **dict.fromkeys(("reduce_window_max", "reduce_window_min"), pooling_gradients),
+    "pad": padding_gradients,
     **dict.fromkeys(("transpose", *_CUMULATIVE), _forward_for_transpose),
     "sort": _sort,
     "conv_general_dilated": _convolution,

@@ -45,7 +45,10 @@ WORDS = {
     "reduce_max": "maximum",
     "reduce_min": "minimum",
     "reduce_prod": "product",
+    "pad": "padding",
     "reduce_sum": "sum",
+    "reduce_window_max": "max pooling",
+    "reduce_window_min": "min pooling",
     "rev": "reversal",
     "rsqrt": "reciprocal square root",
     "scatter": "indexed assignment",
@@ -106,7 +109,7 @@ class StepNames:
         self._program = program
         self._sources = {step.position: _read_source(step.position) for step in program.steps}
         self.sites: dict[tuple, list[int]] = defaultdict(list)
-        for index, step in enumerate(program.steps):
+        for index in range(len(program.steps)):
             self.sites[self.site(index)].append(index)
         self._names: dict[Position | None, set[str]] = defaultdict(set)
         self._callers: dict[Position, set[tuple[str, int]]] = defaultdict(set)

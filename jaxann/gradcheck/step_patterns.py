@@ -17,7 +17,19 @@ LINEAR = (
     *("broadcast_in_dim", "concatenate", "convert_element_type", "copy", "cumsum", "dynamic_slice", "gather", "neg"),
     *("pad", "reduce_sum", "reshape", "rev", "slice", "split", "squeeze", "transpose"),
 )
-ELEMENTWISE = ("mul", "div", "add", "sub", "neg", "sqrt", "rsqrt", "reshape", "squeeze", "broadcast_in_dim", "integer_pow")
+ELEMENTWISE = (
+    "mul",
+    "div",
+    "add",
+    "sub",
+    "neg",
+    "sqrt",
+    "rsqrt",
+    "reshape",
+    "squeeze",
+    "broadcast_in_dim",
+    "integer_pow",
+)
 
 
 class Pattern(NamedTuple):
@@ -25,14 +37,14 @@ class Pattern(NamedTuple):
 
     Attributes:
         cause: A key for programs.
-        sentence: The mistake, with the field {step} for the name of the operation at `index`.
-        index: The index of the operation after which the mistake is named.
+        sentence: The mistake, with the field {step} for the name of the operation `named`.
+        named: The index of the operation after which the mistake is named.
         edit: What the backward pass does differently.
     """
 
     cause: str
     sentence: str
-    index: int
+    named: int
     edit: Edit
 
 

@@ -13,59 +13,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from jaxann.gradcheck.arguments import Args, by_name, is_float
+from jaxann.gradcheck.arguments import Args, by_name
 from jaxann.gradcheck.step_changes import FACTOR, Candidate, list_candidates, scale_path
 from jaxann.gradcheck.step_names import StepNames
-from jaxann.gradcheck.steps import Program, TooManyStepsError, list_steps
+from jaxann.gradcheck.step_points import (
+    Change,
+    Findings,
+    Wrong,
+    choose_points,
+    flatten_leaves,
+    name_variables,
+    round_off,
+)
+from jaxann.gradcheck.steps import TooManyStepsError, list_steps
 from jaxann.gradcheck.sweep import Edit, OutOfTimeError, Overwrite, Sweep
-from jaxann.nn.base import join_path, path_name
 
-POINTS = 4  # at which the changes are compared with the wrong gradients
 EXAMPLES = 2  # of the batch at each point
 ROUNDS = 3  # how many mistakes that affect the same gradient are found
 BASES = 6  # the most changes to which another one is added in a round
 FITTED = 128  # the most factors that are tried in a round
-ROUNDING = 1e-9  # by how much the right gradients may differ, relative to the largest entry
-
-
-class Change(NamedTuple):
-    """A change of the true backward pass that gives a wrong gradient.
-
-    Attributes:
-        cause: A key for programs; several, joined by " + ", where several mistakes come together.
-        sentence: The mistake as it follows "consistent with".
-    """
-
-    cause: str
-    sentence: str
-
-
-class Findings(NamedTuple):
-    """What a search has found.
-
-    Attributes:
-        changes: The change for each wrong gradient that one explains, by the name of the gradient.
-        reason: Why the search is not complete; empty if it is.
-    """
-
-    changes: dict[str, Change]
-    reason: str
-
-
-class Wrong(NamedTuple):
-    """A wrong gradient at R points. That of a parameter is summed over the batch.
-
-    Attributes:
-        a: The wrong gradient, [R, ...].
-        b: The true gradient, [R, ...].
-        tolerance: By how much an entry may differ at each point, [R, 1, ...].
-    """
-
-    a: np.ndarray
-    b: np.ndarray
-    tolerance: np.ndarray
 
 
 def find_changes(
@@ -139,11 +106,12 @@ class _Search:
         deadline: float,
         enter_custom: bool,
     ) -> None:
+        self._is_late = False
         one = jax.tree.map(jnp.asarray, args.first_example())
         self._program = list_steps(function, (one.params, one.x, one.aux), enter_custom)
-        self._variables = _name_variables(self._program, one)
+        self._variables = name_variables(self._program, one)
         self._parameters = set(by_name(one.params, ()))
-        chosen = _choose_points(wrong)
+        chosen = choose_points(wrong)
         few = args.select(chosen).select_examples(slice(EXAMPLES))
         is_subset = args.dy.shape[1] > EXAMPLES
         handwritten_few = handwritten(few) if is_subset else {}
@@ -157,10 +125,10 @@ class _Search:
             self._wrong[name] = Wrong(a, b, tolerance)
         self._shape = np.shape(few.dy)[:2]
         self._dy = np.reshape(few.dy, (-1, *np.shape(few.dy)[2:]))
-        self._sweep = Sweep(self._program, _flatten_leaves(few), set(self._variables.values()), deadline)
+        self._sweep = Sweep(self._program, flatten_leaves(few), set(self._variables.values()), deadline)
         self._names = StepNames(self._program)
         self._true = {name: g[0] for name, g in self._evaluate([()]).items()}
-        self._tolerance = {name: _round(b) for name, b in self._true.items()}
+        self._tolerance = {name: round_off(b) for name, b in self._true.items()}
         self._tolerance |= {name: tolerance for name, (_, _, tolerance) in self._wrong.items()}
         compared = [name for name in self._wrong if not (is_subset and name in self._parameters)]
         agree = [self._agree(name, self._true[name], self._wrong[name].b) for name in compared]
@@ -171,24 +139,24 @@ class _Search:
         """Returns the changes that explain the wrong gradients, at most `ROUNDS` of them for each."""
         found: dict[str, tuple[Candidate, ...]] = {}
         bases: dict[tuple[Candidate, ...], frozenset[str]] = {(): frozenset()}
-        reason = ""
         try:
             candidates = list_candidates(self._sweep, self._names)
             for _ in range(ROUNDS):
-                more: dict[tuple[Candidate, ...], frozenset[str]] = {}
+                extended: dict[tuple[Candidate, ...], frozenset[str]] = {}
                 for base, names in bases.items():
                     best, others = self._search(candidates, base, set(self._wrong) - set(found))
                     if best:  # another mistake on top of the base explains gradients: the base is not mistaken
                         found |= dict.fromkeys(names, base)
                     for match in best:
                         found |= dict.fromkeys(match.names, (*base, match.candidate))
-                    more |= {(*base, match.candidate): match.names for match in [*best, *others]}
-                bases = dict(list(more.items())[:BASES])
+                    extended |= {(*base, match.candidate): match.names for match in [*best, *others]}
+                bases = dict(list(extended.items())[:BASES])
                 if len(found) == len(self._wrong):
                     break
         except OutOfTimeError:
-            reason = OUT_OF_TIME
-        return Findings({name: self._tell(found[name]) for name in self._wrong if name in found}, reason)
+            self._is_late = True
+        changes = {name: self._tell(found[name]) for name in self._wrong if name in found}
+        return Findings(changes, OUT_OF_TIME if self._is_late else "")
 
     def _tell(self, candidates: Sequence[Candidate]) -> Change:
         cause = " + ".join(dict.fromkeys(candidate.cause for candidate in candidates))
@@ -219,8 +187,7 @@ class _Search:
                     gradients = self._evaluate([(*parts, *candidate.parts) for candidate in chunk])
                     matches += self._match(chunk, gradients, names)
         except OutOfTimeError:
-            if not matches:
-                raise
+            self._is_late = True
         chosen: list[_Match] = []
         while True:
             rest = names.difference(*(match.names for match in chosen))
@@ -252,7 +219,7 @@ class _Search:
             gradients[name] = (gradient.sum(axis=2) if name in self._parameters else gradient)[: len(changes)]
         return gradients
 
-    def _agree(self, name: str, gradient: np.ndarray, other: np.ndarray) -> np.ndarray:
+    def _agree(self, name: str, gradient: np.ndarray, other: np.ndarray) -> Any:
         """Returns whether two gradients are equal at each point, [..., R]."""
         close = np.abs(gradient - other) <= self._tolerance[name]
         axes = np.ndim(self._tolerance[name]) - 1
@@ -271,7 +238,7 @@ class _Search:
                 matches.append(_Match(candidate, which, bool(np.broadcast_to(harmless, len(candidates))[c])))
         return matches
 
-    def _holds(self, name: str, gradient: np.ndarray, other: np.ndarray) -> np.ndarray:
+    def _holds(self, name: str, gradient: np.ndarray, other: np.ndarray) -> Any:
         """Returns for each changed backward pass whether a gradient is equal at all points that count, [c]."""
         return self._agree(name, gradient, other)[..., self.points].all(axis=-1)
 
@@ -302,33 +269,3 @@ class _Search:
                 for factor in {round(value, 6): value for value in values if abs(value) > 1e-6}.values():
                     fitted.append(scale_path(candidates[c], self._sweep, factor))
         return fitted
-
-
-def _choose_points(wrong: dict[str, Wrong]) -> np.ndarray:
-    """Returns the indices of at most `POINTS` of the points."""
-    count = len(next(iter(wrong.values())).a)
-    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).astype(int))
-
-
-def _round(b: np.ndarray) -> np.ndarray:
-    """Returns by how much a right gradient may differ at each point, [R, 1, ...]."""
-    return ROUNDING * np.abs(b).max(axis=tuple(range(1, b.ndim)), keepdims=True, initial=0)
-
-
-def _flatten_leaves(args: Args) -> list[np.ndarray]:
-    """Returns the leaves of the parameters, inputs and other arguments, with one axis for points and examples."""
-    points, examples = np.shape(args.dy)[:2]
-    params = [np.repeat(np.asarray(leaf), examples, axis=0) for leaf in jax.tree.leaves(args.params)]
-    others = [np.asarray(leaf) for leaf in jax.tree.leaves((args.x, args.aux))]
-    return params + [leaf.reshape(points * examples, *leaf.shape[2:]) for leaf in others]
-
-
-def _name_variables(program: Program, one: Args) -> dict[str, int]:
-    """Returns the numbers of the variables that have a gradient, by the name of the gradient."""
-    numbers = iter(program.inputs)
-    named = dict(zip(by_name(one.params, ()), numbers, strict=False))
-    leaves = jax.tree_util.tree_leaves_with_path(one.x)
-    for (path, _), number in zip(leaves, numbers, strict=False):
-        named[join_path("dx", path_name(path)) if path else "dx"] = number
-    floats = [is_float(leaf) for leaf in jax.tree.leaves((one.params, one.x))]
-    return {name: number for (name, number), keep in zip(named.items(), floats, strict=True) if keep}

@@ -150,7 +150,7 @@ class _Lister:
 
         def read(atom: Any) -> int:
             if isinstance(atom, Literal):
-                return self._add_constant(jnp.asarray(atom.val, atom.aval.dtype))
+                return self._add_constant(jnp.asarray(atom.val, getattr(atom.aval, "dtype", None)))
             return numbers[atom]
 
         for equation in jaxpr.eqns:
@@ -177,7 +177,7 @@ class _Lister:
     def _add_scan(self, equation: Any, operands: list[int], position: Position | None) -> list[int]:
         body, length, reverse = (equation.params[name] for name in ("jaxpr", "length", "reverse"))
         consts, carry, xs = split_scan(equation, operands)
-        shapes = [variable.aval for variable in split_scan(equation, equation.invars)[2]]
+        shapes: list[Any] = [variable.aval for variable in split_scan(equation, equation.invars)[2]]
         is_users = is_users_file(defining_file(body))
         stacked = [[0] * length for _ in body.jaxpr.outvars[len(carry) :]]
         for t in reversed(range(length)) if reverse else range(length):
@@ -189,8 +189,10 @@ class _Lister:
             carry = outputs[: len(carry)]
             for ys, y in zip(stacked, outputs[len(carry) :], strict=True):
                 ys[t] = y
-        avals = [variable.aval for variable in body.jaxpr.outvars[len(carry) :]]
-        ys = [self._add_function(_stack, ys, [aval] * length, position) for ys, aval in zip(stacked, avals, strict=True)]
+        avals: list[Any] = [variable.aval for variable in body.jaxpr.outvars[len(carry) :]]
+        ys = [
+            self._add_function(_stack, ys, [aval] * length, position) for ys, aval in zip(stacked, avals, strict=True)
+        ]
         return [*carry, *ys]
 
     def _add_function(self, function: Callable, inputs: list[int], avals: list[Any], position: Position | None) -> int:

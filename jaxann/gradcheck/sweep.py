@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxann.gradcheck.compilation import jit_cheaply
-from jaxann.gradcheck.jaxprs import bind_equation
+from jaxann.gradcheck.step_programs import Signature, evaluate_step, has_gradient, pull_step
 from jaxann.gradcheck.steps import Program, Step
-from jaxann.gradients.autodiff import vjp
 
 ELEMENTS = 2**23  # how many numbers the cotangents of one variable may hold, for all changes of a chunk
 CHUNK = 64  # the most changes that are evaluated at once
@@ -41,7 +38,7 @@ class Edit(NamedTuple):
     """
 
     step: int
-    change: Callable[[Local], dict[int, np.ndarray]]
+    change: Callable[[Local], dict[int, Any]]
 
 
 class Overwrite(NamedTuple):
@@ -77,64 +74,14 @@ class Local:
     x: list[Any]
     y: Any
     dy: np.ndarray
-    dx: list[np.ndarray | None]
-    pull: Callable[..., list[np.ndarray | None]]
+    dx: list[Any]
+    pull: Callable[..., list[Any]]
     evaluate: Callable[[Sequence[Any]], np.ndarray]
     extra: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 class OutOfTimeError(Exception):
     """The error of a search that passes its deadline."""
-
-
-class Signature:
-    """What the compiled program of an operation depends on, besides shapes.
-
-    Args:
-        step: The operation.
-        constant: For each operand whether it is constant, that is without an axis of points.
-        active: The operands that have a gradient.
-        floats: The results that have an incoming gradient.
-    """
-
-    def __init__(self, step: Step, constant: Sequence[bool], active: Sequence[int], floats: Sequence[int]) -> None:
-        self.call = bind_equation(step.equation)
-        self.axes = tuple(None if is_constant else 0 for is_constant in constant)
-        self.active, self.floats = tuple(active), tuple(floats)
-        try:
-            params = tuple(sorted(step.equation.params.items(), key=lambda item: item[0]))
-            hash(params)
-        except TypeError:
-            params = (id(step.equation),)
-        self._key = (step.name, params, self.axes, self.active, self.floats)
-        self._hash = hash(self._key)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Signature) and self._key == other._key
-
-
-@partial(jit_cheaply, static=2)
-def _evaluate_step(signature: Signature, points: int, inputs: list[Any]) -> list[Any]:
-    return jax.vmap(lambda *inputs: signature.call(*inputs), signature.axes, axis_size=points)(*inputs)
-
-
-@partial(jit_cheaply, static=2)
-def _pull_step(signature: Signature, points: int, inputs: list[Any], cotangents: list[Any]) -> list[Any]:
-    def pull_point(inputs, cotangents):
-        def call(*active):
-            changed = list(inputs)
-            for place, value in zip(signature.active, active, strict=True):
-                changed[place] = value
-            outputs = signature.call(*changed)
-            return [outputs[place] for place in signature.floats]
-
-        return list(vjp(call, *(inputs[place] for place in signature.active))[1](cotangents))
-
-    at_points = jax.vmap(pull_point, (list(signature.axes), 0), axis_size=points)
-    return jax.vmap(at_points, (None, 0))(inputs, cotangents)
 
 
 class Sweep:
@@ -153,7 +100,7 @@ class Sweep:
         active: The numbers of all variables that have a gradient.
     """
 
-    def __init__(self, program: Program, leaves: Sequence[Any], active: Sequence[int], deadline: float) -> None:
+    def __init__(self, program: Program, leaves: Sequence[Any], active: Iterable[int], deadline: float) -> None:
         self.program, self._deadline = program, deadline
         self.points = len(leaves[0])
         self.values: dict[int, Any] = dict(program.constants) | dict(zip(program.inputs, leaves, strict=True))
@@ -162,14 +109,14 @@ class Sweep:
         largest = 1
         for step in program.steps:
             self.check_time()
-            floats = [i for i, variable in enumerate(step.equation.outvars) if _has_gradient(variable)]
+            floats = [i for i, variable in enumerate(step.equation.outvars) if has_gradient(variable)]
             places = [
                 i
                 for i, (number, variable) in enumerate(zip(step.inputs, step.equation.invars, strict=True))
-                if number in self.active and _has_gradient(variable)
+                if number in self.active and has_gradient(variable)
             ]
             signature = Signature(step, [n in program.constants for n in step.inputs], places, floats)
-            outputs = _evaluate_step(signature, self.points, [self.values[n] for n in step.inputs])
+            outputs = evaluate_step(signature, self.points, [self.values[n] for n in step.inputs])
             self.values.update(zip(step.outputs, outputs, strict=True))
             if places and floats and step.name != "stop_gradient":
                 self.active.update(step.outputs[i] for i in floats)
@@ -205,7 +152,7 @@ class Sweep:
         for index in indices:
             step = self.program.steps[index]
             inputs = [values[n] if n in values else self.values[n] for n in step.inputs]
-            values |= zip(step.outputs, _evaluate_step(self._signatures[index], self.points, inputs), strict=True)
+            values |= zip(step.outputs, evaluate_step(self._signatures[index], self.points, inputs), strict=True)
         return np.asarray(values[result])
 
     def pull(
@@ -255,7 +202,7 @@ class Sweep:
                 gradients[number] = new
         return gradients
 
-    def _pull_index(self, index: int, gradients: dict[int, np.ndarray], inputs: Any = None) -> list[np.ndarray | None]:
+    def _pull_index(self, index: int, gradients: dict[int, np.ndarray], inputs: Any = None) -> list[Any]:
         """Returns the true gradients with respect to the operands of an operation."""
         step, signature = self.program.steps[index], self._signatures[index]
         cotangents = []
@@ -264,7 +211,7 @@ class Sweep:
             shape = (self.chunk, self.points, *aval.shape)
             cotangents.append(gradients[number] if number in gradients else np.zeros(shape, aval.dtype))
         values = [self.values[n] for n in step.inputs] if inputs is None else inputs
-        pulled = dict(zip(signature.active, _pull_step(signature, self.points, values, cotangents), strict=True))
+        pulled = dict(zip(signature.active, pull_step(signature, self.points, values, cotangents), strict=True))
         return [np.asarray(pulled[i]) if i in pulled else None for i in range(len(step.inputs))]
 
     def _apply(
@@ -273,14 +220,14 @@ class Sweep:
         edit: Edit,
         which: list[int],
         gradients: dict[int, np.ndarray],
-        dx: list[np.ndarray | None],
+        dx: list[Any],
         extra: dict[int, np.ndarray],
     ) -> None:
         """Replaces the gradients of some backward passes at one operation, in place."""
         step = self.program.steps[index]
         first = step.outputs[self._signatures[index].floats[0]]
 
-        def pull(dy: np.ndarray, inputs: Sequence[Any] | None = None) -> list[np.ndarray | None]:
+        def pull(dy: np.ndarray, inputs: Sequence[Any] | None = None) -> list[Any]:
             padded = np.zeros((self.chunk, *dy.shape[1:]), dy.dtype)
             padded[: len(dy)] = dy
             values = None if inputs is None else list(inputs)
@@ -288,13 +235,18 @@ class Sweep:
             return [None if one is None else one[: len(dy)] for one in pulled]
 
         def evaluate(inputs: Sequence[Any]) -> np.ndarray:
-            return np.asarray(_evaluate_step(self._signatures[index], self.points, list(inputs))[0])
+            return np.asarray(evaluate_step(self._signatures[index], self.points, list(inputs))[0])
 
-        values = [self.value(n) if _is_array(self.values[n]) else None for n in step.inputs]
+        values: list[Any] = [self.value(n) if _is_array(self.values[n]) else None for n in step.inputs]
         if step.name in BROADCASTING:
-            values = [x.reshape(*x.shape, *(1,) * len(step.shape)) if x.shape == (self.points,) else x for x in values]
+            # The axis of points must not be aligned with an axis of the result.
+            wide = (self.points, *(1,) * len(step.shape))
+            numbers = [shape == () and np.ndim(x) == 1 for shape, x in zip(step.shapes, values, strict=True)]
+            values = [np.reshape(x, wide) if one else x for x, one in zip(values, numbers, strict=True)]
         dy = gradients[first][which] if first in gradients else np.zeros((len(which), *self.value(first).shape))
-        local = Local(step, values, self.value(first), dy, [one if one is None else one[which] for one in dx], pull, evaluate)
+        local = Local(
+            step, values, self.value(first), dy, [one if one is None else one[which] for one in dx], pull, evaluate
+        )
         for place, gradient in edit.change(local).items():
             one = dx[place]
             if one is not None:
@@ -309,10 +261,6 @@ def _sum_to_shape(gradient: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     gradient = gradient.sum(axis=tuple(range(len(shape) + 1, gradient.ndim)))  # those of a number have no axis
     axes = tuple(axis + 1 for axis, n in enumerate(shape) if n == 1 < gradient.shape[axis + 1])
     return gradient.sum(axis=axes, keepdims=True) if axes else gradient
-
-
-def _has_gradient(variable: Any) -> bool:
-    return jnp.issubdtype(variable.aval.dtype, jnp.inexact)
 
 
 def _is_array(value: Any) -> bool:
