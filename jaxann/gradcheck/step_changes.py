@@ -14,7 +14,7 @@ from jaxann.gradcheck.step_patterns import list_patterns, list_recurrences
 from jaxann.gradcheck.sweep import Edit, Local, Overwrite, Sweep
 
 # The order in which changes are preferred that explain the same gradients.
-PATTERN, MISTAKE, LOOP, RESULT, CONSTANT, OVERWRITE, SCALE, KNOWN_FACTOR, FACTOR = range(9)
+PATTERN, MISTAKE, LOOP, RESULT, CONSTANT, LEFT_OUT, OVERWRITE, SCALE, KNOWN_FACTOR, FACTOR = range(10)
 
 
 class Candidate(NamedTuple):
@@ -69,7 +69,7 @@ def list_candidates(sweep: Sweep, names: StepNames) -> list[Candidate]:
     """
     singles: dict[int, dict[object, Candidate]] = defaultdict(dict)
     for pattern in list_patterns(sweep):
-        rank = (PATTERN, 0, pattern.edit.step)
+        rank = (LEFT_OUT if pattern.cause == "derivative missing" else PATTERN, 0, pattern.edit.step)
         candidate = Candidate(pattern.cause, pattern.sentence, (pattern.named,), (pattern.edit,), rank)
         singles[pattern.named][pattern.sentence] = candidate
     for index in range(len(sweep.program.steps)):
@@ -90,7 +90,7 @@ def list_candidates(sweep: Sweep, names: StepNames) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: candidate.rank)
 
 
-def scale_candidate(candidate: Candidate, factor: float, phrase: str, rank: int) -> Candidate:
+def scale_candidate(candidate: Candidate, factor: float | int, phrase: str, rank: int) -> Candidate:
     """Returns the change that multiplies the gradients by a factor that a candidate sets to zero.
 
     Args:
@@ -121,7 +121,7 @@ def _list_single(sweep: Sweep, names: StepNames, index: int) -> Iterator[tuple[o
         return
     for order, mistake in enumerate(list_mistakes(step, edges)):
         edits = (Edit(index, mistake.change),)
-        rank = (MISTAKE, 0, index, order)
+        rank = (LEFT_OUT if mistake.cause == "derivative missing" else MISTAKE, 0, index, order)
         yield mistake.sentence, Candidate(mistake.cause, mistake.sentence, (index,), edits, rank)
     is_result = names.is_result(index)
     choices = [(edges, f"{_TREATS}{{result}}{_AS_CONSTANT}", RESULT if is_result else CONSTANT)]

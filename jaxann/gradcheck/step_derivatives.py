@@ -21,7 +21,7 @@ from jaxann.gradcheck.steps import Step
 from jaxann.gradcheck.sweep import BROADCASTING, Local
 
 
-def scale_operands(factor: float, operands: Sequence[int]) -> Change:
+def scale_operands(factor: float | int, operands: Sequence[int]) -> Change:
     """Returns the change that multiplies the gradients with respect to some operands by a factor."""
 
     def change(local: Local) -> dict[int, np.ndarray]:

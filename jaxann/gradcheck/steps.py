@@ -180,7 +180,7 @@ class _Lister:
         shapes: list[Any] = [variable.aval for variable in split_scan(equation, equation.invars)[2]]
         is_users = is_users_file(defining_file(body))
         stacked = [[0] * length for _ in body.jaxpr.outvars[len(carry) :]]
-        for t in reversed(range(length)) if reverse else range(length):
+        for t in range(length)[:: -1 if reverse else 1]:
             x = [
                 self._add_function(lambda x, t=t: jax.lax.index_in_dim(x, t, keepdims=False), [x], [shape], position)
                 for x, shape in zip(xs, shapes, strict=True)
