@@ -28,6 +28,7 @@ from jaxann.gradcheck.rerun_diagnoses import (
     weights_ignored,
     wrong_argument,
 )
+from jaxann.gradcheck.step_points import Findings
 from jaxann.gradcheck.structure import name_axes, subsets
 from jaxann.gradcheck.subjects import GradientSubject, LossSubject
 
@@ -49,23 +50,28 @@ def diagnose(evidence: dict[str, Evidence], deadline: Deadline | None = None) ->
         name: e.divide_by_cotangent() if isinstance(e.subject, LossSubject) else e for name, e in evidence.items()
     }
     diagnoses: dict[str, tuple[str, str]] = {}
+    late = False
     with precision("float64"):
         for name, e in evidence.items():
             for cause, find in DIAGNOSES.items():
-                if deadline is not None and deadline.is_over():
-                    break
-                mistake = _try(cause, find, e)
+                late = late or (deadline is not None and deadline.is_over())
+                mistake = None if late else _try(cause, find, e)
                 if mistake:
                     diagnoses[name] = cause, f"consistent with {mistake}"
                     break
-        if len(diagnoses) < len(evidence) or len(set(diagnoses.values())) > 1:
-            steps = _try("step", lambda e: changed_steps(e, deadline), evidence) or {}
-            if steps.keys() == evidence.keys() and len(set(steps.values())) == 1:
-                diagnoses = {}  # one mistake instead of several
-            diagnoses = {name: ("step", f"consistent with {mistake}") for name, mistake in steps.items()} | diagnoses
-    unexplained = "the search for a mistake ended after {} s; " if deadline is not None and deadline.is_over() else ""
-    unexplained = unexplained.format(deadline.seconds if deadline is not None else 0)
-    return {name: diagnoses.get(name, ("none", unexplained + _describe_difference(e))) for name, e in evidence.items()}
+        is_weak = any(diagnoses.get(name, ("none",))[0] in WEAK for name in evidence)
+        if not late and (is_weak or len(set(diagnoses.values())) > 1):
+            findings = _try("step", lambda evidence: changed_steps(evidence, deadline), evidence) or Findings({}, "")
+            late = bool(findings.reason) and deadline is not None and deadline.is_over()
+            found = {
+                name: (change.cause, f"consistent with {change.sentence}") for name, change in findings.changes.items()
+            }
+            is_one = found.keys() == evidence.keys() and len(set(found.values())) == 1
+            for name, step in found.items():
+                if is_one or diagnoses.get(name, ("none",))[0] in WEAK:  # one mistake is preferred to several
+                    diagnoses[name] = step
+    ended = f"the search for a mistake ended after {deadline.seconds:g} s; " if late and deadline is not None else ""
+    return {name: diagnoses.get(name, ("none", ended + _describe_difference(e))) for name, e in evidence.items()}
 
 
 def _try(cause: str, find: Callable, evidence: object) -> Any:
@@ -290,6 +296,9 @@ def _project(d: np.ndarray, span: np.ndarray) -> np.ndarray:
     return np.einsum("rbnk,rbmk,rbm->rbn", q, q, d)
 
 
+# What may be said better by a step of the forward pass.
+WEAK = frozenset({"none", "entries", "formula", "another derivative", "varying factor", "missing term", "not linear"})
+
 # In the order in which they are tried. Each returns the mistake as it follows "consistent with", or None.
 DIAGNOSES: dict[str, Callable[[Evidence], str | None]] = {
     "rounding": _rounding,
@@ -297,9 +306,9 @@ DIAGNOSES: dict[str, Callable[[Evidence], str | None]] = {
     "zero": _zero,
     "sign": _sign,
     "factor": _factor,
-    "mask": _mask,
     "transposed": _transposed,
     "derivative missing": _missing_derivative,
+    "mask": _mask,
     "residual": _residual,
     "another gradient": _other_gradient,
     "cotangent": cotangent,

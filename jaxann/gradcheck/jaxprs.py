@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
 from jax.extend.core import ClosedJaxpr, Literal
 
 CUSTOM = ("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_jvp_call")
@@ -82,3 +85,74 @@ def custom_name(equation: Any) -> tuple[str, str]:
 
 def _is_program(value: Any) -> bool:
     return isinstance(value, ClosedJaxpr) or (hasattr(value, "eqns") and hasattr(value, "invars"))
+
+
+# Code that calls primitives on behalf of a user's line: these folders, and these packages wherever they are installed.
+_GRADCHECK = Path(__file__).parent
+_HELPING_FOLDERS = tuple(
+    f"{folder}{os.sep}" for folder in (Path(jax.__file__).parent, _GRADCHECK, _GRADCHECK.parent / "gradients")
+)
+_HELPING_PACKAGES = ("jaxlib", "flax", "equinox", "optax", "numpy", "jaxtyping", "beartype")
+_HELPING_PARTS = tuple(
+    f"{os.sep}{kind}-packages{os.sep}{name}{os.sep}" for kind in ("site", "dist") for name in _HELPING_PACKAGES
+)
+
+
+class Position(NamedTuple):
+    """A place in a source file.
+
+    Attributes:
+        file: The path of the file.
+        line: The number of the first line, counted from 1.
+        end_line: The number of the last line.
+        column: Where the expression begins in the first line, in bytes; -1 if that is not known.
+        end_column: Where the expression ends in the last line, in bytes; -1 if that is not known.
+        caller: Where the function that contains the expression is called in the user's code; None if that is not known.
+    """
+
+    file: str
+    line: int
+    end_line: int
+    column: int
+    end_column: int
+    caller: Position | None = None
+
+
+def is_users_file(file: str) -> bool:
+    """Returns whether a source file is a user's: not JAX's, not of a package built on it, and not the checker's."""
+    return not file.startswith(("<frozen", "<@", *_HELPING_FOLDERS)) and not any(
+        part in file for part in _HELPING_PARTS
+    )
+
+
+def source_position(equation: Any) -> Position | None:
+    """Returns the expression of the user's code that an equation comes from, or None if JAX does not know it.
+
+    It is in the innermost frame of the user's code. If every frame belongs to another package, such as Flax, the
+    innermost frame outside JAX and the checker counts.
+    """
+    traceback = getattr(equation.source_info, "traceback", None)
+    if traceback is None:
+        return None
+    frames = list(zip(*traceback.raw_frames(), strict=True))
+    outside = [frame for frame in frames if not frame[0].co_filename.startswith(("<", *_HELPING_FOLDERS))]
+    users = [frame for frame in frames if is_users_file(frame[0].co_filename)] or outside[:1]
+    positions = [_read_position(*frame) for frame in users[:2]]
+    if not positions or positions[0] is None:
+        return None
+    return positions[0] if len(positions) < 2 else positions[0]._replace(caller=positions[1])
+
+
+def _read_position(code: Any, instruction: int) -> Position | None:
+    line, end_line, column, end_column = next(islice(code.co_positions(), instruction // 2, None), (None,) * 4)
+    if line is None:
+        return None
+    if end_line is None or column is None or end_column is None:
+        return Position(code.co_filename, line, line, -1, -1)
+    return Position(code.co_filename, line, end_line, column, end_column)
+
+
+def defining_file(program: Any) -> str:
+    """Returns the path of the file that defines the function of a program; empty if JAX does not know it."""
+    information = getattr(program.jaxpr.debug_info, "func_src_info", None) or ""
+    return information.partition(" at ")[2].rpartition(":")[0]

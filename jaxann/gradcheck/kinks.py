@@ -63,7 +63,7 @@ def describe_kinks(e: Evidence) -> str:
     has_targets = isinstance(e.subject, LossSubject) and np.shape(e.args.aux) == differs.shape
     if has_targets and (e.value == e.args.aux)[differs].all():
         return f"{sentence} the output equals the target ({count})"
-    if _acts_on_each_entry(e, first):
+    if acts_on_each_entry(e, first):
         numbers = e.value[differs]
         zero = "-0" if np.signbit(numbers).all() else "0"
         names = sorted({f"{number:.6g}" if number else zero for number in numbers})
@@ -80,7 +80,7 @@ def describe_kinks(e: Evidence) -> str:
     return f"{sentence} the function has a kink ({count}), as at {[int(i) for i in first[e.leading :]]}"
 
 
-def _acts_on_each_entry(e: Evidence, place: tuple[int, ...]) -> bool:
+def acts_on_each_entry(e: Evidence, place: tuple[int, ...]) -> bool:
     """Returns whether a change of one entry of the input changes only the same entry of the output."""
     if not e.is_elementwise:
         return False

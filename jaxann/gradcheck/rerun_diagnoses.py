@@ -7,6 +7,9 @@ import numpy as np
 from jaxann.gradcheck.arguments import Args
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.evidence import Evidence
+from jaxann.gradcheck.kinks import acts_on_each_entry
+from jaxann.gradcheck.step_points import Findings, Wrong
+from jaxann.gradcheck.step_search import find_changes
 from jaxann.gradcheck.subjects import GradientSubject, LayerSubject, LossSubject, Subject
 from jaxann.gradients.autodiff import AutodiffLayer
 from jaxann.nn.activations import ACTIVATIONS
@@ -69,7 +72,7 @@ def wrong_argument(e: Evidence) -> str | None:
         true, swapped = e.evaluate_true(args), e.evaluate_handwritten(args)
         if e.agree(swapped, e.b) and not e.agree(swapped, e.a):
             return "a derivative evaluated at the input x instead of at the output y"
-        if e.agree(true, e.a) and not e.agree(true, e.b):
+        if e.agree(true, e.a) and not e.agree(true, e.b) and acts_on_each_entry(e, (0,) * e.a.ndim):
             return "a derivative evaluated at the output y instead of at the input x"
     return None
 
@@ -147,6 +150,16 @@ def _candidate_gradients(e: Evidence) -> dict[str, np.ndarray]:
     return gradients
 
 
-def changed_steps(evidence: dict[str, Evidence], deadline: Deadline | None) -> dict[str, str]:
-    """Diagnoses one step of the forward pass that backward treats as a constant or differentiates wrongly."""
-    return {}
+def changed_steps(evidence: dict[str, Evidence], deadline: Deadline | None) -> Findings:
+    """Diagnoses steps of the forward pass that backward treats as constants or differentiates wrongly.
+
+    Args:
+        evidence: The evidence on the wrong gradients of one subject, at the same points.
+        deadline: When the search ends.
+    """
+    e = next(iter(evidence.values()))
+    if isinstance(e.subject, GradientSubject) or not e.subject.is_traceable:
+        return Findings({}, "")
+    wrong = {name: Wrong(e.a, e.b, e.tolerance) for name, e in evidence.items()}
+    end = np.inf if deadline is None else deadline.end
+    return find_changes(e.subject.forward, e.args, wrong, e.subject.evaluate_handwritten, end)

@@ -1,94 +1,210 @@
-"""The primitive operations of a forward pass, and copies of it in which the derivative of one operation is changed.
+"""The primitive operations of a forward pass as one straight list, each with the user's line that it comes from.
 
-A diagnosis compares a wrong gradient with the gradients of such copies.
+Calls of functions are replaced by what they compute, and short scans by their iterations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from jaxann.gradients.autodiff import stop_gradient
+from jaxann.gradcheck.jaxprs import (
+    Position,
+    called_program,
+    custom_primal,
+    defining_file,
+    is_custom,
+    is_users_file,
+    source_position,
+    split_scan,
+)
 
-# What a backward may do wrong with one operation v ↦ f(v): f(v) rewritten so that only its derivative changes.
-STEP_CHANGES: dict[str, Callable[[Callable, Any], Any]] = {
-    "constant": lambda f, v: stop_gradient(f(v)),
-    "constant operand": lambda f, v: f(stop_gradient(v)),
-    "one": lambda f, v: stop_gradient(f(v) - v) + v,
-    "at the output": lambda f, v: _differentiate_at(f, v, f(v)),
-}
-
-
-def _differentiate_at(f: Callable, v: Array, w: Array) -> Array:
-    """Returns f(v), with the derivative that f has at w."""
-    stop = stop_gradient
-    return stop(f(v)) + f(stop(w) + v - stop(v)) - stop(f(w))
+MAX_STEPS = 400  # the most operations of a forward pass for which changes are tried
+MAX_ITERATIONS = 16  # a longer scan is one operation
 
 
-def list_steps(function: Callable, *args: PyTree) -> list[tuple[str, int]]:
-    """Lists the operations of the jaxpr of `function` in order.
-
-    Args:
-        function: A function that JAX can trace.
-        *args: Its arguments.
-
-    Returns:
-        The name and the number of operands of each operation.
-    """
-    return [
-        (eqn.params.get("name", eqn.primitive.name), len(eqn.invars)) for eqn in jax.make_jaxpr(function)(*args).eqns
-    ]
+class TooManyStepsError(Exception):
+    """The error of a forward pass that has more than `MAX_STEPS` operations."""
 
 
-def change_step(function: Callable, place: int, operand: int, change: str) -> Callable:
-    """Changes the derivative of one operation of a function and keeps the value.
+class Step(NamedTuple):
+    """A primitive operation.
 
-    Args:
-        function: A function that JAX can trace.
-        place: The index of the operation, in the order of `list_steps`.
-        operand: The index of the operand with respect to which the derivative changes.
-        change: A key of `STEP_CHANGES`.
-
-    Returns:
-        The changed function. It raises a TypeError if the operation does not allow the change: an operand or a result
-        is not a float, or the change needs a result of the operand's shape.
+    Attributes:
+        equation: Its equation in a jaxpr.
+        inputs: The numbers of the variables that are its operands.
+        outputs: The numbers of the variables that are its results.
+        position: Where it is in the user's code; None if that is not known.
     """
 
-    def run(*args: PyTree) -> PyTree:
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-        values.update(zip(closed.jaxpr.invars, jax.tree.leaves(args), strict=True))
+    equation: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    position: Position | None
 
-        def read(atom):
-            return atom.val if isinstance(atom, Literal) else values[atom]
+    @property
+    def name(self) -> str:
+        """The name of its primitive."""
+        return self.equation.primitive.name
 
-        for i, eqn in enumerate(closed.eqns):
-            operands = [read(atom) for atom in eqn.invars]
-            if i == place:
-                if not all(
-                    jnp.issubdtype(atom.aval.dtype, jnp.floating) for atom in (eqn.invars[operand], *eqn.outvars)
-                ):
-                    raise TypeError(f"expected an operation between floats, got {eqn.primitive}")
-                f = partial(_evaluate, eqn, operands, operand)
-                out = [STEP_CHANGES[change](lambda v, f=f: f(v)[0], operands[operand])]
-                if [value.shape for value in out] != [var.aval.shape for var in eqn.outvars]:
-                    raise TypeError(f"expected an operation that keeps the shape of its operand, got {eqn.primitive}")
-            else:
-                out = _evaluate(eqn, operands)
-            values.update(zip(eqn.outvars, out, strict=True))
-        return jax.tree.unflatten(jax.tree.structure(shape), [read(atom) for atom in closed.jaxpr.outvars])
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of its operands."""
+        return [variable.aval.shape for variable in self.equation.invars]
 
-    return run
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of its first result."""
+        return self.equation.outvars[0].aval.shape
 
 
-def _evaluate(eqn: Any, operands: list[Any], place: int = 0, *replacement: Any) -> list[Any]:
-    """Returns the results of one equation of a jaxpr, with another operand at `place` if `replacement` has one."""
-    operands = [*operands[:place], *replacement, *operands[place + len(replacement) :]]
-    out = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-    return out if eqn.primitive.multiple_results else [out]
+@dataclass(frozen=True)
+class Program:
+    """A forward pass of one example as a list of primitive operations.
+
+    Attributes:
+        steps: The operations, in an order in which they can be evaluated.
+        constants: The values of the variables that do not depend on the inputs, by number.
+        inputs: The numbers of the variables that are the leaves of the arguments.
+        output: The number of the variable that is the output.
+    """
+
+    steps: tuple[Step, ...]
+    constants: dict[int, Any]
+    inputs: tuple[int, ...]
+    output: int
+
+
+def list_steps(function: Callable, args: tuple[PyTree, ...], enter_custom: bool = True) -> Program:
+    """Lists the primitive operations of a function.
+
+    Args:
+        function: A function of pytrees that JAX can trace and that returns an array.
+        args: Its arguments.
+        enter_custom: Whether a function with a custom derivative is replaced by the operations that it is made of. If
+            not, it is one operation with its own derivative.
+
+    Returns:
+        The operations.
+
+    Raises:
+        TooManyStepsError: If the function has more than `MAX_STEPS` operations.
+        Exception: Whatever the function raises when it is traced.
+    """
+    closed = jax.make_jaxpr(function)(*args)
+    lister = _Lister(enter_custom)
+    inputs = [lister.number() for _ in closed.jaxpr.invars]
+    (output,) = lister.add(closed, inputs, None, True)
+    steps = _select_used(lister.steps, output)
+    if len(steps) > MAX_STEPS:
+        raise TooManyStepsError(f"its forward pass has {len(steps)} operations, more than {MAX_STEPS}")
+    return Program(steps, lister.constants, tuple(inputs), output)
+
+
+def _select_used(steps: Sequence[Step], output: int) -> tuple[Step, ...]:
+    """Returns the operations on which the output depends; a forward pass may compute what it only saves."""
+    used, found = [], {output}
+    for step in steps[::-1]:
+        if not found.isdisjoint(step.outputs):
+            used.append(step)
+            found.update(step.inputs)
+    return tuple(used[::-1])
+
+
+class _Lister:
+    """A list of operations that grows as programs are added to it."""
+
+    def __init__(self, enter_custom: bool) -> None:
+        self._enter_custom, self._count = enter_custom, 0
+        self.steps: list[Step] = []
+        self.constants: dict[int, Any] = {}
+
+    def number(self) -> int:
+        """Returns the number of a new variable."""
+        self._count += 1
+        return self._count
+
+    def add(self, program: Any, inputs: Sequence[int], position: Position | None, is_users: bool) -> list[int]:
+        """Adds the operations of a program.
+
+        Args:
+            program: The program.
+            inputs: The numbers of the variables that are its inputs.
+            position: Where it is called in the user's code.
+            is_users: Whether the user wrote it. JAX traces a function of its own only once, so that the operations
+                inside are known to come from the line that called the function first.
+
+        Returns:
+            The numbers of its outputs.
+        """
+        jaxpr = program.jaxpr
+        numbers = dict(zip(jaxpr.invars, inputs, strict=True))
+        for variable, value in zip(jaxpr.constvars, program.consts, strict=True):
+            numbers[variable] = self._add_constant(value)
+
+        def read(atom: Any) -> int:
+            if isinstance(atom, Literal):
+                return self._add_constant(jnp.asarray(atom.val, getattr(atom.aval, "dtype", None)))
+            return numbers[atom]
+
+        for equation in jaxpr.eqns:
+            operands = [read(atom) for atom in equation.invars]
+            place = (source_position(equation) if is_users else None) or position
+            if place and position and place is not position:
+                place = place._replace(caller=position)
+            outputs = self._add_equation(equation, operands, place)
+            numbers.update(zip(equation.outvars, outputs, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _add_equation(self, equation: Any, operands: list[int], position: Position | None) -> list[int]:
+        inner = called_program(equation)
+        if self._enter_custom and is_custom(equation):
+            inner = custom_primal(equation)
+        if inner is not None:
+            return self.add(inner, operands, position, is_users_file(defining_file(inner)))
+        if equation.primitive.name == "scan" and equation.params["length"] <= MAX_ITERATIONS:
+            return self._add_scan(equation, operands, position)
+        outputs = [self.number() for _ in equation.outvars]
+        self.steps.append(Step(equation, tuple(operands), tuple(outputs), position))
+        return outputs
+
+    def _add_scan(self, equation: Any, operands: list[int], position: Position | None) -> list[int]:
+        body, length, reverse = (equation.params[name] for name in ("jaxpr", "length", "reverse"))
+        consts, carry, xs = split_scan(equation, operands)
+        shapes: list[Any] = [variable.aval for variable in split_scan(equation, equation.invars)[2]]
+        is_users = is_users_file(defining_file(body))
+        stacked = [[0] * length for _ in body.jaxpr.outvars[len(carry) :]]
+        for t in range(length)[:: -1 if reverse else 1]:
+            x = [
+                self._add_function(lambda x, t=t: jax.lax.index_in_dim(x, t, keepdims=False), [x], [shape], position)
+                for x, shape in zip(xs, shapes, strict=True)
+            ]
+            outputs = self.add(body, [*consts, *carry, *x], position, is_users)
+            carry = outputs[: len(carry)]
+            for ys, y in zip(stacked, outputs[len(carry) :], strict=True):
+                ys[t] = y
+        avals: list[Any] = [variable.aval for variable in body.jaxpr.outvars[len(carry) :]]
+        ys = [
+            self._add_function(_stack, ys, [aval] * length, position) for ys, aval in zip(stacked, avals, strict=True)
+        ]
+        return [*carry, *ys]
+
+    def _add_function(self, function: Callable, inputs: list[int], avals: list[Any], position: Position | None) -> int:
+        shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+        (output,) = self.add(jax.make_jaxpr(function)(*shapes), inputs, position, False)
+        return output
+
+    def _add_constant(self, value: Any) -> int:
+        number = self.number()
+        self.constants[number] = value
+        return number
+
+
+def _stack(*arrays: Any) -> Any:
+    return jax.lax.concatenate([jax.lax.expand_dims(array, (0,)) for array in arrays], 0)

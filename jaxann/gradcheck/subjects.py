@@ -54,6 +54,7 @@ class Subject(ABC):
     path: str = field(compare=False)
 
     has_differences: ClassVar[bool] = True  # whether central differences are a further source of its gradients
+    is_traceable: ClassVar[bool] = True  # whether JAX can trace its forward
     is_single: ClassVar[bool] = False  # whether there is only one example, so that reports leave out its axis
 
     @abstractmethod

@@ -60,6 +60,7 @@ def judge(
         return [failure_row(subject.leaf_path("") or "backward", subject.name, error)]
     rows: dict[str, Row] = {}
     evidence: dict[str, Evidence] = {}
+    counts, smooth = np.ones((2, len(args.dy)), bool)  # the points for a diagnosis, and those where nothing has a kink
     axes = 2 if subject.is_single else 1
     for name, b in true.items():
         row = partial(Row, subject.leaf_path(name), subject.name, b.shape[axes:])
@@ -74,12 +75,17 @@ def judge(
         verdict = _find_verdict(leaf)
         if verdict is None:
             verdict, evidence[name] = (WRONG, "none", ""), _collect_evidence(leaf)
-            kinks = find_kinks(evidence[name], rng)
+            counted = leaf.counts("float64")
+            kinks = find_kinks(evidence[name].select(counted), rng)
+            smooth[counted] &= ~kinks.points
             if kinks.only:
-                verdict = RIGHT, "kink", describe_kinks(evidence.pop(name))
-            elif evidence[name].differs[~kinks.points].any():  # the diagnosis looks at the points without kinks
-                evidence[name] = evidence[name].select(~kinks.points)
+                verdict = RIGHT, "kink", describe_kinks(evidence.pop(name).select(counted))
+            else:
+                counts &= counted
         rows[name] = _make_row(row, leaf, verdict)
+    if all(e.differs[counts & smooth].any() for e in evidence.values()):
+        counts &= smooth
+    evidence = {name: e.select(counts) for name, e in evidence.items()}
     for name, (cause, sentence) in diagnose(evidence, deadline).items():
         rows[name] = replace(rows[name], cause=cause, diagnosis=sentence)
     superfluous = {name: error for name, error in errors.items() if name not in true}
@@ -225,11 +231,8 @@ def _find_verdict(leaf: Leaf) -> tuple[str, str, str] | None:
 
 
 def _collect_evidence(leaf: Leaf) -> Evidence:
-    counts = leaf.counts("float64")
     y, handwritten, autodiff, _ = leaf.gradients["float64"]
-    written, true = ({name: g[counts] for name, g in gradients.items()} for gradients in (handwritten, autodiff))
-    args, sensitivity, error = leaf.args.select(counts), leaf.sensitivity[counts], leaf.error[counts]
-    return Evidence(leaf.subject, leaf.name, args, y[counts], written, true, sensitivity, error)
+    return Evidence(leaf.subject, leaf.name, leaf.args, y, handwritten, autodiff, leaf.sensitivity, leaf.error)
 
 
 def _compare_directions(a: Any, b: Any) -> tuple[float, float]:

@@ -78,28 +78,32 @@ STUDENTS = {
     ),
     "sigmoid: z (1 - z)": elementwise(sigmoid, lambda x, y, dy: dy * x * (1 - x), "at the input x instead of at the"),
     "sigmoid: dy forgotten": elementwise(sigmoid, lambda x, y, dy: y * (1 - y), "does not depend on dy"),
-    "sigmoid: 1 - y forgotten": elementwise(sigmoid, lambda x, y, dy: dy * y, "a derivative of y"),
+    "sigmoid: 1 - y forgotten": elementwise(sigmoid, lambda x, y, dy: dy * y, r"y instead of y \(1 - y\)"),
     "sigmoid: applied twice": elementwise(
         sigmoid, lambda x, y, dy: dy * sigmoid(y) * (1 - sigmoid(y)), "at the output y instead of at the input x"
     ),
-    "tanh: 1 - y": elementwise(np.tanh, lambda x, y, dy: dy * (1 - y), "a derivative of 1 - y"),
+    "tanh: 1 - y": elementwise(np.tanh, lambda x, y, dy: dy * (1 - y), r"1 - y instead of 1 - y²"),
     "tanh: 1 - x²": elementwise(np.tanh, lambda x, y, dy: dy * (1 - x * x), "at the input x instead of at the output"),
     "relu: mask forgotten": elementwise(relu, lambda x, y, dy: dy, "the derivative is left out"),
     "relu: mask of dy": elementwise(relu, lambda x, y, dy: dy * (dy > 0), "not linear in dy"),
     "relu: mask kept, dy forgotten": elementwise(relu, lambda x, y, dy: 1.0 * (x > 0), "does not depend on dy"),
     "softmax: the diagonal": elementwise(softmax, lambda x, y, dy: dy * y * (1 - y), "only the diagonal"),
-    "softmax: the sum forgotten": elementwise(softmax, lambda x, y, dy: dy * y, "a multiple of the output|dot product"),
+    "softmax: the sum forgotten": elementwise(softmax, lambda x, y, dy: dy * y, "dot product"),
     "swish: a term of the product rule": elementwise(
-        lambda x: x * sigmoid(x), lambda x, y, dy: dy * sigmoid(x), "sigmoid|constant"
+        lambda x: x * sigmoid(x), lambda x, y, dy: dy * sigmoid(x), "sigmoid.* as a constant"
     ),
     "square: 2 forgotten": elementwise(lambda x: x * x, lambda x, y, dy: dy * x, "a factor of 0.5"),
     "normalize: the deviation forgotten": elementwise(
-        normalize, lambda x, y, dy: dy - dy.mean() - y * np.mean(y * dy), "x.std|the quotient"
+        normalize, lambda x, y, dy: dy - dy.mean() - y * np.mean(y * dy), "x.std"
     ),
     "normalize: the mean forgotten": elementwise(
-        normalize, lambda x, y, dy: (dy - y * np.mean(y * dy)) / x.std(), "one number for all features"
+        normalize,
+        lambda x, y, dy: (dy - y * np.mean(y * dy)) / x.std(),
+        r"treats the mean `x.mean\(\)` in .* as a constant",
     ),
-    "cumsum: not reversed": elementwise(lambda x: np.cumsum(x), lambda x, y, dy: np.cumsum(dy), "J dy instead of Jᵀ dy"),
+    "cumsum: not reversed": elementwise(
+        lambda x: np.cumsum(x), lambda x, y, dy: np.cumsum(dy), "J dy instead of Jᵀ dy"
+    ),
     "max: to all": elementwise(
         lambda x: x.max() * np.ones_like(x), lambda x, y, dy: dy.sum() * np.ones_like(x), "mask that is forgotten"
     ),
