@@ -137,10 +137,10 @@ def check_own_function(settings: GradcheckSettings, name: str) -> Report:
     """
     if settings.layer is not None:
         raise SettingError("function", "only without a layer", name)
-    from jaxann.gradcheck.check_function import check_function
-
     forward, backward = import_pair(name)
     args = make_arguments(name, forward, settings.args, settings.shapes, settings.seed)
+    from jaxann.gradcheck.check_function import check_function
+
     with report_failure(name, "checked", "function"):
         return check_function(forward, backward, *args, on_purpose=settings.on_purpose, seed=settings.seed)
 

@@ -80,5 +80,10 @@ def custom_name(equation: Any) -> tuple[str, str]:
     return name or equation.primitive.name, f"{os.path.basename(path)}:{line}" if path else ""
 
 
+def is_derivative(equation: Any) -> bool:
+    """Returns whether an equation comes from a derivative that the program itself takes, as `jax.grad` does."""
+    return any(name in str(equation.source_info.name_stack) for name in ("jvp(", "transpose("))
+
+
 def _is_program(value: Any) -> bool:
     return isinstance(value, ClosedJaxpr) or (hasattr(value, "eqns") and hasattr(value, "invars"))

@@ -88,9 +88,15 @@ def test_a_right_program_and_one_without_rules_have_exit_code_0(call_audit):
         (("own",), "expected the function to be module:function, got 'own'"),
         (("own:double(3)",), "expected the function to be module:function, got 'own:double(3)'"),
         (("own:x",), "expected the function to name a function, not the object of type ArrayImpl, got 'own:x'"),
-        (("own:los",), "the function 'own:los' cannot be imported: AttributeError: module 'own' has no attribute 'los'"),
+        (
+            ("own:los",),
+            "the function 'own:los' cannot be imported: AttributeError: module 'own' has no attribute 'los'",
+        ),
         (("broken:a",), "the function 'broken:a' cannot be imported: ZeroDivisionError: division by zero"),
-        (("own:loss",), "expected --args to give the arguments of own:loss (missing a required argument: 'w'), got None"),
+        (
+            ("own:loss",),
+            "expected --args to give the arguments of own:loss (missing a required argument: 'w'), got None",
+        ),
         (
             ("own:loss", "--shapes", "2,3"),
             "expected --shapes to give the arguments of own:loss (missing a required argument: 'x'), got '2,3'",

@@ -181,7 +181,17 @@ VALUES = (
     *WORDS,
     *("0", "-1", "1", "3", "0.5", "-0.5", "1e30", str(10**30), "9" * 5000, "none", "true", "[]", "{}", "--", "-h", "*"),
     *("table.csv", "table.npz", "images", "run", ".", "/", "/dev/null", "/dev/zero", "no/such", "run/config.json", "~"),
-    *("sys:exit(0)", "os:abort", "jaxann.nn:Dense(2, 3)", "jaxann.nn:relu", "3,4", "()", "jaxann.nn:Dense(-1, 10**9)", ":", "a:b()"),
+    *(
+        "sys:exit(0)",
+        "os:abort",
+        "jaxann.nn:Dense(2, 3)",
+        "jaxann.nn:relu",
+        "3,4",
+        "()",
+        "jaxann.nn:Dense(-1, 10**9)",
+        ":",
+        "a:b()",
+    ),
     *("learning_rate=", "learning_rate=0,nan,inf", "hidden=-1,0", "loss=hinge,poisson", "epochs=0", "clip=none,-1"),
     *("check.png", "check.xyz", "kind", "p", "openml:", "balanced", "adam", "b1 2", "2-2", "cosine", "1 2 3"),
 )

@@ -186,7 +186,10 @@ def test_functions_of_the_users_own(call_gradcheck):
         ),
         (("--layer", "own:cube", "--shape", -1), "expected --shape to be sizes of at least 1, got (-1,)"),
         (("--function", "pair:forward"), "expected --function to be module:forward,backward, got 'pair:forward'"),
-        (("--function", "pair:forward,backward", "--layer", "own:cube"), "expected --function only without a layer, got"),
+        (
+            ("--function", "pair:forward,backward", "--layer", "own:cube"),
+            "expected --function only without a layer, got",
+        ),
         (
             ("--function", "pair:forward,back"),
             "the function 'pair:back' cannot be imported: AttributeError: module 'pair' has no attribute 'back'",
@@ -199,7 +202,10 @@ def test_functions_of_the_users_own(call_gradcheck):
             ("--function", "pair:forward,backward", "--shapes", 3),
             "expected --shapes to give the arguments of pair:forward,backward (missing a required argument: 'x'), got",
         ),
-        (("--function", "pair:forward,stop", "--args", "pair:args"), "the function 'pair:forward,stop' cannot be check"),
+        (
+            ("--function", "pair:forward,stop", "--args", "pair:args"),
+            "the function 'pair:forward,stop' cannot be check",
+        ),
         (("--args", "pair:args"), "expected --args only for functions, got 'pair:args'"),
         (("--after", -1), "expected --after of at least 0, got -1"),
         (("--run", "a"), "expected --run only for `jaxann train`, got a"),
