@@ -37,8 +37,8 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
     the same function without the rule, and both with central differences in float64. The incoming cotangent belongs to
     the inner product of the program's outputs with random numbers, and random cotangents are tried as well.
 
-    In a loop, the first iteration and one that is drawn at random are entered. Of several calls of one function with
-    inputs of the same shapes, two are judged.
+    In a loop, the first iteration and another one that is drawn at random are entered. Of several calls of one function
+    with inputs of the same shapes, two are judged.
 
     Args:
         function: The program, a function of pytrees. It is given before it is differentiated, as by `jax.grad`, because
@@ -237,7 +237,7 @@ def _select_calls(calls: list[CustomCall]) -> tuple[dict[str, CustomCall], list[
     for call in calls:
         kind = call.name, call.place, tuple((np.shape(value), str(jnp.result_type(value))) for value in call.inputs)
         seen[kind] = seen.get(kind, 0) + 1
-        if seen[kind] > OCCURRENCES:
+        if seen[kind] > OCCURRENCES or not any(np.size(value) for value in call.floats or call.inputs):
             continue
         if call.name in NOT_ALONE:
             notes[f"{call.name} ({call.place}) is not judged, because its inputs depend on one another."] = None
@@ -262,11 +262,17 @@ def _draw_points(call: CustomCall, rng: np.random.Generator) -> Args:
         dy = np.asarray(_join([dy for dy in call.cotangents if dy is not None]), float)
         largest = np.abs(dy).max(initial=0)
         true = dy / largest if 0 < largest < np.inf else true
-    near = tuple(value * np.exp(0.1 * rng.normal(size=value.shape)) for value in floats)
+    near = tuple(_move(value, rng) for value in floats)
     points = [(floats, true), (floats, rng.normal(size=size)), (near, rng.normal(size=size))]
     # A batch needs an array with an axis of examples, even where all inputs are floats.
     args = [Args(params, (), (*others, np.zeros(1, int)), dy[None]) for params, dy in points]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *args)
+
+
+def _move(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns an array near another one; zeros stay zeros unless all are, as those of an initial state."""
+    noise = 0.1 * rng.normal(size=value.shape)
+    return np.asarray(value * np.exp(noise) if value.any() else noise)
 
 
 def _join(values: list[Any]) -> Array:

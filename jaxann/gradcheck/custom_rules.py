@@ -1,7 +1,7 @@
 """The calls of functions with custom derivatives inside a program, each with its true inputs and incoming cotangent.
 
 The program is traced to a jaxpr, which is evaluated equation by equation. Loops are entered at their first iteration
-and at one that is drawn at random; of a `cond` the branch that is taken is entered.
+and at another one that is drawn at random; of a `cond` the branch that is taken is entered.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from jaxann.gradcheck.jaxprs import (
     custom_primal,
     inner_programs,
     is_custom,
+    operation_name,
     read_value,
     split_scan,
 )
@@ -110,7 +111,7 @@ class Visit(Evaluation):
         self.closed: set[str] = set()
 
     def call_closed(self, equation: Any, inputs: list[Any]) -> list[Any]:
-        self.closed.add(equation.primitive.name)
+        self.closed.add(operation_name(equation))
         return super().call_closed(equation, inputs)
 
     def call_custom(self, equation: Any, inputs: list[Any]) -> list[Any]:
@@ -118,7 +119,8 @@ class Visit(Evaluation):
 
     def scan(self, body: Any, consts: list[Any], carry: list[Any], xs: list[Any], length: int) -> tuple[Any, Any]:
         pieces, begin = [], 0
-        for entered in sorted({0, int(self._rng.integers(max(length, 1)))} if length else ()):
+        # The first iteration may be special, because the carry is often zero there.
+        for entered in sorted({0, int(self._rng.integers(min(1, length - 1), length))} if length else ()):
             before = [x[begin:entered] for x in xs]
             carry, ys = self._rest.scan(body, consts, carry, before, entered - begin)
             outputs = self.run(body, [*consts, *carry, *(x[entered] for x in xs)])
