@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from jaxann.gradcheck.arguments import Args, by_name, is_float
@@ -43,8 +44,8 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
     Args:
         function: The program, a function of pytrees. It is given before it is differentiated, as by `jax.grad`, because
             a derivative no longer calls the functions that it comes from.
-        *args: Its arguments. Floats are converted to float64. Leaves that are neither arrays nor numbers, such as the
-            activation function in a model of Equinox, stay as they are.
+        *args: Its arguments. Floats are converted to float64. Leaves inside an argument that are no arrays, such as
+            the activation function of an Equinox model, stay as they are.
         on_purpose: Names of functions whose rules are meant to differ from the true derivative, as that of a
             straight-through estimator does, or paths such as "ste.0" for a single input.
         seed: The seed of the iterations, the inputs and the cotangents that are drawn.
@@ -71,8 +72,7 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
     rng, rows = np.random.default_rng(seed), []
     clear_programs()
     with precision("float64"):
-        program, arrays = _close_over_constants(function, args)
-        found, notes = find_calls(program, arrays, rng)
+        found, notes = _find_calls(function, args, rng)
         calls, remarks = _select_calls(found)
         notes += remarks
         for path, call in calls.items():
@@ -163,32 +163,26 @@ class _DifferencesSubject(_RuleSubject):
         return max(1e3 * super().eps, 1e-9)
 
     def autodiff_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[Any, dict[str, Array]]:
-        batch = jax.vmap(self.forward, (None, 0, 0))
-        leaves, structure = jax.tree.flatten(params)
-        written = jax.tree.leaves(jax.vmap(self.backward, (None, 0, 0, 0))(params, x, aux, dy)[0])
-        center = batch(params, x, aux)
+        written = jax.vmap(self.backward, (None, 0, 0, 0))(params, x, aux, dy)[0]
+        handwritten, _ = ravel_pytree(jax.tree.map(lambda leaf: leaf.sum(0), written))
+        point, unravel = ravel_pytree(params)
 
-        def differences(place: int, written: Array) -> Array:
-            leaf = leaves[place]
+        def value(point: Array) -> Array:
+            return jax.vmap(self.forward, (None, 0, 0))(unravel(point), x, aux)
 
-            def change(move: Array) -> Array:
-                moved = [*leaves[:place], leaf + move.reshape(leaf.shape), *leaves[place + 1 :]]
-                return jnp.sum(dy * (batch(jax.tree.unflatten(structure, moved), x, aux) - center))
+        def difference(entry: Array) -> Array:
+            step = STEP * jnp.clip(jnp.abs(point[entry]), 1e-2, 1)
+            direction = jnp.zeros(point.size).at[entry].set(step)
+            shifts = jnp.array([1, -1, 0.5, -0.5])
+            far, back, near, near_back = jax.lax.map(lambda s: jnp.sum(dy * (value(point + s * direction) - y)), shifts)
+            rough = jnp.abs(far + back - 4 * (near + near_back))
+            slope = (4 * (near - near_back) - (far - back) / 2) / (3 * step)
+            is_smooth = rough <= 1e-6 * step * jnp.abs(slope) + self.eps * jnp.sum(jnp.abs(dy * y))
+            return jnp.where(is_smooth, slope, handwritten[entry])
 
-            def difference(entry: Array) -> Array:
-                step = STEP * jnp.clip(jnp.abs(leaf.ravel()[entry]), 1e-2, 1)
-                direction = jnp.zeros(leaf.size).at[entry].set(step)
-                far, back, near, near_back = (change(s * direction) for s in (1, -1, 0.5, -0.5))
-                rough = jnp.abs(far + back - 4 * (near + near_back))
-                value = (4 * (near - near_back) - (far - back) / 2) / (3 * step)
-                noise = self.eps * jnp.sum(jnp.abs(dy * center))
-                is_smooth = rough <= 1e-6 * step * jnp.abs(value) + noise
-                return jnp.where(is_smooth, value, written.ravel()[entry])
-
-            return jax.lax.map(difference, jnp.arange(leaf.size)).reshape(leaf.shape)
-
-        values = [differences(place, one.sum(0)) for place, one in enumerate(written)]
-        return center, by_name(jax.tree.unflatten(structure, values), ())
+        y = value(point)
+        slopes = jax.lax.map(difference, jnp.arange(point.size))
+        return y, by_name(unravel(slopes), ())
 
 
 def _explain_failure(function: Callable, points: Args) -> str:
@@ -208,20 +202,36 @@ def _closes_over_tracer(function: Callable, points: Args) -> bool:
         return False
 
 
+def _find_calls(
+    function: Callable, args: tuple[Any, ...], rng: np.random.Generator
+) -> tuple[list[CustomCall], list[str]]:
+    """Returns the calls inside a program and notes on it: in float64, or as it is given if it is in float32 alone."""
+    program, arrays = _close_over_constants(function, args)
+    try:
+        return find_calls(program, tuple(map(_to_float64, arrays)), rng)
+    except TypeError as error:
+        try:
+            with precision("float32"):
+                found, notes = find_calls(program, tuple(map(jnp.asarray, arrays)), rng)
+        except Exception:
+            raise error from None
+        return found, [*notes, "The program is evaluated in float32, because it cannot be traced in float64."]
+
+
 def _close_over_constants(function: Callable, args: tuple[Any, ...]) -> tuple[Callable, tuple[Any, ...]]:
-    """Returns the program as a function of its arrays alone, which returns arrays alone, and the arrays in float64."""
-    leaves, structure = jax.tree.flatten(args)
+    """Returns the program as a function of its arrays alone, which returns arrays alone, and the arrays."""
+    leaves, structure = jax.tree.flatten([jnp.asarray(arg) if isinstance(arg, float) else arg for arg in args])
 
     def program(*arrays: Any) -> list[Any]:
         remaining = iter(arrays)
         values = [next(remaining) if _is_array(leaf) else leaf for leaf in leaves]
         return [y for y in jax.tree.leaves(function(*jax.tree.unflatten(structure, values))) if _is_array(y)]
 
-    return program, tuple(_to_float64(leaf) for leaf in leaves if _is_array(leaf))
+    return program, tuple(filter(_is_array, leaves))
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, bool | int | float | complex | np.ndarray | np.generic | jax.Array)
+    return isinstance(leaf, np.ndarray | np.generic | jax.Array)
 
 
 def _to_float64(leaf: Any) -> Any:

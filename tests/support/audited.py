@@ -166,7 +166,7 @@ def associative_scan(wrong):
 
 @register
 def fori_loop(wrong):
-    return lambda x, n: jax.lax.fori_loop(0, n, lambda i, x: make_rule(wrong)(x, G), x[0]), (X, 3)
+    return lambda x, n: jax.lax.fori_loop(0, n, lambda i, x: make_rule(wrong)(x, G), x[0]), (X, jnp.asarray(3))
 
 
 @register
