@@ -221,12 +221,17 @@ def collect_nnx():
     return functions
 
 
-# By function: the wrong rules that the audit reports, although they are right, and the reason.
+# By function: the rules that the audit reports as wrong, although they are right, and the reason.
 ALARMS = {
     "jax.scipy.special.entr at negative numbers": (
         {"xlogy", "_xlogx"},
         "entr calls x log x for all x and uses -inf instead where x < 0. There x log x is NaN, and so are its rule, "
         "jax.vjp and differences.",
+    ),
+    "jax.scipy.special.kl_div": (
+        {"_rel_entr"},
+        "newer versions of JAX sum a series of five terms where p is near q. jax.vjp differentiates that series, and the "
+        "rule is the derivative of its limit: they differ by 6e-10. Differences agree with the rule to 3e-13.",
     ),
 }
 
@@ -241,7 +246,7 @@ LIBRARIES = {
 
 FAST = (
     "jax.nn.relu jax.nn.softplus jax.scipy.special.logit jax.scipy.special.entr jax.scipy.special.xlogy "
-    "jax.numpy.logaddexp2 jax.numpy.sinc jax.scipy.special.log_ndtr"
+    "jax.numpy.logaddexp2 jax.nn.hard_silu jax.scipy.special.log_ndtr"
 )
 
 
@@ -255,12 +260,13 @@ def take_census(functions, capsys):
         rows.append((name, ", ".join(rules) or "none", "right" if report.ok else "ALARM", " ".join(notes)))
         if not report.ok:
             alarms[name] = {row.owner.split(" (")[0] for row in report.rows if row.path in report.wrong}
-            assert all(row.cause == "not finite" for row in report.rows if row.path in report.wrong), f"\n{report}"
+            for row in (row for row in report.rows if row.path in report.wrong):
+                assert row.cause == "not finite" or row.differences < row.float64 / 100, f"\n{report}"
     reasons = [f"{name}: {ALARMS[name][1]}" for name in alarms if name in ALARMS]
     with capsys.disabled():
         summary = f"{len(functions)} functions, {len(alarms)} with alarms"
         print("\n" + "\n".join([format_table(rows), *reasons, summary]))
-    assert alarms == {name: rules for name, (rules, _) in ALARMS.items() if name in functions}
+    assert alarms.items() <= {name: rules for name, (rules, _) in ALARMS.items()}.items()
     return rows
 
 
