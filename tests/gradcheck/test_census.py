@@ -230,8 +230,8 @@ ALARMS = {
     ),
     "jax.scipy.special.kl_div": (
         {"_rel_entr"},
-        "newer versions of JAX sum a series of five terms where p is near q. jax.vjp differentiates that series, and the "
-        "rule is the derivative of its limit: they differ by 6e-10. Differences agree with the rule to 3e-13.",
+        "newer versions of JAX sum a series of five terms where p is near q. jax.vjp differentiates that series, and "
+        "the rule is the derivative of its limit: they differ by 6e-10. Differences agree with the rule to 3e-13.",
     ),
 }
 
