@@ -22,6 +22,7 @@ from jaxann.gradcheck.subjects import Subject
 from jaxann.gradcheck.verdict import judge
 from jaxann.gradients.autodiff import vjp
 from jaxann.nn.hyperparameters import is_traced
+from jaxann.nn.outer import sum_examples
 
 OCCURRENCES = 2  # how many calls of one function with inputs of the same shapes are judged
 MOST_DIFFERENCES = 2000  # entries of all inputs of a rule that is judged by central differences alone
@@ -91,7 +92,7 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
             reason = _explain_failure(subject.autodiff_gradients, points)
             if reason:
                 subject = _DifferencesSubject(path, call)
-                too_large = sum(leaf[0].size for leaf in jax.tree.leaves(points.params)) > MOST_DIFFERENCES
+                too_large = sum(leaf[0].size for leaf in jax.tree.leaves((points.params, points.x))) > MOST_DIFFERENCES
                 failure = too_large or _explain_failure(subject.autodiff_gradients, points)
                 judged = "not judged" if failure else "judged by differences alone"
                 notes.append(f"{title} is {judged}, because only its rule has a derivative: {reason}")
@@ -163,12 +164,12 @@ class _DifferencesSubject(_RuleSubject):
         return max(1e3 * super().eps, 1e-9)
 
     def autodiff_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[Any, dict[str, Array]]:
-        written = jax.vmap(self.backward, (None, 0, 0, 0))(params, x, aux, dy)[0]
-        handwritten, _ = ravel_pytree(jax.tree.map(lambda leaf: leaf.sum(0), written))
-        point, unravel = ravel_pytree(params)
+        grads, dx = jax.vmap(self.backward, (None, 0, 0, 0))(params, x, aux, dy)
+        handwritten, _ = ravel_pytree((sum_examples(grads), dx))
+        point, unravel = ravel_pytree((params, x))
 
         def value(point: Array) -> Array:
-            return jax.vmap(self.forward, (None, 0, 0))(unravel(point), x, aux)
+            return jax.vmap(self.forward, (None, 0, 0))(*unravel(point), aux)
 
         def difference(entry: Array) -> Array:
             step = STEP * jnp.clip(jnp.abs(point[entry]), 1e-2, 1)
@@ -182,7 +183,7 @@ class _DifferencesSubject(_RuleSubject):
 
         y = value(point)
         slopes = jax.lax.map(difference, jnp.arange(point.size))
-        return y, by_name(unravel(slopes), ())
+        return y, by_name(*unravel(slopes))
 
 
 def _explain_failure(function: Callable, points: Args) -> str:
