@@ -52,7 +52,7 @@ gradients.
 | `jaxann.gradients` | gradient functions, per-example gradients, curvature |
 | `jaxann.data` | tables, splits, targets and batches |
 | `jaxann.rules` | learning rules: backward passes that differ from the true one on purpose |
-| `jaxann.gradcheck` | the gradient check, which names the formula that is wrong, and the audit of any JAX program |
+| `jaxann.gradcheck` | the gradient check of any code, which names the wrong formula, and the audit of programs |
 | `jaxann.training` | training runs, sweeps, optimizers and devices |
 | `jaxann.runs` | the folder of a run: checkpoints, metrics and pictures |
 | `jaxann.interop` | handwritten backward passes inside other libraries' models |
@@ -77,6 +77,8 @@ from importlib.metadata import version
 from jaxann import cli, data, gradcheck, gradients, interop, nn, rules, runs, training
 from jaxann.gradcheck.audit import audit
 from jaxann.gradcheck.check import check, check_layer
+from jaxann.gradcheck.check_function import check_function, check_gradient
+from jaxann.gradcheck.grade import grade
 from jaxann.gradients.autodiff import autodiff
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.comparison import compare
@@ -92,6 +94,8 @@ __all__ = [
     "autodiff",
     "backprop",
     "check",
+    "check_function",
+    "check_gradient",
     "check_layer",
     "cli",
     "compare",
@@ -99,6 +103,7 @@ __all__ = [
     "differentiable",
     "fit",
     "gradcheck",
+    "grade",
     "gradients",
     "interop",
     "nn",

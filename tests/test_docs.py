@@ -1,4 +1,4 @@
-"""Every Python example in a module's docstring, and so in the reference, runs as it stands."""
+"""Every Python example in a docstring, and so in the reference, runs as it stands."""
 
 import ast
 import re
@@ -13,9 +13,11 @@ PACKAGE = Path(jaxann.__file__).parent
 
 
 def blocks(path):
-    """The Python blocks in the docstring of the module at `path`."""
-    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-    return re.findall(r"^```python\n(.*?)^```$", docstring, re.DOTALL | re.MULTILINE)
+    """The Python blocks in the docstrings of the module at `path`, of its classes and of its functions, in order."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, documented)]
+    docstrings = [ast.get_docstring(node) or "" for node in nodes]
+    return [b for text in docstrings for b in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)]
 
 
 EXAMPLES = {path.relative_to(PACKAGE).as_posix(): blocks(path) for path in sorted(PACKAGE.rglob("*.py"))}

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from jaxann.cli.own_code import import_layer, import_pair, make_arguments, report_failure
+from jaxann.cli.own_code import draw_input, import_layer, import_pair, make_arguments, report_failure
 from jaxann.cli.program import run_program
 from jaxann.cli.settings import UNSTORED, Settings
 from jaxann.cli.task import Task, prepare
@@ -43,7 +43,9 @@ class GradcheckSettings(Settings):
     The module, which may lie in the current folder, is imported, and this runs its code: name only code that you trust.
     """
     shape: tuple[int, ...] | None = None
-    """Shape of one input of that layer. By default the number of its input features, or 8 if it takes any number."""
+    """Shape of one input of that layer. By default the number of its input features, or 8 if it takes any number.
+    A layer that takes no vector, such as a convolution, needs a shape.
+    """
     function: str | None = None
     """Functions to check instead of a network: module:forward,backward, where backward(dy, *args) gives the gradients.
     They may be written in NumPy, JAX or anything else that takes and returns arrays. Their module is imported, too."""
@@ -124,8 +126,9 @@ def check_own_layer(settings: GradcheckSettings, name: str) -> Report:
     if settings.shape and min(settings.shape) < 1:
         raise SettingError("shape", "to be sizes of at least 1", settings.shape)
     with report_failure(name, "initialized"):
-        x, params = jax.random.normal(key, settings.shape or input_shape(layer)), layer.init(key)
+        default, params = input_shape(layer), layer.init(key)
     with report_failure(name, "checked"):
+        x = draw_input(layer, params, settings.shape, default, key)
         return check_layer(layer, params, x, on_purpose=settings.on_purpose, seed=settings.seed)
 
 
@@ -146,7 +149,7 @@ def check_own_function(settings: GradcheckSettings, name: str) -> Report:
 
 
 def input_shape(layer: Layer) -> tuple[int]:
-    """Returns the shape of one input of a layer: [8] if the layer takes any number of features."""
+    """Returns the shape of the input that is tried by default: [8] if the layer does not state how many features."""
     n, _ = layer.sizes
     return (n or 8,)
 

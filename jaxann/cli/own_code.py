@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.shapes import InputError, resolve_input
 
 LAYER_FORM = "to be module:Class, module:Class(5, rate=0.1) or module:instance"
 
@@ -159,6 +163,36 @@ def report_failure(name: str, action: str, kind: str = "layer") -> Iterator[None
         raise
     except BaseException as error:
         raise ValueError(f"the {kind} {name!r} cannot be {action}: {type(error).__name__}: {error}") from None
+
+
+def draw_input(
+    layer: Layer, params: PyTree, shape: tuple[int, ...] | None, default: tuple[int, ...], key: PRNGKeyArray
+) -> Array:
+    """Draws one random input of a layer: normal numbers, or zeros and ones if its forward rejects floats.
+
+    Args:
+        layer: The layer.
+        params: Its parameters.
+        shape: The shape of the input; None stands for `default`.
+        default: The shape that is tried if the user gives none.
+        key: The key to draw with.
+
+    Raises:
+        SettingError: If the layer's forward takes no input of that shape.
+    """
+    size = shape or default
+    try:
+        one, _ = resolve_input(layer, params, jax.ShapeDtypeStruct(size, jnp.result_type(int)))
+    except InputError as error:
+        if shape is None:
+            expected = f"to be given, because {layer} cannot take an input of shape {size} ({error.reason})"
+        else:
+            expected = f"to be the shape of an input that {layer} can take ({error.reason})"
+        raise SettingError("shape", expected, shape) from None
+    except Exception:  # its forward is wrong, as the report is going to say
+        return jax.random.normal(key, size)
+    is_float = jnp.issubdtype(one.dtype, jnp.floating)
+    return jax.random.normal(key, size) if is_float else jax.random.randint(key, size, 0, 2)
 
 
 def _import(name: str, setting: str, form: str, kind: str) -> tuple[Any, tuple[list[Any], dict[str, Any]] | None]:

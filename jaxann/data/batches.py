@@ -22,7 +22,7 @@ class Examples(NamedTuple):
         weights: [N], above 0. None stands for ones.
     """
 
-    x: Float[Array | np.ndarray, "N ..."]
+    x: Shaped[Array | np.ndarray, "N ..."]
     t: Shaped[Array | np.ndarray, "N ..."]
     weights: Float[Array | np.ndarray, " N"] | None = None
 
@@ -36,7 +36,7 @@ class Lanes(NamedTuple):
         weights: [S, B], how much each example counts; 0 marks a position that holds no example.
     """
 
-    x: Float[Array, "S B ..."]
+    x: Shaped[Array, "S B ..."]
     t: Shaped[Array, "S B ..."]
     weights: Float[Array, "S B"]
 

@@ -13,50 +13,71 @@ from jaxtyping import Array, Bool, Float, Num
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import is_traced, validate_number
 from jaxann.nn.loss import Loss, mean_weights
+from jaxann.nn.shapes import InputError, resolve_input
 
 
 def validate(
     model: Layer, loss: Loss, x: Any, t: Any, params: Any = None
-) -> tuple[Float[Array, "N ..."], Num[Array, "N ..."]]:
+) -> tuple[Num[Array, "N ..."], Num[Array, "N ..."]]:
     """Checks that features and targets fit a model and a loss, and converts them to arrays.
 
-    Inside `jit` or `vmap`, where arrays have no values yet, only shapes and types are checked.
+    Whether features fit is decided by the forward pass, which is traced for one example and not computed. Inside `jit`
+    or `vmap`, where arrays have no values yet, only shapes and types are checked.
 
     Args:
         model: The network.
         loss: The loss between its outputs and the targets.
-        x: [N, ...], the features.
+        x: [N, ...], the features; [N] for a model that takes a single number.
         t: [N, ...], the targets.
         params: The parameters of the network, of which only the shapes matter; None takes the shapes from `init`.
 
     Returns:
-        Features and targets in the default precision; integer targets stay integers.
+        Features and targets in the default precision. Integer targets stay integers, and so do integer features where
+        the model rejects floats, as one that begins with an embedding does.
 
     Raises:
         ValueError: If the data are empty, not numeric, not finite or of different lengths, if their shapes do not fit
-            the model or the loss, or if the loss is not defined for a target.
-        Exception: Whatever the model's `forward` raises.
+            the model or the loss, or if the loss is not defined for a target. The message about features that a layer
+            does not take names the layer.
+        Exception: What the model's `forward` raises, unless it is a TypeError, ValueError or IndexError about its
+            input.
     """
-    x, t = _to_array("features", x), _to_array("targets", t, keep_integers=True)
-    if x.ndim < 2 or 0 in x.shape:
-        raise ValueError(f"expected features with a row for each of at least one example, got shape {x.shape}")
+    x, t = _require_real("features", x), _to_array("targets", t, keep_integers=True)
+    if x.ndim == 0 or 0 in x.shape or (x.ndim == 1 and x.shape != t.shape[:1]):
+        raise ValueError(_describe_rows(x))
     if t.ndim == 0 or len(x) != len(t):
         raise ValueError(f"expected targets for {len(x)} rows of features, got shape {t.shape}")
-    n, _ = model.sizes
-    if n not in (None, x.shape[-1]):
-        raise ValueError(f"expected features with {n} columns, which the network takes, got {x.shape[-1]}")
-    if params is None:
-        params = jax.eval_shape(model.init, jax.random.key(0))
-    y = jax.eval_shape(lambda params: model.forward(params, x[0])[0], params)
+    x, y = _fit_features(model, x, params)
     try:
-        jax.eval_shape(loss.value, y, t[0])
+        jax.eval_shape(loss.value, y, jax.ShapeDtypeStruct(t.shape[1:], t.dtype))
     except ValueError as error:
         raise ValueError(f"targets of shape {t.shape} do not fit: {error}") from None
-    m = y.shape[-1]
+    m = y.shape[-1] if y.shape else 1
     is_valid_x, is_valid_t = _find_valid(loss, m, x, t)
     _raise_if_invalid(x, is_valid_x, f"finite {x.dtype} numbers in features")
     _raise_if_invalid(t, is_valid_t, f"{loss.expects} in targets of {loss} with {m} outputs")
     return x, t
+
+
+def _fit_features(model: Layer, x: Any, params: Any) -> tuple[Num[Array, "N ..."], jax.ShapeDtypeStruct]:
+    """Returns features as the model takes them, and the shape and dtype of its output for one example."""
+    n, _ = model.sizes
+    if x.ndim > 1 and n not in (None, x.shape[-1]):
+        raise ValueError(f"expected features with {n} columns, which the network takes, got {x.shape[-1]}")
+    if params is None:
+        params = jax.eval_shape(model.init, jax.random.key(0))
+    dtype = x.dtype if x.dtype.kind in "biu" else jnp.result_type(float)
+    try:
+        one, y = resolve_input(model, params, jax.ShapeDtypeStruct(x.shape[1:], dtype))
+    except InputError as error:
+        if x.ndim == 1 and not error.depth:  # most likely a single example where several are expected
+            raise ValueError(_describe_rows(x)) from None
+        raise
+    return _to_array("features", x, keep_integers=not jnp.issubdtype(one.dtype, jnp.floating)), y
+
+
+def _describe_rows(x: Any) -> str:
+    return f"expected features with a row for each of at least one example, got shape {x.shape}"
 
 
 @partial(jax.jit, static_argnames=("loss", "m"))

@@ -1,7 +1,7 @@
 """Which handwritten gradient is wrong, and how.
 
 `jaxann.check` judges every handwritten gradient of a network, `jaxann.check_layer` those of a single layer, and
-`jaxann.audit` those inside any JAX program.
+`jaxann.audit` those inside any JAX program. `jaxann.grade` grades the answer to an exercise.
 Training does not reveal a wrong gradient: with most wrong backward passes a network still learns something. Here the
 derivative of tanh is written as 1 - x², where 1 - y² is right:
 
@@ -31,7 +31,8 @@ The report has a row for each gradient, then a sentence for each wrong one, and 
 Every row has a path. "2.b" is the gradient of the bias of layer 2, "2.dx" that of the input of layer 2, and "loss" that
 of the loss. "chain.2.b" is the gradient of the same bias as the chain of backwards returns it, "gradient.2.b" as the
 gradient function of a batch returns it, and "gradient.weighted.2.b" the same with weights. "2.random.dx" is computed
-with a key, for a layer that draws random numbers. "2#2.dx" belongs to the second use of a layer that is used twice.
+with a key, for a layer that draws random numbers; "chain.random.2.b" and "gradient.random.2.b" are computed with a key
+as well. "2#2.dx" belongs to the second use of a layer that is used twice.
 
 ## What is judged
 
@@ -118,12 +119,44 @@ function is defined. A program that differentiates itself, as a training step do
 give the loss. What JAX cannot differentiate without its rule, such as a Pallas kernel, is compared with differences
 alone. Whatever is not judged has a note.
 
+## For teachers
+
+`jaxann.grade` compares a student's layer with a right one: the outputs, and each gradient. In this exercise students
+write y = W x + b with its backward, and may not use autodiff:
+
+```python
+from dataclasses import dataclass
+
+from jaxann import grade
+from jaxann.nn import Layer
+
+
+@dataclass(frozen=True)
+class Answer(Layer):
+    def forward(self, params, x, key=None):
+        return params["W"] @ x + params["b"], x
+
+    def backward(self, params, saved, dy):
+        return {"W": jnp.outer(dy, saved), "b": dy}, params["W"] @ dy
+
+
+reference = Dense(4, 4)
+params, points = reference.init(jax.random.key(0)), {"dx": 2}
+result = grade(Answer(), reference, params, x[0], weights=points, forbid_autodiff=True)
+print(result)
+assert (result.score, result.wrong) == (0.6, ("dx",))
+```
+
+With `hints=False` the grade does not say how dx is wrong. `result.to_dict()` has all that a grading program needs.
+Whatever the answer raises is part of its grade.
+
 ## For programs and tests
 
 `report.ok` is true if every gradient is right or differs on purpose; `report.wrong` has the paths of the others.
 `report["2.b"]` is a `Row` with the numbers, the `verdict`, the `cause` in a word, and both gradients as arrays.
 `report.to_dict()` and `report.to_json()` return everything except the arrays. `report.raise_if_wrong()` is the last
 line of a test, and `jaxann.gradcheck.plots.plot_report(report)` draws the errors (`pip install 'jaxann[plots]'`).
+Jupyter shows reports and grades as tables, with each diagnosis beneath its row.
 
 On the command line, `jaxann gradcheck` checks the network that `jaxann train` trains with the same settings, with
 `--after 5` once more after five epochs, or with `--layer "module:Class(5)"` a layer of your own, and with
@@ -136,6 +169,7 @@ every gradient is right, 1 if one is wrong, and 2 for bad input.
 - `check`: `check` and `check_layer`.
 - `audit`, `custom_rules`, `evaluation`, `jaxprs`: `audit`, the calls with custom derivatives inside a program, the
   evaluation that finds them, and what versions of JAX say of them.
+- `grade`, `answers`, `autodiff_calls`: `grade`, how an answer is judged, and whether it uses autodiff.
 - `report`, `plots`, `style`: the report, its picture, and how pictures look.
 - `cases`: what is judged in a network, and at which points.
 - `subjects`: a layer, a loss or a gradient function as a pair of functions, forward and backward.
@@ -148,6 +182,7 @@ every gradient is right, 1 if one is wrong, and 2 for bad input.
 - `compilation`: the precision of a check, and its programs, which are cheap to compile.
 """
 
+from jaxann.gradcheck.grade import Grade
 from jaxann.gradcheck.report import Report, Row
 
-__all__ = ["Report", "Row"]
+__all__ = ["Grade", "Report", "Row"]

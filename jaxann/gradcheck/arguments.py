@@ -79,16 +79,17 @@ def by_name(grads: PyTree, dx: PyTree) -> dict[str, Any]:
 
     Returns:
         The gradients by name, each `Outer` as the array that it stands for. A single parameter that is not in a
-        container is called "params".
+        container is called "params". If the input is a container, its gradients are named by their paths, too.
 
     Raises:
-        ValueError: If two parameters have the same name, or one is called dx.
+        ValueError: If two gradients have the same name, or a parameter is called dx.
     """
     leaves = jax.tree_util.tree_leaves_with_path(materialize(grads))
     named = {path_name(path) or "params": leaf for path, leaf in leaves}
-    if len(named) < len(leaves) or "dx" in named:
+    inputs = {path_name(path) or "dx": leaf for path, leaf in jax.tree_util.tree_leaves_with_path(dx)}
+    if len(named) < len(leaves) or "dx" in named or named.keys() & inputs.keys():
         raise ValueError(f"expected parameters with distinct names, none of them dx, got {', '.join(named)}")
-    return named if jax.tree.leaves(dx) == [] else named | {"dx": dx}
+    return named | inputs
 
 
 def is_float(leaf: Any) -> bool:

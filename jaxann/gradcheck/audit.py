@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from jaxann.gradcheck.arguments import Args, by_name, is_float
-from jaxann.gradcheck.check import accept_on_purpose
 from jaxann.gradcheck.compilation import clear_programs, precision
 from jaxann.gradcheck.custom_rules import CustomCall, find_calls
+from jaxann.gradcheck.declarations import accept_on_purpose
 from jaxann.gradcheck.differences import STEP
 from jaxann.gradcheck.report import Report
 from jaxann.gradcheck.subjects import Subject
@@ -113,10 +113,12 @@ def _expand(name: str, calls: dict[str, CustomCall]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class _RuleSubject(Subject):
-    """A function with a custom derivative: inputs that have one are the parameters, and all others are `aux`."""
+    """A function with a custom derivative: inputs that have one are `x`, and all others are `aux`."""
 
     path: str = field(compare=False)
     call: CustomCall
+
+    is_single: ClassVar[bool] = True
 
     def __eq__(self, other: object) -> bool:  # two calls share no program, because their functions cannot be compared
         return self is other
@@ -134,15 +136,15 @@ class _RuleSubject(Subject):
         return max(float(jnp.finfo(jnp.result_type(value)).eps) for value in values if is_float(value))
 
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Array:
-        return self._apply(self.call.primal, params, aux)
+        return self._apply(self.call.primal, x, aux)
 
     def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
-        _, pull = vjp(lambda params: self._apply(self.call.rule, params, aux), params)
-        return pull(dy)[0], ()
+        _, pull = vjp(lambda x: self._apply(self.call.rule, x, aux), x)
+        return (), pull(dy)[0]
 
-    def _apply(self, function: Callable, params: PyTree, aux: PyTree) -> Array:
-        """Returns all float outputs as one vector."""
-        values = iter(params), iter(aux)
+    def _apply(self, function: Callable, x: PyTree, aux: PyTree) -> Array:
+        """Returns the only float output, or several as one vector."""
+        values = iter(x), iter(aux)
         inputs = [
             jnp.asarray(next(values[0] if differentiable else values[1]), jnp.result_type(value))
             for value, differentiable in zip(self.call.inputs, self.call.is_differentiable, strict=True)
@@ -266,17 +268,17 @@ def _draw_points(call: CustomCall, rng: np.random.Generator) -> Args:
     """Draws three points: the true input, with its true and with a random cotangent, and one near the true input."""
     inputs = list(zip(call.inputs, call.is_differentiable, strict=True))
     floats = tuple(np.asarray(value, float) for value, differentiable in inputs if differentiable)
-    others = [np.asarray(value)[None] for value, differentiable in inputs if not differentiable]
-    size = len(_join([y for y in call.primal(*call.inputs) if is_float(y)]))
-    true = rng.normal(size=size)
+    others = tuple(np.asarray(value) for value, differentiable in inputs if not differentiable)
+    shape = jnp.shape(_join([y for y in call.primal(*call.inputs) if is_float(y)]))
+    true = rng.normal(size=shape)
     if call.cotangents is not None:
         dy = np.asarray(_join([dy for dy in call.cotangents if dy is not None]), float)
         largest = np.abs(dy).max(initial=0)
         true = dy / largest if 0 < largest < np.inf else true
     near = tuple(_move(value, rng) for value in floats)
-    points = [(floats, true), (floats, rng.normal(size=size)), (near, rng.normal(size=size))]
-    # A batch needs an array with an axis of examples, even where all inputs are floats.
-    args = [Args(params, (), (*others, np.zeros(1, int)), dy[None]) for params, dy in points]
+    points = [(floats, true), (floats, rng.normal(size=shape)), (near, rng.normal(size=shape))]
+    # There is one example, which has an axis of its own.
+    args = [jax.tree.map(lambda leaf: leaf[None], Args((), x, others, np.asarray(dy))) for x, dy in points]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *args)
 
 
@@ -287,4 +289,5 @@ def _move(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _join(values: list[Any]) -> Array:
-    return jnp.concatenate([jnp.ravel(value).astype(float) for value in values] or [jnp.zeros(0)])
+    values = [jnp.asarray(value).astype(float) for value in values]
+    return values[0] if len(values) == 1 else jnp.concatenate([jnp.ravel(value) for value in values] or [jnp.zeros(0)])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,8 @@ from jaxann.gradcheck.inputs import (
 )
 from jaxann.gradcheck.places import Place, locate_layers
 from jaxann.gradcheck.subjects import GradientSubject, LayerSubject, LossSubject, Subject
-from jaxann.gradients.autodiff import AutodiffLayer
+from jaxann.gradients.autodiff import AutodiffLayer, AutodiffLoss
+from jaxann.gradients.stateful import Stateful
 from jaxann.nn.base import Layer, join_path, map_parts, parts
 from jaxann.nn.loss import Loss
 from jaxann.nn.outer import materialize
@@ -74,7 +77,7 @@ def collect_layer_cases(
         use = paths[: i + 1].count(place.path)
         place = replace(place, path=f"{place.path}#{use}") if use > 1 else place
         if names:
-            composites.append(_composite_case(place, names, rng))
+            composites += _composite_cases(place, names, rng)
         else:
             leaves += _leaf_cases(place, rng)
     return leaves + composites, y, tuple(notes)
@@ -82,8 +85,8 @@ def collect_layer_cases(
 
 def collect_loss_cases(
     model: Layer, loss: Loss, gradient: Callable, data: Args, y: np.ndarray, rng: np.random.Generator
-) -> list[Case]:
-    """Collects the cases of the loss and of the gradient function, without and with weights.
+) -> tuple[list[Case], tuple[str, ...]]:
+    """Collects the cases of the loss and of the gradient function: without weights, with them, and with a key.
 
     Args:
         model: The network.
@@ -92,14 +95,29 @@ def collect_loss_cases(
         data: The parameters, the features and, as `aux`, the targets, without an axis of points.
         y: The outputs of the network, [B, ...].
         rng: The source of the random numbers.
+
+    Returns:
+        The cases, and a note if the network draws random numbers but the gradient function cannot use a key.
     """
     loss_points = draw_loss_points(y, data.aux, rng)
     plain, weighted = (draw_gradient_points(data, weighted, rng) for weighted in (False, True))
-    return [
+    subject = GradientSubject("gradient", gradient, model, loss)
+    cases = [
         Case(LossSubject("loss", loss), loss_points, 1),
-        Case(GradientSubject("gradient", gradient, model, loss), plain, 1, composite=True),
-        Case(GradientSubject("gradient.weighted", gradient, model, loss), weighted, 1, ("float64",), composite=True),
+        Case(subject, plain, 1, composite=True),
+        Case(replace(subject, path="gradient.weighted"), weighted, 1, ("float64",), composite=True),
     ]
+    if not model.random:
+        return cases, ()
+    seeds = rng.integers(2**31, size=(len(weighted.dy), 1))
+    points, random = (
+        weighted._replace(aux=(*weighted.aux, seeds)),
+        replace(subject, path="gradient.random", random=True),
+    )
+    note = _find_unused_key(random, points)
+    if note:
+        return cases, (note,)
+    return [*cases, Case(random, points, 1, ("float64",), composite=True)], ()
 
 
 def _leaf_cases(place: Place, rng: np.random.Generator) -> list[Case]:
@@ -107,42 +125,80 @@ def _leaf_cases(place: Place, rng: np.random.Generator) -> list[Case]:
     points = draw_layer_points(place, rng)
     return [
         Case(LayerSubject(place.path, place.layer, str(place.layer), random), points, 2)
-        for random in ((False, True) if _uses_key(place) else (False,))
+        for random in ((False, True) if uses_key(place) else (False,))
     ]
 
 
-def _composite_case(place: Place, names: list[str], rng: np.random.Generator) -> Case:
-    """Returns the case of a composite layer, on a few examples; the parts called `names` use autodiff in it."""
+def _composite_cases(place: Place, names: list[str], rng: np.random.Generator) -> list[Case]:
+    """Returns the case of a composite layer, and another one with a key if the layer or a part draws random numbers.
+
+    They have a few examples, and the parts called `names` use autodiff in them.
+    """
     points = draw_layer_points(replace(place, x=subsample(place.x), dy=subsample(place.dy)), rng)
-    layer = map_parts(place.layer, lambda name, part: AutodiffLayer(part) if name in names else part)
-    if _raises(layer, points.first_example()) and not _raises(place.layer, points.first_example()):
-        layer = place.layer  # its backward reads what its parts save, and autodiff's twins save something else
+    twin = map_parts(place.layer, lambda name, part: AutodiffLayer(part) if name in names else part)
     path = join_path(place.path, "chain") if names[0].isdecimal() else place.path
-    return Case(LayerSubject(path, layer, type(place.layer).__name__), points, 2, composite=True)
+    cases = []
+    for random in (False, True) if uses_key(place) else (False,):
+        own = LayerSubject(path, place.layer, type(place.layer).__name__, random)
+        subject, one = replace(own, layer=twin), points.first_example()
+        if _raises(subject, one) and not _raises(own, one):
+            subject = own  # its backward reads what its parts save, and autodiff's twins save something else
+        cases.append(Case(subject, points, 2, composite=True))
+    return cases
 
 
-def _raises(layer: Layer, one: Args) -> bool:
+def _raises(subject: LayerSubject, one: Args) -> bool:
     """Returns whether the backward of a layer raises for one example."""
-
-    def backward(params, x, dy):
-        return materialize(layer.backward(params, layer.forward(params, x)[1], dy))
-
     try:
         with precision("float64"):
-            jax.eval_shape(backward, one.params, one.x, one.dy)
+            jax.eval_shape(lambda one: materialize(subject.backward(*one)), one)
     except Exception:
         return True
     return False
 
 
-def _uses_key(place: Place) -> bool:
-    """Returns whether the forward pass of a layer is another program with a key than without one."""
+def uses_key(place: Place) -> bool:
+    """Returns whether the output of a layer is another function with a key than without one.
 
-    def program(key):
-        return str(jax.make_jaxpr(lambda params, x: place.layer.forward(params, x, key)[0])(place.params, place.x[0]))
+    Args:
+        place: The layer with its parameters and inputs.
+    """
+
+    def forward(key, params, x):
+        return place.layer.forward(params, x, key)[0]
 
     try:
         with precision("float64"):
-            return program(None) != program(jax.random.key(0))
+            return _depends_on_key(forward, place.params, place.x[0])
     except Exception:  # the layer takes no key, or a key of another kind
         return False
+
+
+def _find_unused_key(subject: GradientSubject, points: Args) -> str:
+    """Returns a sentence on a gradient function that cannot use a key; "" if it can."""
+    one = points.first_example()
+    sentence = "gradient: the network draws random numbers, but the gradient function "
+    try:
+        function = subject.make_gradient(AutodiffLayer(subject.model), AutodiffLoss(subject.loss))
+        called = function.step if isinstance(function, Stateful) else function
+        takes = inspect.signature(called).parameters.values()
+        if not any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in takes):
+            return sentence + "takes no key to draw them with"
+        with precision("float64"):
+            used = _depends_on_key(lambda key, *args: function(*args, key=key), one.params, *one.aux[:-1])
+    except Exception:  # whatever a user's code raises becomes a row when the case is judged
+        return ""
+    return "" if used else sentence + "ignores its key"
+
+
+def _depends_on_key(function: Callable, *args: Any) -> bool:
+    """Returns whether function(key, *args) is another program with a key than without one.
+
+    Whatever has no effect on the result, such as splitting a key for layers that do not draw, is not compared.
+    """
+    keys = None, jax.random.key(0)
+    plain, random = (str(jax.make_jaxpr(partial(function, key))(*args)) for key in keys)
+    if plain == random:
+        return False
+    plain, random = (jax.jit(function).lower(key, *args).as_text() for key in keys)  # without its unused operations
+    return plain != random

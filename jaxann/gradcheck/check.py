@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,26 +17,29 @@ from jaxann.data.validation import validate
 from jaxann.gradcheck.arguments import Args, is_float
 from jaxann.gradcheck.cases import Case, collect_layer_cases, collect_loss_cases
 from jaxann.gradcheck.compilation import clear_programs
+from jaxann.gradcheck.deadline import Deadline
+from jaxann.gradcheck.declarations import Declarations, accept_on_purpose, require_layer
 from jaxann.gradcheck.inputs import SUBSAMPLE
-from jaxann.gradcheck.report import NOT_FINITE, ON_PURPOSE, WRONG, Report, Row
+from jaxann.gradcheck.report import NOT_FINITE, Report, Row
 from jaxann.gradcheck.verdict import failure_row, judge
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.probe import find_nonfinite
-from jaxann.nn.base import Layer
-from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.loss import Loss
+from jaxann.nn.shapes import InputError, resolve_input
 
 
 def check(
-    model: Layer,
+    model: Any,
     loss: Loss,
     params: PyTree,
     x: Any,
     t: Any,
     *,
     gradient: Callable = backprop,
-    on_purpose: Sequence[str] | str = (),
+    on_purpose: Declarations = (),
     examples: int = 64,
+    seconds: float | int = 20,
     seed: int = 0,
 ) -> Report:
     """Checks the handwritten gradients of a network and its loss, and diagnoses those that are wrong.
@@ -50,15 +53,17 @@ def check(
         model: The network: any layer, composite or not.
         loss: The loss.
         params: The parameters of the network, as `model.init` returns them.
-        x: Features [N, ...], a row for each example.
+        x: Features [N, ...], a row for each example. Integers are converted to floats unless `forward` rejects floats.
         t: Targets [N, ...], or labels [N], as the loss expects them.
         gradient: A function of (model, loss) that returns a gradient function, which maps (params, x, t, weights) to
             (loss, grads). `backprop` is the chain of backwards; a learning rule may be given instead.
         on_purpose: Paths of gradients that are meant to differ from the true ones, as "2.dx"; a path such as "2" or
             "gradient" stands for all gradients inside it. If such a gradient differs, its row has the angle to the
-            true gradient instead of a diagnosis.
+            true gradient. A mapping from paths to causes, as {"2.dx": "clipping"}, accepts only a difference whose
+            diagnosis has that cause.
         examples: The most examples that are used, at least 1. They are drawn at random, with one of each label if the
             targets are integer labels and `examples` is large enough.
+        seconds: How many seconds the search for diagnoses may take, at least 0.
         seed: The seed of the examples, the inputs, the cotangents and the directions that are drawn.
 
     Returns:
@@ -75,7 +80,9 @@ def check(
         print(report)
         report.raise_if_wrong()
     """
+    require_layer(model)
     _require_hashable(model, loss, gradient)
+    validate_number("seconds", seconds, least=0)
     validate_number("examples", examples, least=1, integer=True)
     try:
         x, t = validate(model, loss, x, t, params)
@@ -91,16 +98,25 @@ def check(
         cases, y, notes = collect_layer_cases(model, loss, data, rng)
     except Exception as error:
         return Report((failure_row("forward", str(model), error),), len(chosen), len(x))
-    rows = _judge_cases(cases + collect_loss_cases(model, loss, gradient, data, y, rng), seed)
+    loss_cases, loss_notes = collect_loss_cases(model, loss, gradient, data, y, rng)
+    rows = _judge_cases(cases + loss_cases, seed, seconds)
     if any(row.verdict == NOT_FINITE or row.cause == "range" for row in rows):
         place = find_nonfinite(model, loss, params, jnp.asarray(x)[chosen], jnp.asarray(t)[chosen])
         if place:
             sentence = f"the first value that is not finite is in {place}"
             rows.insert(0, Row("values", type(model).__name__, (), NOT_FINITE, "not finite", sentence))
-    return Report(accept_on_purpose(rows, on_purpose), len(chosen), len(x), notes)
+    return Report(accept_on_purpose(rows, on_purpose), len(chosen), len(x), notes + loss_notes)
 
 
-def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[str] | str = (), seed: int = 0) -> Report:
+def check_layer(
+    layer: Any,
+    params: PyTree,
+    x: Any,
+    *,
+    on_purpose: Declarations = (),
+    seconds: float | int = 20,
+    seed: int = 0,
+) -> Report:
     """Checks the handwritten gradients of one layer at one input, and diagnoses those that are wrong.
 
     The layer is judged as `check` judges each layer of a network, with random cotangents. If it is made of layers,
@@ -110,46 +126,41 @@ def check_layer(layer: Layer, params: PyTree, x: Any, *, on_purpose: Sequence[st
         layer: The layer.
         params: Its parameters, as `layer.init` returns them; () for a layer without parameters.
         x: One example, as `layer.forward` takes it. Integers are converted to floats unless `forward` rejects floats.
-        on_purpose: Paths of gradients that are meant to differ from the true ones, as "W" or "dx".
+        on_purpose: Paths of gradients that are meant to differ from the true ones, as "W" or "dx", or a mapping from
+            such paths to the cause that is meant, as in `check`.
+        seconds: How many seconds the search for diagnoses may take, at least 0.
         seed: The seed of the inputs, the cotangents and the directions that are drawn.
 
     Returns:
         A report with a row for every gradient. A forward or backward that raises has a row, too.
 
     Raises:
-        ValueError: If `x` is empty or not numeric, or the layer is not hashable, as a frozen dataclass is.
+        ValueError: If `x` is empty or not numeric, if `forward` does not take it, or if the layer is not hashable, as a
+            frozen dataclass is.
         SettingError: If no gradient has a path in `on_purpose`. It is a ValueError.
 
     Example:
         dense = Dense(4, 3)
         print(check_layer(dense, dense.init(jax.random.key(0)), jnp.arange(4.0)))
     """
+    require_layer(layer)
     _require_hashable(layer)
+    validate_number("seconds", seconds, least=0)
     x, rng = np.asarray(x), np.random.default_rng(seed)
     if (x.dtype.kind not in "biu" and not is_float(x)) or not x.size:
         raise ValueError(f"expected x to be at least one real number, got shape {x.shape} and dtype {x.dtype}")
     clear_programs()
     try:
-        y, x = _convert_input(layer, params, x)
+        one, y = resolve_input(layer, params, jax.ShapeDtypeStruct(x.shape, x.dtype))
+        x = x.astype(float) if is_float(one) and not is_float(x) else x
         batch = np.stack([x] * SUBSAMPLE)
         data = Args(params, batch, rng.normal(size=(SUBSAMPLE, *y.shape)), ()).cast("float64")
         cases, _, notes = collect_layer_cases(layer, _InnerProduct(), data, rng)
+    except InputError:
+        raise
     except Exception as error:
         return Report((failure_row("forward", str(layer), error),), 0, 1)
-    return Report(accept_on_purpose(_judge_cases(cases, seed), on_purpose), 1, 1, notes)
-
-
-def _convert_input(layer: Layer, params: PyTree, x: np.ndarray) -> tuple[Any, np.ndarray]:
-    """Returns the shape and dtype of the output, and the input: as floats unless `forward` rejects floats."""
-
-    def output(x):
-        return jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, x)
-
-    try:
-        floats = x if is_float(x) else x.astype(float)
-        return output(floats), floats
-    except Exception:
-        return output(x), x
+    return Report(accept_on_purpose(_judge_cases(cases, seed, seconds), on_purpose), 1, 1, notes)
 
 
 def _choose_examples(t: np.ndarray, examples: int, rng: np.random.Generator) -> np.ndarray:
@@ -172,12 +183,14 @@ class _InnerProduct(Loss):
         return t
 
 
-def _judge_cases(cases: list[Case], seed: int) -> list[Row]:
+def _judge_cases(cases: list[Case], seed: int, seconds: float | int) -> list[Row]:
     """Returns the rows of all cases in order. Each core has a thread, because compiling takes most of the time."""
+
+    deadline = Deadline(seconds)
 
     def judge_case(i):
         subject, points, actual, dtypes, composite = cases[i]
-        rows = judge(subject, points, actual, np.random.default_rng([seed, i]), dtypes)
+        rows = judge(subject, points, actual, np.random.default_rng([seed, i]), dtypes, deadline)
         return [replace(row, composite=composite) for row in rows]
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -193,25 +206,3 @@ def _require_hashable(*values: Any) -> None:
         except TypeError as error:
             name = type(value).__name__
             raise ValueError(f"expected a hashable object, such as a frozen dataclass, got {name}: {error}") from None
-
-
-def accept_on_purpose(rows: list[Row], on_purpose: Sequence[str] | str) -> tuple[Row, ...]:
-    """Returns the rows, with another verdict for the wrong gradients at the paths in `on_purpose` or inside them."""
-    declared = (on_purpose,) if isinstance(on_purpose, str) else on_purpose
-    for path in declared:
-        if not any(f"{row.path}.".startswith(f"{path}.") for row in rows):
-            paths = ", ".join(row.path for row in rows)
-            raise SettingError("on_purpose", f"to name gradients of the report ({paths})", path)
-
-    def is_accepted(row):
-        inside = f"{row.path}.".startswith(tuple(f"{path}." for path in declared))
-        return inside and row.verdict == WRONG and row.handwritten.size and np.isfinite(row.handwritten).all()
-
-    def describe_angle(row):
-        if np.isfinite(row.degrees):
-            return f"{row.degrees:.1f} degrees from the true gradient"
-        return "it or the true gradient is zero, so the angle between them is not defined"
-
-    return tuple(
-        replace(row, verdict=ON_PURPOSE, diagnosis=describe_angle(row)) if is_accepted(row) else row for row in rows
-    )

@@ -52,16 +52,24 @@ def jit_cheaply(function: Callable, static: int) -> Callable:
     return wraps(function)(lambda *args: program(*args[:static])(*args[static:]))
 
 
+# What reduces the compiler's work, as far as a jaxlib knows it. Optimization level 0 is not among them: on a CPU it
+# turned finite numbers into infinities.
+OPTIONS: dict[str, int | bool] = {
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_use_fusion_emitters": False,  # the older emitters compile in two thirds of the time
+    "xla_cpu_parallel_codegen_split_count": 1,  # splitting a small program costs a fifth more
+}
+
+
 @cache
 def _cheap_options() -> dict[str, int | bool]:
-    """Returns the compiler options that reduce its work, as far as this jaxlib knows them.
+    """Returns those of the `OPTIONS` that this jaxlib knows."""
 
-    Optimization level 0 is not among them: on a CPU it turned finite numbers into infinities.
-    """
-    options = {"xla_backend_optimization_level": 1}
-    older = options | {"xla_cpu_use_fusion_emitters": False}  # the older emitters compile in two thirds of the time
-    try:
-        jax.jit(lambda: 0, compiler_options=older)()
-    except jax.errors.JaxRuntimeError:
-        return options
-    return older
+    def is_known(name: str) -> bool:
+        try:
+            jax.jit(lambda: 0, compiler_options={name: OPTIONS[name]})()
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {name: value for name, value in OPTIONS.items() if is_known(name)}

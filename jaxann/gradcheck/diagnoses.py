@@ -6,39 +6,77 @@ rounding. Even then the gradient is no more than consistent with that mistake.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import numpy as np
 
 from jaxann.gradcheck.arguments import by_name
 from jaxann.gradcheck.compilation import precision
-from jaxann.gradcheck.evidence import ROUNDING, Evidence
-from jaxann.gradcheck.rerun_diagnoses import changed_step, diagonal, other_derivative, wrong_argument
+from jaxann.gradcheck.deadline import Deadline
+from jaxann.gradcheck.evidence import ROUNDING, Evidence, NotDefinedError
+from jaxann.gradcheck.jacobian_diagnoses import assigned, diagonal, forward_applied
+from jaxann.gradcheck.rerun_diagnoses import (
+    changed_steps,
+    cotangent,
+    formula,
+    left_out,
+    nonlinear,
+    other_derivative,
+    weights_ignored,
+    wrong_argument,
+)
 from jaxann.gradcheck.structure import name_axes, subsets
 from jaxann.gradcheck.subjects import GradientSubject, LossSubject
 
 
-def diagnose(e: Evidence) -> tuple[str, str]:
-    """Diagnoses a wrong gradient.
+def diagnose(evidence: dict[str, Evidence], deadline: Deadline | None = None) -> dict[str, tuple[str, str]]:
+    """Diagnoses the wrong gradients of one subject.
+
+    A mistake that explains all of them at once is preferred to several mistakes that explain one each.
 
     Args:
-        e: The evidence.
+        evidence: The evidence on each gradient, by its name.
+        deadline: When to stop the search; None for never.
 
     Returns:
-        The key in `DIAGNOSES` of the first diagnosis that explains the difference, and the diagnosis as a sentence. If
-        no diagnosis does, "none" and a sentence with the size of the difference.
+        For each name the key in `DIAGNOSES` of the first diagnosis that explains the difference, and the diagnosis as a
+        sentence. If no diagnosis does, "none" and a sentence with the size of the difference.
     """
-    if isinstance(e.subject, LossSubject):
-        e = e.divide_by_cotangent()
+    evidence = {
+        name: e.divide_by_cotangent() if isinstance(e.subject, LossSubject) else e for name, e in evidence.items()
+    }
+    diagnoses: dict[str, tuple[str, str]] = {}
     with precision("float64"):
-        for cause, find in DIAGNOSES.items():
-            with suppress(Exception):  # a user's layer need not support what a diagnosis tries with it
-                mistake = find(e)
+        for name, e in evidence.items():
+            for cause, find in DIAGNOSES.items():
+                if deadline is not None and deadline.is_over():
+                    break
+                mistake = _try(cause, find, e)
                 if mistake:
-                    return cause, f"consistent with {mistake}"
-    return "none", _describe_difference(e)
+                    diagnoses[name] = cause, f"consistent with {mistake}"
+                    break
+        if len(diagnoses) < len(evidence) or len(set(diagnoses.values())) > 1:
+            steps = _try("step", lambda e: changed_steps(e, deadline), evidence) or {}
+            if steps.keys() == evidence.keys() and len(set(steps.values())) == 1:
+                diagnoses = {}  # one mistake instead of several
+            diagnoses = {name: ("step", f"consistent with {mistake}") for name, mistake in steps.items()} | diagnoses
+    unexplained = "the search for a mistake ended after {} s; " if deadline is not None and deadline.is_over() else ""
+    unexplained = unexplained.format(deadline.seconds if deadline is not None else 0)
+    return {name: diagnoses.get(name, ("none", unexplained + _describe_difference(e))) for name, e in evidence.items()}
+
+
+def _try(cause: str, find: Callable, evidence: object) -> Any:
+    """Returns what a diagnosis finds, and warns if it fails, so that a failure never looks like a finding."""
+    try:
+        return find(evidence)
+    except NotDefinedError:  # a user's code need not support what a diagnosis tries with it
+        return None
+    except Exception as error:
+        warnings.warn(f"the diagnosis {cause!r} failed: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+        return None
 
 
 def _describe_difference(e: Evidence) -> str:
@@ -87,10 +125,14 @@ def _list_numbers(e: Evidence) -> Iterator[tuple[str, float]]:
     counts = {}
     if isinstance(e.subject, GradientSubject):
         counts["the number of examples in its batch"] = np.shape(e.args.aux[0])[2]
-    if np.ndim(e.args.x) > 2:
-        counts[f"the number of {'out' if isinstance(e.subject, LossSubject) else 'in'}puts"] = np.shape(e.args.x)[-1]
+    x = e.arguments.get("dx")
+    if x is not None and x.ndim > 2:
+        counts[f"the number of {'out' if isinstance(e.subject, LossSubject) else 'in'}puts"] = x.shape[-1]
     if np.ndim(e.y) > 2:
         counts["the number of outputs"] = e.y.shape[-1]
+    for name, value in e.arguments.items():
+        if name in by_name((), e.args.x) and name != "dx":
+            counts |= {f"the size of axis {axis} of {name}": size for axis, size in enumerate(value.shape[2:])}
     for name, count in counts.items():
         if count > 2:
             yield name, count
@@ -104,47 +146,55 @@ def _list_numbers(e: Evidence) -> Iterator[tuple[str, float]]:
                 yield from {f"1 - {field.name}": 1 - p, f"1 / (1 - {field.name})": 1 / (1 - p)}.items()
 
 
-def _kink(e: Evidence) -> str | None:
-    """Diagnoses a dx that differs only where a layer's input is 0 or ±1, or where the output equals a loss's target."""
-    if e.name != "dx" or np.shape(e.args.x) != e.a.shape:
+def _unused(e: Evidence) -> str | None:
+    if e.b.any() or not e.a.any():
         return None
-    x, differs = e.args.x, np.abs(e.a - e.b) > e.tolerance
-    count = f"{differs.sum()} entries"
-    if isinstance(e.subject, LossSubject) and np.shape(e.args.aux) == x.shape and (x == e.args.aux)[differs].all():
-        return f"a different slope at a kink: it differs only where the output equals the target ({count})"
-    values = x[differs]
-    if not np.isin(values, [0, 1, -1]).all():
+    return f"a gradient for a value that forward does not use: the true gradient is zero, also at other {_kind(e)}s"
+
+
+def _kind(e: Evidence) -> str:
+    return "input" if e.is_input else "parameter"
+
+
+def _mask(e: Evidence) -> str | None:
+    """Diagnoses a gradient that differs only where the true one is zero, as if a mask were forgotten."""
+    zero = e.b == 0
+    if not e.differs.any() or not zero[e.differs].all() or not (e.b != 0).any() or not e.a[e.differs].all():
         return None
-    zero = "-0" if np.signbit(values).all() else "0"
-    where = " or ".join(sorted({f"{value:g}" if value else zero for value in values}))
-    first = tuple(np.argwhere(differs)[0])
-    slopes = [f"{gradient[first] / e.args.dy[first] + 0.0:.4g}" for gradient in (e.a, e.b)]  # + 0.0 for no "-0"
-    slopes = f"; the handwritten slope is {slopes[0]}, autodiff's {slopes[1]}" if e.is_elementwise else ""
-    return f"a different slope at a kink: it differs only where the input is {where} ({count}){slopes}"
+    return (
+        f"a mask that is forgotten: the gradient is right wherever the true one is not zero, and {e.differs.sum()} "
+        "entries that should be zero are not"
+    )
 
 
 def _entries(e: Evidence) -> str | None:
-    """Diagnoses a gradient that differs in at most half of its entries, the same ones at every point."""
-    differs = np.abs(e.a - e.b) > e.tolerance
-    every = (0, 1) if e.name == "dx" else (0,)
-    mask = differs.any(axis=every)
-    if not mask.ndim or not 0 < mask.sum() <= mask.size / 2:
+    """Diagnoses a gradient that is wrong in some of its entries, the same ones at every point, or zero in most."""
+    every = tuple(range(e.leading))
+    mask = e.differs.any(axis=every)
+    if not mask.ndim or not mask.any() or mask.all():
         return None
-    if differs[..., mask].sum() < np.count_nonzero(e.b[..., mask]) / 2:  # it depends on the value, not on the place
+    if e.differs[..., mask].sum() < np.count_nonzero(e.b[..., mask]) / 2:  # it depends on the value, not on the place
         return None
-    places = [str([int(i) for i in place]) for place in np.argwhere(mask)]
-    places = places if len(places) <= 3 else [*places[:3], "..."]
-    kind = "wrong values" if e.a[..., mask].any() else "zeros"
-    return f"{kind} in only {mask.sum()} of its {mask.size} entries: {', '.join(places)}"
+    is_zero = not e.a[..., mask].any()
+    if mask.sum() > mask.size / 2 and not is_zero:
+        return None
+    shown = mask if mask.sum() <= mask.size / 2 else ~mask
+    places = [str([int(i) for i in place]) for place in np.argwhere(shown)]
+    places = ", ".join(places if len(places) <= 3 else [*places[:3], "..."])
+    if shown is not mask:
+        return f"zeros in {mask.sum()} of its {mask.size} entries, all but {places}"
+    return f"{'zeros' if is_zero else 'wrong values'} in only {mask.sum()} of its {mask.size} entries: {places}"
 
 
 def _transposed(e: Evidence) -> str | None:
-    if e.a.ndim >= 3 and e.name != "dx" and e.agree(e.a, e.b.swapaxes(-1, -2)):
+    if e.a.ndim >= e.leading + 2 and e.agree(e.a, e.b.swapaxes(-1, -2)):
         return "the transpose of the gradient"
-    if e.name == "dx" and np.ndim(e.args.dy) == 3:
-        for name, W in by_name(e.args.params, ()).items():
-            if W.ndim == 3 and W.shape[1] == W.shape[2]:
-                product, transposed = (np.einsum(f"{W_axes},rbj->rbi", W, e.args.dy) for W_axes in ("rij", "rji"))
+    dy = e.args.dy
+    if e.is_input and dy.ndim >= 3:
+        for name, W in e.float_arguments().items():
+            W = W[:, 0] if name in by_name((), e.args.x) and W.shape[1] == 1 else W
+            if W.ndim == 3 and W.shape[1] == W.shape[2] == dy.shape[-1]:
+                product, transposed = (np.einsum(f"{W_axes},r...j->r...i", W, dy) for W_axes in ("rij", "rji"))
                 if e.agree(e.a, product) and e.agree(e.b, transposed):
                     return f"a matrix that should be transposed: {name} dy instead of {name}ᵀ dy"
                 if e.agree(e.a, transposed) and e.agree(e.b, product):
@@ -165,23 +215,34 @@ def _residual(e: Evidence) -> str | None:
 
 
 def _axis(e: Evidence) -> str | None:
-    for axes in subsets(range(1, e.b.ndim)):
+    for axes in subsets(range(e.leading, e.b.ndim)):
         wide = np.broadcast_to(e.b.sum(axis=axes, keepdims=True), e.b.shape)
         if e.agree(e.a, wide):
-            return f"a sum over {name_axes(axes, skip=1)}: each entry holds the sum of the true gradient's entries"
-    if e.name == "dx" or np.ndim(e.args.dy) < 3:
+            return (
+                f"a sum over {name_axes(axes, skip=e.leading)}: each entry holds the sum of the true gradient's entries"
+            )
+    dy = e.args.dy
+    if e.name not in e.arguments or e.value.shape == dy.shape or dy.ndim < 3:
         return None
-    dy, x = e.args.dy, e.args.x
-    for name, terms in {"dy": dy, "dy x": dy * x if x.shape == dy.shape else None, "dy y": dy * e.y}.items():
+    terms = {"dy": dy, "dy y": dy * e.y}
+    terms |= {f"dy {name}": dy * x for name, x in e.float_arguments().items() if x.shape == dy.shape}
+    for name, product in terms.items():
+        name = name.replace("dx", "x")
         for axes in subsets(range(2, dy.ndim)):
-            if terms is not None and e.agree(e.a, terms.sum(axis=(1, *axes))):
+            total = product.sum(axis=axes if e.is_input else (1, *axes))
+            if e.agree(e.a, total):
                 return f"a sum of {name} over the wrong axes: it is summed over {name_axes(axes, skip=2)}"
     return None
 
 
 def _other_gradient(e: Evidence) -> str | None:
-    others = (name for name, gradient in e.autodiff.items() if name != e.name and e.agree(e.a, gradient))
-    return next((f"the gradient of {name} instead of its own" for name in others), None)
+    for name, gradient in e.autodiff.items():
+        if name != e.name and e.agree(e.a, gradient):
+            other = e.handwritten.get(name)
+            if np.shape(other) == e.b.shape and e.agree(other, e.b):
+                return f"the gradients of {' and '.join(sorted((e.name, name)))} swapped"
+            return f"the gradient of {name} instead of its own"
+    return None
 
 
 def _weight_decay(e: Evidence) -> str | None:
@@ -197,7 +258,7 @@ def _weight_decay(e: Evidence) -> str | None:
 
 
 def _clipping(e: Evidence) -> str | None:
-    if e.name != "dx":
+    if not e.is_input:
         return None
     clipped, unclipped = "a gradient clipped to ±{:.4g}", "a gradient that is not clipped to ±{:.4g}, as it should be"
     for one, other, sentence in ((e.a, e.b, clipped), (e.b, e.a, unclipped)):
@@ -214,8 +275,8 @@ def _missing_term(e: Evidence) -> str | None:
     spans = {
         "one number for all features, such as a mean": [ones],
         "a multiple of the output": [e.y],
-        "a multiple of the input": [e.args.x],
-        "a multiple of the input plus a number": [ones, e.args.x],
+        "a multiple of the input": [e.value],
+        "a multiple of the input plus a number": [ones, e.value],
     }
     for term, span in spans.items():
         if len(span) + 2 <= e.a.shape[2] and e.agree(_project(difference, np.stack(span, axis=-1)), difference):
@@ -232,22 +293,29 @@ def _project(d: np.ndarray, span: np.ndarray) -> np.ndarray:
 # In the order in which they are tried. Each returns the mistake as it follows "consistent with", or None.
 DIAGNOSES: dict[str, Callable[[Evidence], str | None]] = {
     "rounding": _rounding,
+    "unused": _unused,
     "zero": _zero,
     "sign": _sign,
     "factor": _factor,
     "varying factor": _varying_factor,
-    "kink": _kink,
     "entries": _entries,
     "transposed": _transposed,
     "derivative missing": _missing_derivative,
     "residual": _residual,
-    "wrong argument": wrong_argument,
-    "diagonal": diagonal,
-    "axis": _axis,
     "another gradient": _other_gradient,
+    "cotangent": cotangent,
+    "wrong argument": wrong_argument,
+    "weights ignored": weights_ignored,
+    "diagonal": diagonal,
+    "transposed step": forward_applied,
+    "assigned": assigned,
+    "mask": _mask,
+    "axis": _axis,
     "weight decay": _weight_decay,
     "clipping": _clipping,
     "another derivative": other_derivative,
+    "formula": formula,
+    "argument missing": left_out,
     "missing term": _missing_term,
-    "step": changed_step,
+    "not linear": nonlinear,
 }

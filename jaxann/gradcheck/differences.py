@@ -5,15 +5,12 @@ Where the function is not smooth within the step, as across a kink, a difference
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from jaxann.gradcheck.arguments import Args, by_name, is_float
-from jaxann.gradcheck.compilation import jit_cheaply
 from jaxann.gradcheck.subjects import Subject
 
 ENTRIES, DIRECTIONS = 8, 3
@@ -86,32 +83,47 @@ def central_differences(
     Returns:
         The differences, by the names that `by_name` gives.
     """
+    inputs = by_name((), args.x)
+    return {
+        name: differences_along(
+            subject, args, name, _draw_directions(np.asarray(leaf), rng, len(leaf) if name in inputs else 1), step
+        )
+        for name, leaf in by_name(args.params, args.x).items()
+        if is_float(leaf) and np.size(leaf)
+    }
+
+
+def differences_along(
+    subject: Subject, args: Args, name: str, directions: np.ndarray, step: float = STEP
+) -> Differences:
+    """Computes central differences of one argument along given directions.
+
+    Args:
+        subject: What to differentiate.
+        args: The arguments at one point, with a batch x, aux, dy [B, ...].
+        name: The name of the argument, as `by_name` gives it.
+        directions: The directions, flattened, [K, size].
+        step: The step, as `central_differences` takes it.
+    """
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, (args.params, args.x)))
-    center = np.asarray(_evaluate(subject, args))
-    scale = np.abs(args.dy * center).sum()
-    differences = {}
-    for name, place in zip(by_name(args.params, args.x), range(len(leaves)), strict=True):
-        leaf = leaves[place]
-        if not (is_float(leaf) and leaf.size):
-            continue
+    place = list(by_name(args.params, args.x)).index(name)
+    leaf, center = leaves[place], subject.evaluate_forward(args)
 
-        def phi(move, leaf=leaf, place=place):
-            """Returns how much <dy, f> changes if `move` is added to the leaf."""
-            moved = [*leaves[:place], leaf + move.reshape(leaf.shape), *leaves[place + 1 :]]
-            params, x = jax.tree.unflatten(structure, moved)
-            return np.sum(args.dy * (np.asarray(_evaluate(subject, args._replace(params=params, x=x))) - center))
+    def phi(move: np.ndarray) -> float:
+        """Returns how much <dy, f> changes if `move` is added to the leaf."""
+        moved = [*leaves[:place], leaf + move.reshape(leaf.shape), *leaves[place + 1 :]]
+        params, x = jax.tree.unflatten(structure, moved)
+        return float(np.sum(args.dy * (subject.evaluate_forward(args._replace(params=params, x=x)) - center)))
 
-        directions = _draw_directions(leaf, rng, parts=len(leaf) if name == "dx" else 1)
-        steps = step * np.clip(np.abs(directions * leaf.ravel()).max(axis=1), 1e-2, 1)
-        moves = [h * direction for h, direction in zip(steps, directions, strict=True)]
-        far, back, near, near_back = np.array([[phi(s * move) for move in moves] for s in (1, -1, 0.5, -0.5)])
-        values = (4 * (near - near_back) / steps - (far - back) / (2 * steps)) / 3
-        rounding = max(1e-15, 4 * subject.eps) * scale / steps
-        # Half the step quarters the second difference of a smooth function, up to STEP⁴, and halves that of a kink.
-        rough = np.abs(far + back - 4 * (near + near_back)) / steps
-        smooth = rough <= TOLERANCE / 10 * np.nanmax(np.abs(values), initial=0) + 10 * rounding
-        differences[name] = Differences(directions, values, smooth, rounding)
-    return differences
+    steps = step * np.clip(np.abs(directions * leaf.ravel()).max(axis=1), 1e-2, 1)
+    moves = [h * direction for h, direction in zip(steps, directions, strict=True)]
+    far, back, near, near_back = np.array([[phi(s * move) for move in moves] for s in (1, -1, 0.5, -0.5)])
+    values = (4 * (near - near_back) / steps - (far - back) / (2 * steps)) / 3
+    rounding = max(1e-15, 4 * subject.eps) * np.abs(args.dy * center).sum() / steps
+    # Half the step quarters the second difference of a smooth function, up to STEP⁴, and halves that of a kink.
+    rough = np.abs(far + back - 4 * (near + near_back)) / steps
+    smooth = rough <= TOLERANCE / 10 * np.nanmax(np.abs(values), initial=0) + 10 * rounding
+    return Differences(directions, values, smooth, rounding)
 
 
 def _draw_directions(leaf: np.ndarray, rng: np.random.Generator, parts: int) -> np.ndarray:
@@ -125,9 +137,3 @@ def _draw_directions(leaf: np.ndarray, rng: np.random.Generator, parts: int) -> 
         begin, values = part * rng.integers(parts), rng.normal(size=part)
         row[begin : begin + part] = values / np.linalg.norm(values)
     return directions
-
-
-@partial(jit_cheaply, static=1)
-def _evaluate(subject: Subject, args: Args) -> Array:
-    params, x, aux, _ = args
-    return jax.vmap(subject.forward, (None, 0, 0))(params, x, aux)

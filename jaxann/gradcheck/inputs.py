@@ -21,11 +21,11 @@ def subsample(values: np.ndarray) -> np.ndarray:
 
 
 def draw_layer_points(place: Place, rng: np.random.Generator) -> Args:
-    """Draws four points at which to check a layer.
+    """Draws five points at which to check a layer.
 
     The first two are at the parameters and the input of the data: one has the true cotangent, scaled to a maximum of 1,
-    and one a random cotangent. The other two have parameters near those of the data and random cotangents. The third
-    has an input near that of the data, and the fourth a random input.
+    and one a random cotangent. The others have parameters near those of the data and random cotangents. The third
+    has an input near that of the data, the fourth a random input, and the fifth one with many kinks and ties.
 
     Args:
         place: The layer with its parameters, input and cotangent in the network.
@@ -33,16 +33,16 @@ def draw_layer_points(place: Place, rng: np.random.Generator) -> Args:
     """
     params, x, dy = place.params, place.x, place.dy
     largest = np.nanmax(np.abs(dy), initial=0)
-    cotangents = [dy / largest if 0 < largest < np.inf else dy, *(rng.normal(size=dy.shape) for _ in range(3))]
-    seeds = rng.integers(2**31, size=(4, len(x)))
-    moved = [_move_params(params, rng) for _ in range(2)]
-    inputs = [x, x, _draw_near(x, rng), _draw_anywhere(x, rng)]
+    cotangents = [dy / largest if 0 < largest < np.inf else dy, *(rng.normal(size=dy.shape) for _ in range(4))]
+    seeds = rng.integers(2**31, size=(5, len(x)))
+    moved = [_move_params(params, rng) for _ in range(3)]
+    inputs = [x, x, draw_near(x, rng), draw_anywhere(x, rng), plant_kinks(draw_anywhere(x, rng), rng)]
     points = zip([params, params, *moved], inputs, seeds, cotangents, strict=True)
     return _stack([Args(*point) for point in points])
 
 
 def draw_loss_points(y: np.ndarray, t: np.ndarray, rng: np.random.Generator) -> Args:
-    """Draws three points at which to check a loss: the true output, one near it, and a random one.
+    """Draws four points at which to check a loss: the true output, one near it, and two random ones.
 
     At the point near the true output, a fifth of the entries equal the target if both have the same shape.
 
@@ -51,10 +51,10 @@ def draw_loss_points(y: np.ndarray, t: np.ndarray, rng: np.random.Generator) -> 
         t: The targets, [B, ...].
         rng: The source of the random numbers.
     """
-    near = _draw_near(y, rng)
+    near = draw_near(y, rng)
     if t.shape == y.shape:
         near = np.where(rng.random(y.shape) < 0.2, t, near)
-    outputs = (y, near, _draw_anywhere(y, rng))
+    outputs = (y, near, draw_anywhere(y, rng), plant_kinks(draw_anywhere(y, rng), rng))
     return _stack([Args((), output, t, rng.normal(size=len(y))) for output in outputs])
 
 
@@ -78,15 +78,21 @@ def draw_gradient_points(data: Args, weighted: bool, rng: np.random.Generator) -
     return _stack(points)
 
 
-def _draw_near(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_near(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws numbers near those of an array; integers stay as they are."""
     return x * np.exp(0.3 * rng.normal(size=x.shape)) if is_float(x) else x
 
 
-def _draw_anywhere(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draws numbers of many magnitudes, and puts 0, -0, 1 and -1, where functions have their kinks, in half of them."""
+def draw_anywhere(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws numbers of many magnitudes in the shape of an array; integers stay as they are."""
+    return rng.normal(size=x.shape) * 10 ** rng.uniform(-1, 1, x.shape) if is_float(x) else x
+
+
+def plant_kinks(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Puts 0, -0, 1 and -1, at which functions have kinks and ties, in half of the places of an array of floats."""
     if not is_float(x):
         return x
-    numbers = (rng.normal(size=x.shape) * 10 ** rng.uniform(-1, 1, x.shape)).ravel()
+    numbers = np.array(x).ravel()
     places = rng.permutation(x.size)[: max(1, x.size // 2)]
     numbers[places] = np.resize([-0.0, 0.0, 1.0, -1.0], len(places))
     return numbers.reshape(x.shape)

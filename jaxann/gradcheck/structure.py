@@ -6,11 +6,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import combinations
 
-import jax
 import numpy as np
 
 from jaxann.gradcheck.arguments import Args, by_name, is_float
-from jaxann.gradcheck.compilation import precision
 from jaxann.gradcheck.evidence import ROUNDING
 from jaxann.gradcheck.subjects import Subject
 
@@ -29,15 +27,7 @@ def find_structure_errors(subject: Subject, one: Args) -> dict[str, str]:
         TypeError: If backward does not return a pair (grads, dx).
         Exception: Whatever backward raises.
     """
-
-    def run_backward(one):
-        pair = subject.backward(*one)
-        if not (isinstance(pair, tuple) and len(pair) == 2):
-            raise TypeError(f"expected backward to return the pair (grads, dx), got {type(pair).__name__}")
-        return by_name(*pair)
-
-    with precision("float64"):
-        returned = jax.eval_shape(run_backward, one)
+    returned = subject.trace_backward(one)
     arguments = by_name(one.params, one.x)
     expected = {name: leaf for name, leaf in arguments.items() if is_float(leaf)}
     errors = {name: "backward does not return it" for name in expected if name not in returned}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Mapping
 from functools import cache
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -57,6 +58,12 @@ def _figure_class() -> type[Figure]:
             for text in self.findobj(Text):  # here, because matplotlib creates some texts only when it draws
                 text.set_parse_math(False)
             super().draw(renderer)
+
+        def _repr_png_(self) -> bytes:
+            """Returns the picture as Jupyter shows it."""
+            stream = BytesIO()
+            self.savefig(stream, format="png", dpi="figure")
+            return stream.getvalue()
 
     return PlainFigure
 

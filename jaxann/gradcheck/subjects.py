@@ -9,19 +9,37 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from jaxann.gradcheck.arguments import by_name
+from jaxann.gradcheck.arguments import Args, by_name
+from jaxann.gradcheck.compilation import jit_cheaply, precision
 from jaxann.gradients.autodiff import AutodiffLayer, AutodiffLoss, mean_loss, vjp
 from jaxann.gradients.stateful import Stateful
 from jaxann.nn.base import Layer, Wrapper, join_path
 from jaxann.nn.loss import Loss
 from jaxann.nn.outer import sum_examples
+
+
+class Gradients(NamedTuple):
+    """The outputs of a subject at R points, and its gradients by name.
+
+    Attributes:
+        y: The outputs, [R, B, ...].
+        handwritten: The handwritten gradients, [R, ...].
+        autodiff: The true gradients, [R, ...]: autodiff's, or central differences where the forward cannot be traced.
+        error: How far each true gradient may be from the exact one, [R]; missing if only by rounding.
+    """
+
+    y: Any
+    handwritten: dict[str, Any]
+    autodiff: dict[str, Any]
+    error: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,6 +52,9 @@ class Subject(ABC):
     """
 
     path: str = field(compare=False)
+
+    has_differences: ClassVar[bool] = True  # whether central differences are a further source of its gradients
+    is_single: ClassVar[bool] = False  # whether there is only one example, so that reports leave out its axis
 
     @abstractmethod
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
@@ -57,6 +78,45 @@ class Subject(ABC):
         """Returns the path of the gradient called `name` in a report."""
         return join_path(self.path, name)
 
+    def evaluate(self, args: Args, dtype: str) -> Gradients:
+        """Returns the outputs and all gradients at R points, computed in one precision and stored in float64."""
+        args = args.cast(dtype)
+        with precision(dtype):
+            points = [_evaluate(self, args.select(r)) for r in range(len(args.dy))]
+        return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf, np.float64) for leaf in leaves]), *points)
+
+    def perturb(self, args: Args, share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Returns the true gradients at arguments that are changed by about `share` of themselves."""
+        return self.evaluate(args.perturb(share, rng), "float64").autodiff
+
+    def evaluate_handwritten(self, args: Args) -> dict[str, np.ndarray]:
+        """Returns the handwritten gradients at R points, in float64."""
+        with precision("float64"):
+            points = [_evaluate_handwritten(self, args.select(r)) for r in range(len(args.dy))]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *points)
+
+    def evaluate_forward(self, args: Args) -> np.ndarray:
+        """Returns the outputs [B, ...] at one point, in float64."""
+        with precision("float64"):
+            return np.asarray(_evaluate_forward(self, args))
+
+    def trace_backward(self, one: Args) -> dict[str, Any]:
+        """Returns what the handwritten backward returns for one example, by name: at least a shape and a dtype each.
+
+        Raises:
+            TypeError: If backward does not return a pair (grads, dx).
+            Exception: Whatever backward raises.
+        """
+
+        def run_backward(one: Args) -> dict[str, Any]:
+            pair = self.backward(*one)
+            if not (isinstance(pair, tuple) and len(pair) == 2):
+                raise TypeError(f"expected backward to return the pair (grads, dx), got {type(pair).__name__}")
+            return by_name(*pair)
+
+        with precision("float64"):
+            return jax.eval_shape(run_backward, one)
+
     def handwritten_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> dict[str, Array]:
         """Returns the handwritten gradients for a batch x, aux, dy [B, ...] by name.
 
@@ -70,6 +130,23 @@ class Subject(ABC):
         batch = jax.vmap(self.forward, (None, 0, 0))
         y, pull = vjp(lambda params, x: batch(params, x, aux), params, x)
         return y, {name: leaf for name, leaf in by_name(*pull(dy)).items() if leaf.dtype != jax.dtypes.float0}
+
+
+@partial(jit_cheaply, static=1)
+def _evaluate(subject: Subject, args: Args) -> Gradients:
+    y, autodiff = subject.autodiff_gradients(*args)
+    return Gradients(y, subject.handwritten_gradients(*args), autodiff, {})
+
+
+@partial(jit_cheaply, static=1)
+def _evaluate_handwritten(subject: Subject, args: Args) -> dict[str, Array]:
+    return subject.handwritten_gradients(*args)
+
+
+@partial(jit_cheaply, static=1)
+def _evaluate_forward(subject: Subject, args: Args) -> Array:
+    params, x, aux, _ = args
+    return jax.vmap(subject.forward, (None, 0, 0))(params, x, aux)
 
 
 @dataclass(frozen=True)
@@ -139,21 +216,27 @@ class GradientSubject(Subject):
         gradient: A function (model, loss) that returns a gradient function, such as `backprop`.
         model: The network.
         loss: The loss.
+        random: Whether the gradient function gets a key, which is made from a seed at the end of `aux`. Its value is
+            then not compared with the mean loss, because a gradient function may split its key in any way.
     """
 
     gradient: Callable[[Layer, Loss], Callable]
     model: Layer
     loss: Loss
+    random: bool = False
+
+    has_differences: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
-        return getattr(self.gradient, "__name__", str(self.gradient))
+        name = getattr(self.gradient, "__name__", str(self.gradient))
+        return f"{name}, with a key" if self.random else name
 
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Float[Array, ""]:
-        return self.make_gradient(_ZeroBackward(self.model), _ZeroGradient(self.loss))(params, *aux)[0]
+        return self._call(self.make_gradient(_ZeroBackward(self.model), _ZeroGradient(self.loss)), params, aux)[0]
 
     def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
-        _, grads = self.make_gradient(AutodiffLayer(self.model), AutodiffLoss(self.loss))(params, *aux)
+        _, grads = self._call(self.make_gradient(AutodiffLayer(self.model), AutodiffLoss(self.loss)), params, aux)
         return jax.tree.map(lambda leaf: dy * leaf, grads), ()
 
     def make_gradient(self, model: Layer, loss: Loss) -> Callable:
@@ -166,14 +249,22 @@ class GradientSubject(Subject):
 
     def handwritten_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> dict[str, Array]:
         gradient = self.make_gradient(AutodiffLayer(self.model), AutodiffLoss(self.loss))
-        value, grads = jax.vmap(lambda aux: gradient(params, *aux))(aux)
+        value, grads = jax.vmap(lambda aux: self._call(gradient, params, aux))(aux)
         weighted = jax.tree.map(lambda leaf: jnp.tensordot(dy, leaf, 1), grads)
-        return by_name(weighted, ()) | {"value": dy * value}
+        return by_name(weighted, ()) | ({} if self.random else {"value": dy * value})
 
     def autodiff_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[Any, dict[str, Array]]:
         y, grads = super().autodiff_gradients(params, x, aux, dy)
+        if self.random:
+            return y, grads
         mean = jax.vmap(lambda aux: mean_loss(self.model, self.loss)(params, *aux))(aux)
         return y, grads | {"value": dy * mean}
+
+    def _call(self, gradient: Callable, params: PyTree, aux: PyTree) -> tuple[Any, PyTree]:
+        if not self.random:
+            return gradient(params, *aux)
+        *batch, seed = aux
+        return gradient(params, *batch, key=jax.random.key(seed))
 
 
 @dataclass(frozen=True)

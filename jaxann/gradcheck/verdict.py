@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from jaxann.gradcheck.arguments import Args
-from jaxann.gradcheck.compilation import jit_cheaply, precision
-from jaxann.gradcheck.diagnoses import diagnose
+from jaxann.gradcheck.arguments import Args, by_name
+from jaxann.gradcheck.diagnoses import Deadline, diagnose
 from jaxann.gradcheck.differences import STEP, Deviation, Differences, central_differences
 from jaxann.gradcheck.evidence import Evidence
+from jaxann.gradcheck.kinks import describe_kinks, find_kinks
 from jaxann.gradcheck.report import NOT_FINITE, RIGHT, WRONG, Row
 from jaxann.gradcheck.structure import diagnose_structure, find_structure_errors
-from jaxann.gradcheck.subjects import GradientSubject, Subject
+from jaxann.gradcheck.subjects import Gradients, Subject
 
 # Of max|a - b| / max|b|: some hundred rounding errors in float32, some thousand in float64.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -24,33 +24,25 @@ PERTURBATION = 1e-6  # the relative change of the arguments from which the sensi
 FINITE = "finite values"
 
 
-class Gradients(NamedTuple):
-    """The outputs of a subject at R points, and its gradients by name.
-
-    Attributes:
-        y: The outputs, [R, B, ...].
-        handwritten: The handwritten gradients, [R, ...].
-        autodiff: Autodiff's gradients, [R, ...].
-    """
-
-    y: Any
-    handwritten: dict[str, Any]
-    autodiff: dict[str, Any]
-
-
 @np.errstate(all="ignore")  # values that are not finite are looked for and reported
 def judge(
-    subject: Subject, args: Args, actual: int, rng: np.random.Generator, dtypes: Sequence[str] = tuple(TOLERANCE)
+    subject: Subject,
+    args: Args,
+    actual: int,
+    rng: np.random.Generator,
+    dtypes: Sequence[str] = tuple(TOLERANCE),
+    deadline: Deadline | None = None,
 ) -> list[Row]:
     """Judges every gradient of a subject.
 
     Args:
-        subject: A layer, a loss or a gradient function.
+        subject: A layer, a loss, a function or a gradient function.
         args: Its arguments at R points. A drawn point may lie where the function is not defined, so it does not count
             if a value is not finite there.
         actual: How many points, counted from the first, are at the data; the others were drawn.
         rng: The source of the random numbers.
         dtypes: The precisions to compare in; "float64" is one of them.
+        deadline: When to stop looking for a diagnosis; None for never.
 
     Returns:
         A row for each gradient. If the subject raises, a single row says so.
@@ -58,26 +50,40 @@ def judge(
     args = args.cast("float64")
     try:
         errors = find_structure_errors(subject, args.first_example())
-        gradients = {dtype: _evaluate_all(subject, args, dtype) for dtype in dtypes}
-        true = gradients["float64"].autodiff
-        perturbed = _evaluate_all(subject, args.perturb(PERTURBATION, rng), "float64").autodiff
-        differences = (
-            {} if isinstance(subject, GradientSubject) else _compute_differences(subject, args, actual - 1, true, rng)
-        )
+        gradients = {dtype: subject.evaluate(args, dtype) for dtype in dtypes}
+        found = gradients["float64"].autodiff
+        names = dict.fromkeys([*by_name(args.params, args.x), *found])  # a compiled program sorts them
+        true = {name: found[name] for name in names if name in found}
+        perturbed = subject.perturb(args, PERTURBATION, rng)
+        differences = _compute_differences(subject, args, actual - 1, true, rng) if subject.has_differences else {}
     except Exception as error:  # whatever a user's code raises becomes a row, not a traceback
         return [failure_row(subject.leaf_path("") or "backward", subject.name, error)]
-    rows = []
+    rows: dict[str, Row] = {}
+    evidence: dict[str, Evidence] = {}
+    axes = 2 if subject.is_single else 1
     for name, b in true.items():
-        row = partial(Row, subject.leaf_path(name), subject.name, b.shape[1:])
+        row = partial(Row, subject.leaf_path(name), subject.name, b.shape[axes:])
         if name in errors:
-            rows.append(row(WRONG, *diagnose_structure(gradients["float64"].handwritten.get(name), b, errors[name])))
-        else:
-            sensitivity = _largest(perturbed[name] - b) / PERTURBATION
-            rows.append(
-                _judge_leaf(row, Leaf(subject, name, args, actual, gradients, sensitivity, differences.get(name)))
-            )
+            a = gradients["float64"].handwritten.get(name)
+            if subject.is_single:
+                a, b = None if a is None else a[:, 0], b[:, 0]
+            rows[name] = row(WRONG, *diagnose_structure(a, b, errors[name]))
+            continue
+        sensitivity = _largest(perturbed[name] - b) / PERTURBATION
+        leaf = Leaf(subject, name, args, actual, gradients, sensitivity, differences.get(name))
+        verdict = _find_verdict(leaf)
+        if verdict is None:
+            verdict, evidence[name] = (WRONG, "none", ""), _collect_evidence(leaf)
+            kinks = find_kinks(evidence[name], rng)
+            if kinks.only:
+                verdict = RIGHT, "kink", describe_kinks(evidence.pop(name))
+            elif evidence[name].differs[~kinks.points].any():  # the diagnosis looks at the points without kinks
+                evidence[name] = evidence[name].select(~kinks.points)
+        rows[name] = _make_row(row, leaf, verdict)
+    for name, (cause, sentence) in diagnose(evidence, deadline).items():
+        rows[name] = replace(rows[name], cause=cause, diagnosis=sentence)
     superfluous = {name: error for name, error in errors.items() if name not in true}
-    return rows + [
+    return [*rows.values()] + [
         Row(subject.leaf_path(name), subject.name, (), WRONG, "structure", error) for name, error in superfluous.items()
     ]
 
@@ -115,13 +121,18 @@ class Leaf(NamedTuple):
     sensitivity: np.ndarray
     differences: Differences | None
 
+    @property
+    def error(self) -> np.ndarray:
+        """How far b may be from the exact gradient, [R]; 0 where only rounding errors occur."""
+        return self.gradients["float64"].error.get(self.name, np.zeros(len(self.args.dy)))
+
     def pair(self, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns a and b in one precision, [R, ...]."""
         return self.gradients[dtype].handwritten[self.name], self.gradients[dtype].autodiff[self.name]
 
     def counts(self, dtype: str) -> np.ndarray:
         """Returns whether each point counts, [R]: a point at the data if b is finite, another if every value is."""
-        y, _, autodiff = self.gradients[dtype]
+        y, _, autodiff, _ = self.gradients[dtype]
         finite = _is_finite(y) & np.all([_is_finite(b) for b in autodiff.values()], axis=0)
         return np.where(np.arange(len(y)) < self.actual, _is_finite(autodiff[self.name]), finite)
 
@@ -139,35 +150,41 @@ class Leaf(NamedTuple):
         difference, size = _largest(a - b), _largest(b)
         eps = max(float(np.finfo(dtype).eps), self.subject.eps)
         tolerance = max(TOLERANCE[dtype], 80 * self.subject.eps)
-        rounding = 4 * eps * _largest(self.args.dy[counts])
+        rounding = 4 * eps * _largest(self.args.dy[counts]) + self.error[counts]
         excess = difference / (tolerance * np.fmax(size, self.sensitivity[counts]) + rounding)
         worst = int(np.nanargmax(excess)) if np.isfinite(excess).any() else 0
         relative = np.where(difference == 0, 0, difference / size)
         return Deviation(float(relative[worst]), float(excess[worst]))
 
 
-def _judge_leaf(row: partial[Row], leaf: Leaf) -> Row:
+def _make_row(row: partial[Row], leaf: Leaf, verdict: tuple[str, str, str]) -> Row:
     """Returns the row of a gradient of the right shape and type."""
     a, b = leaf.pair("float64")
     last = leaf.actual - 1
     shown = 0 if _is_finite(b)[0] and _largest(b)[0] > 0 else last
     ratio, degrees = _compare_directions(a[shown], b[shown])
+    differences = leaf.differences
+    measured = {
+        "float64": leaf.compare("float64").error,
+        "differences": differences.compare(a[last], b[last]).error if differences else np.nan,
+        "compared": int(differences.smooth.sum()) if differences else 0,
+        "nonsmooth": int((~differences.smooth).sum()) if differences else 0,
+    }
+    if leaf.name in leaf.gradients["float64"].error:  # b itself comes from differences
+        measured = {"differences": measured["float64"], "compared": b[0].size}
     return row(
-        *_find_verdict(leaf),
+        *verdict,
         float32=leaf.compare("float32").error,
-        float64=leaf.compare("float64").error,
-        differences=leaf.differences.compare(a[last], b[last]).error if leaf.differences else np.nan,
-        compared=int(leaf.differences.smooth.sum()) if leaf.differences else 0,
-        nonsmooth=int((~leaf.differences.smooth).sum()) if leaf.differences else 0,
+        **measured,
         ratio=ratio,
         degrees=degrees,
-        handwritten=np.asarray(a[shown]),
-        autodiff=np.asarray(b[shown]),
+        handwritten=np.asarray(a[shown, 0] if leaf.subject.is_single else a[shown]),
+        autodiff=np.asarray(b[shown, 0] if leaf.subject.is_single else b[shown]),
     )
 
 
-def _find_verdict(leaf: Leaf) -> tuple[str, str, str]:
-    """Returns the verdict, the cause and the diagnosis."""
+def _find_verdict(leaf: Leaf) -> tuple[str, str, str] | None:
+    """Returns the verdict, the cause and the diagnosis; None for a wrong gradient that wants a diagnosis."""
     actual, last = slice(leaf.actual), leaf.actual - 1
     a, b = leaf.pair("float64")
     agrees = [
@@ -186,7 +203,7 @@ def _find_verdict(leaf: Leaf) -> tuple[str, str, str]:
     if leaf.compare("float64").excess > 1:
         if agrees == [True, False]:
             return RIGHT, "autodiff", "autodiff differs from it, but differences agree with the handwritten gradient"
-        return WRONG, *diagnose(_collect_evidence(leaf))
+        return None
     if agrees == [False, True]:
         return (
             WRONG,
@@ -209,10 +226,10 @@ def _find_verdict(leaf: Leaf) -> tuple[str, str, str]:
 
 def _collect_evidence(leaf: Leaf) -> Evidence:
     counts = leaf.counts("float64")
-    y, handwritten, autodiff = leaf.gradients["float64"]
-    true = {name: gradient[counts] for name, gradient in autodiff.items()}
-    a, args, sensitivity = handwritten[leaf.name][counts], leaf.args.select(counts), leaf.sensitivity[counts]
-    return Evidence(leaf.subject, leaf.name, args, y[counts], a, true, sensitivity)
+    y, handwritten, autodiff, _ = leaf.gradients["float64"]
+    written, true = ({name: g[counts] for name, g in gradients.items()} for gradients in (handwritten, autodiff))
+    args, sensitivity, error = leaf.args.select(counts), leaf.sensitivity[counts], leaf.error[counts]
+    return Evidence(leaf.subject, leaf.name, args, y[counts], written, true, sensitivity, error)
 
 
 def _compare_directions(a: Any, b: Any) -> tuple[float, float]:
@@ -239,29 +256,13 @@ def _describe(values: np.ndarray) -> str:
     return f"{values[tuple(places[0])]} at {places[0][1:].tolist()}"
 
 
-def _evaluate_all(subject: Subject, args: Args, dtype: str) -> Gradients:
-    """Returns the gradients at every point, computed in one precision and stored in float64."""
-    args = args.cast(dtype)
-    with precision(dtype):
-        points = [_evaluate(subject, args.select(r)) for r in range(len(args.dy))]
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf, np.float64) for leaf in leaves]), *points)
-
-
-@partial(jit_cheaply, static=1)
-def _evaluate(subject: Subject, args: Args) -> Gradients:
-    y, autodiff = subject.autodiff_gradients(*args)
-    return Gradients(y, subject.handwritten_gradients(*args), autodiff)
-
-
 def _compute_differences(
     subject: Subject, args: Args, point: int, autodiff: dict[str, Any], rng: np.random.Generator
 ) -> dict[str, Differences]:
     """Returns central differences at one point, with a smaller step if they disagree with autodiff."""
     args = args.select(point)
-    with precision("float64"):
-        differences = central_differences(subject, args, rng)
-        gradients = {name: autodiff[name][point] for name in differences}
-        if any(d.compare(gradients[name], gradients[name]).excess > 1 for name, d in differences.items()):
-            # The function may be steep.
-            return central_differences(subject, args, rng, STEP / 30)
+    differences = central_differences(subject, args, rng)
+    gradients = {name: autodiff[name][point] for name in differences}
+    if any(d.compare(gradients[name], gradients[name]).excess > 1 for name, d in differences.items()):
+        return central_differences(subject, args, rng, STEP / 30)  # the function may be steep
     return differences

@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.gradients.stateful import GradientFunction
-from jaxann.nn.base import Layer, Wrapper
+from jaxann.nn.base import InputGradient, Layer, Wrapper
 from jaxann.nn.batch import forward_batch
 from jaxann.nn.loss import Loss, mean_weights
 
@@ -103,7 +103,9 @@ class AutodiffLayer(Wrapper):
     ) -> tuple[Array, tuple[Array, PRNGKeyArray | None]]:
         return self.layer.forward(params, x, key)[0], (x, key)
 
-    def backward(self, params: PyTree, saved: tuple[Array, PRNGKeyArray | None], dy: Array) -> tuple[PyTree, Array]:
+    def backward(
+        self, params: PyTree, saved: tuple[Array, PRNGKeyArray | None], dy: Array
+    ) -> tuple[PyTree, InputGradient]:
         x, key = saved
         _, pull = vjp(lambda params, x: self.layer.forward(params, x, key)[0], params, x)
         return pull(dy)

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxann.gradients.table import format_table
+from jaxann.gradients.table import format_html_table, format_table
 from jaxann.nn.base import path_name
 from jaxann.nn.outer import materialize
+
+_NUMBERS = (2, 3, 4)  # the columns that are aligned to the right
 
 
 class Leaf(NamedTuple):
@@ -50,11 +52,18 @@ class Comparison:
         return float(np.max([leaf.error for leaf in self.leaves], initial=0))
 
     def __str__(self) -> str:
+        return format_table(self._list_cells(), right=_NUMBERS)
+
+    def _repr_html_(self) -> str:
+        """Returns the table as Jupyter shows it."""
+        return format_html_table(self._list_cells(), right=_NUMBERS)
+
+    def _list_cells(self) -> list[tuple[str, ...]]:
         rows = [("leaf", "shape", "max|a-b|/max|b|", "ratio", "cosine")]
         for leaf in self.leaves:
             shape = "x".join(map(str, leaf.shape)) or "()"
             rows.append((leaf.path, shape, f"{leaf.error:.1e}", f"{leaf.ratio:.6f}", f"{leaf.cosine:.6f}"))
-        return format_table(rows, right=(2, 3, 4))
+        return rows
 
 
 def compare(grads: PyTree, reference: PyTree) -> Comparison:

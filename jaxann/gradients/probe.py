@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Shaped
 
-from jaxann.nn.base import Layer, Wrapper, join_path, map_parts
+from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0, join_path, map_parts
 from jaxann.nn.batch import backward_batch, forward_batch
 from jaxann.nn.loss import Loss
 
@@ -34,9 +34,9 @@ class Probe(Wrapper):
         y, saved = self.layer.forward(params, x, key)
         return y, ForwardRecord(self, x, y, saved)
 
-    def backward(self, params: PyTree, saved: ForwardRecord, dy: Array) -> tuple[BackwardRecord, Array]:
+    def backward(self, params: PyTree, saved: ForwardRecord, dy: Array) -> tuple[BackwardRecord, InputGradient]:
         grads, dx = self.layer.backward(params, saved.saved, dy)  # y, saved = layer.forward(params, x)
-        return BackwardRecord(self, dy, grads, dx), dx
+        return BackwardRecord(self, dy, grads, drop_float0(dx)), dx
 
     def __repr__(self) -> str:
         return f"layer {self.path}, {self.layer}" if self.path else str(self.layer)
@@ -69,7 +69,7 @@ class BackwardRecord:
         probe: The probe that recorded it.
         dy: ∂E/∂y, the gradient that came from the next layer.
         grads: ∂E/∂params.
-        dx: ∂E/∂x, the gradient for the layer before.
+        dx: ∂E/∂x, the gradient for the layer before; None where x holds integers.
     """
 
     probe: Probe = field(metadata={"static": True})

@@ -87,8 +87,13 @@ class Normalize(Layer):
 model = Sequential((Dense(4, 8), Normalize(), softsign, Dense(8, 3), softmax))
 ```
 
-A layer with parameters also has an `init(key)`, as `Dense` does. If a layer defines `sizes`, `Sequential` checks that
-its neighbors have the same numbers of features.
+A layer with parameters also has an `init(key)`, as `Dense` does. An input may have any shape, and a layer need not
+state its own: whether an input fits is decided by the forward pass, traced for one example, and the error names the
+layer that does not take its input. If a layer defines `sizes`, `Sequential` compares them when it is built. It looks
+past layers that define `keeps_shape` as True, as activations do.
+
+Integer features stay integers only in a model whose forward rejects floats, as an embedding does: `params["E"][x]`.
+Integers have no gradient, so `backward` of such a layer returns None for dx.
 
 ## Add a loss
 

@@ -40,6 +40,10 @@ class Elementwise(Layer):
     function: Callable[[Array], Array]
     derivative: Callable[[Array, Array], Array]
 
+    @property
+    def keeps_shape(self) -> bool:
+        return True
+
     def forward(
         self, params: PyTree, x: Values, key: PRNGKeyArray | None = None
     ) -> tuple[Values, tuple[Values, Values]]:
@@ -66,6 +70,10 @@ class Softmax(Layer):
     x and y are vectors [n]. The layer has no parameters. The forward pass subtracts the maximum of x first, which does
     not change y and prevents overflow.
     """
+
+    @property
+    def keeps_shape(self) -> bool:
+        return True
 
     def forward(self, params: PyTree, x: Vector, key: PRNGKeyArray | None = None) -> tuple[Vector, Vector]:
         e = jnp.exp(x - x.max())

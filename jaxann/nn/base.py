@@ -6,7 +6,11 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, cast
 
 import jax
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
+
+InputGradient = Array | np.ndarray | None
+"""dx = ∂E/∂x in the shape of x. Integers have no gradient: there it is None, or an array of JAX's dtype float0."""
 
 
 class Layer(ABC):
@@ -39,8 +43,16 @@ class Layer(ABC):
 
     @property
     def sizes(self) -> tuple[int | None, int | None]:
-        """The numbers of features (n, m) of x and y; (None, None) for a layer that keeps any number of features."""
+        """The lengths (n, m) of the last axes of x and y, each None where the layer does not state it, the default."""
         return None, None
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether x may have any number of features and y always has the shape of x, as with an activation.
+
+        By default this is False, and nothing is concluded about the shape of y except what `sizes` states.
+        """
+        return False
 
     @property
     def random(self) -> bool:
@@ -74,7 +86,7 @@ class Layer(ABC):
         """
 
     @abstractmethod
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
         """Computes the gradients of E with respect to the parameters and the input, for one example.
 
         Args:
@@ -84,6 +96,7 @@ class Layer(ABC):
 
         Returns:
             ∂E/∂params in the structure of `params`, with an `Outer` for each matrix, and dx = ∂E/∂x in the shape of x.
+            Where x holds integers, which have no gradient, dx is None or an array of JAX's dtype float0.
         """
 
 
@@ -101,14 +114,23 @@ class Wrapper(Layer):
     def sizes(self) -> tuple[int | None, int | None]:
         return self.layer.sizes
 
+    @property
+    def keeps_shape(self) -> bool:
+        return self.layer.keeps_shape
+
     def init(self, key: PRNGKeyArray) -> PyTree:
         return self.layer.init(key)
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
         return self.layer.forward(params, x, key)
 
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
         return self.layer.backward(params, saved, dy)  # y, saved = layer.forward(params, x)
+
+
+def drop_float0(dx: InputGradient) -> Any:
+    """Returns the gradient of an input, or None where its dtype is float0, which stands for "no gradient"."""
+    return None if getattr(dx, "dtype", None) == jax.dtypes.float0 else dx
 
 
 def map_parts(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree, Shaped
 
-from jaxann.nn.base import Layer
+from jaxann.nn.base import Layer, drop_float0
+from jaxann.nn.shapes import REFUSALS, output_shape
 
 
 def split_per_example(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B"] | None:
@@ -40,13 +42,21 @@ def forward_batch(
 
     Returns:
         The outputs [B, ...], and what `backward_batch` needs of this forward pass.
+
+    Raises:
+        InputError: If a layer does not take its input. It is a ValueError.
     """
-    return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, split_per_example(key, len(x)))
+    try:
+        return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, split_per_example(key, len(x)))
+    except REFUSALS:
+        one = jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
+        output_shape(model, params, one)  # its error names the layer that does not take its input
+        raise
 
 
 def backward_batch(
     model: Layer, params: PyTree, saved: Any, dy: Float[Array, "B ..."]
-) -> tuple[PyTree, Float[Array, "B ..."]]:
+) -> tuple[PyTree, Shaped[Array, "B ..."] | None]:
     """Computes the gradients of every example of a batch.
 
     Args:
@@ -57,6 +67,7 @@ def backward_batch(
 
     Returns:
         Each example's gradients of the parameters, with arrays [B, ...] or batched `Outer`s for leaves, and its
-        gradient of the input [B, ...].
+        gradient of the input [B, ...], which is None for integers.
     """
-    return jax.vmap(model.backward, in_axes=(None, 0, 0))(params, saved, dy)  # y, saved = forward_batch(params, x)
+    grads, dx = jax.vmap(model.backward, in_axes=(None, 0, 0))(params, saved, dy)  # y, saved = forward_batch(params, x)
+    return grads, drop_float0(dx)

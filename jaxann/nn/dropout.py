@@ -39,6 +39,10 @@ class Dropout(Layer):
     def random(self) -> bool:
         return True
 
+    @property
+    def keeps_shape(self) -> bool:
+        return True
+
     def forward(
         self, params: PyTree, x: Float[Array, "*n"], key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:

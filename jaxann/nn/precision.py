@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from jaxann.nn.base import Wrapper
+from jaxann.nn.base import InputGradient, Wrapper, drop_float0
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class MixedPrecision(Wrapper):
     """Layer or network that computes in a lower precision than its parameters have.
 
     y = f(x; params), with x, the parameters and all intermediate values rounded to `dtype`. The parameters themselves
-    keep their precision, y has that of x, and dx has that of dy.
+    keep their precision, y has that of x, and dx has that of dy. Where x holds integers, y has the precision that the
+    layer inside returns without rounding, and there is no dx.
 
     The factors of matrix gradients have the precision `dtype`, and sums over examples are taken in float32. Shapes are
     those of the layer inside.
@@ -36,11 +37,17 @@ class MixedPrecision(Wrapper):
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
         y, saved = self.layer.forward(self._round(params), self._round(x), key)
-        return y.astype(x.dtype), saved
+        return y.astype(self._find_dtype(params, x, key)), saved
 
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
         grads, dx = self.layer.backward(self._round(params), saved, self._round(dy))  # y, saved = forward(...)
-        return grads, dx.astype(dy.dtype)
+        floats = drop_float0(dx)
+        return grads, dx if floats is None else floats.astype(dy.dtype)
+
+    def _find_dtype(self, params: PyTree, x: Array, key: PRNGKeyArray | None) -> Any:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return x.dtype
+        return jax.eval_shape(lambda *args: self.layer.forward(*args)[0], params, x, key).dtype
 
     def _round(self, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: a.astype(self.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)

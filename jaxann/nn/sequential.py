@@ -8,10 +8,11 @@ from itertools import pairwise
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.activations import identity, sigmoid
-from jaxann.nn.base import Layer, join_path, map_parts, parts
+from jaxann.nn.base import InputGradient, Layer, drop_float0, join_path, map_parts, parts
 from jaxann.nn.dense import Dense, glorot_uniform
 from jaxann.nn.dropout import Dropout
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
@@ -24,13 +25,16 @@ class Sequential(Layer):
     y = f_N(... f_1(x)), so that dx = b_1(... b_N(dy)), where b_i is the backward of layer i.
 
     x has the shape that the first layer takes, and y the shape that the last one returns. Parameters and gradients are
-    tuples with an entry for each layer. A key is split into one for each layer.
+    tuples with an entry for each layer. A key is split into one for each layer. Where a layer takes integers and
+    its dx has JAX's dtype float0, no gradient reaches the layers before it, and their gradients are zero.
 
     Attributes:
         layers: The layers f_1 ... f_N, stored as a tuple.
 
     Raises:
-        ValueError: If the chain is empty, or if a layer takes a different number of features than it would be given.
+        ValueError: If the chain is empty, or if the `sizes` of a layer state that it takes a different number of
+            features than the layer before it returns, apart from layers between them that keep the shape. In
+            `backward`, if a layer returns None for dx although a layer before it has parameters.
     """
 
     layers: Sequence[Layer]
@@ -48,13 +52,17 @@ class Sequential(Layer):
                 raise ValueError(
                     f"expected a layer that takes the {size} features of {before}, got {layer}, which takes {n}"
                 )
-            if m is not None:
+            if m is not None or not layer.keeps_shape:
                 before, size = layer, m
 
     @property
     def sizes(self) -> tuple[int | None, int | None]:
-        known = [layer.sizes for layer in self.layers if layer.sizes != (None, None)]
-        return (known[0][0], known[-1][1]) if known else (None, None)
+        deciding = [layer.sizes for layer in self.layers if not layer.keeps_shape or layer.sizes != (None, None)]
+        return (deciding[0][0], deciding[-1][1]) if deciding else (None, None)
+
+    @property
+    def keeps_shape(self) -> bool:
+        return all(layer.keeps_shape for layer in self.layers)
 
     def init(self, key: PRNGKeyArray) -> tuple[PyTree, ...]:
         keys = jax.random.split(key, len(self.layers))
@@ -68,12 +76,22 @@ class Sequential(Layer):
             saved.append(s)
         return x, tuple(saved)
 
-    def backward(self, params: PyTree, saved: tuple[Any, ...], dy: Array) -> tuple[tuple[PyTree, ...], Array]:
-        grads = []
+    def backward(self, params: PyTree, saved: tuple[Any, ...], dy: Array) -> tuple[tuple[PyTree, ...], InputGradient]:
+        grads: list[PyTree] = []
+        dx: InputGradient = dy
         for layer, p, s in reversed(list(zip(self.layers, params, saved, strict=True))):
-            g, dy = layer.backward(p, s, dy)  # x, s = layer.forward(p, x): this layer's ∂E/∂x is dy of the layer below
+            if dx is None and jax.tree.leaves(p):
+                above = len(self.layers) - len(grads)
+                raise ValueError(
+                    f"expected dx from layer {above}, {self.layers[above]}, for {layer} before it, got None"
+                )
+            dy = drop_float0(dx)
+            if dy is None:  # the layer above takes integers, so no gradient reaches this one
+                g = jax.tree.map(jnp.zeros_like, p)
+            else:
+                g, dx = layer.backward(p, s, dy)  # x, s = layer.forward(p, x): its ∂E/∂x is dy of the layer below
             grads.append(g)
-        return tuple(reversed(grads)), dy
+        return tuple(reversed(grads)), dx
 
 
 def mlp(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxann.gradients import per_example
 from jaxann.gradients.moments import mean
 from jaxann.gradients.stateful import Stateful
-from jaxann.nn.base import Layer
+from jaxann.nn.base import InputGradient, Layer
 from jaxann.nn.loss import Loss, mean_weights
 from jaxann.nn.sequential import Sequential, leaf_layers
 
@@ -70,7 +70,9 @@ class Rule:
         """
         return params
 
-    def backward(self, altered: Layer, params: PyTree, feedback: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+    def backward(
+        self, altered: Layer, params: PyTree, feedback: PyTree, saved: Any, dy: Array
+    ) -> tuple[PyTree, InputGradient]:
         """Computes the gradients of one example.
 
         Args:
@@ -81,7 +83,7 @@ class Rule:
             dy: ∂E/∂y, the gradient at the model's output.
 
         Returns:
-            The gradients of the parameters, with an `Outer` for a matrix, and dx.
+            The gradients of the parameters, with an `Outer` for a matrix, and dx, which is None for integers.
         """
         return altered.backward(self.backward_params(params, feedback), saved, dy)
 
@@ -152,6 +154,10 @@ class RuledLayer(Layer):
         return self.model.sizes
 
     @property
+    def keeps_shape(self) -> bool:
+        return self.model.keeps_shape
+
+    @property
     def random(self) -> bool:
         return self.altered.random
 
@@ -162,7 +168,7 @@ class RuledLayer(Layer):
     def forward(self, params: tuple[PyTree, PyTree], x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
         return self.altered.forward(params[0], x, key)
 
-    def backward(self, params: tuple[PyTree, PyTree], saved: Any, dy: Array) -> tuple[PyTree, Array]:
+    def backward(self, params: tuple[PyTree, PyTree], saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
         return self.rule.backward(self.altered, *params, saved, dy)  # y, saved = altered.forward(params[0], x)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.activations import Elementwise
-from jaxann.nn.base import Layer, Wrapper
+from jaxann.nn.base import InputGradient, Layer, Wrapper
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.sequential import leaf_layers, map_layers
 from jaxann.rules.base import Rule, layers_with_params
@@ -80,7 +80,7 @@ class _ClippedDelta(Wrapper):
 
     max_norm: float
 
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
         size = jnp.sqrt(jnp.sum(dy * dy))
         return self.layer.backward(params, saved, dy * (self.max_norm / jnp.maximum(size, self.max_norm)))
 
@@ -125,7 +125,7 @@ class _NoisyDelta(Wrapper):
         y, saved = self.layer.forward(params, x, key)
         return y, (saved, noise_key)
 
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
         saved, key = saved
         if key is not None:
             dy = dy + self.noise * jnp.sqrt(jnp.mean(dy * dy)) * jax.random.normal(key, dy.shape, dy.dtype)

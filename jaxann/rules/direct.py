@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from jaxann.nn.base import Layer, Wrapper, join_path, parts
+from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0, join_path, parts
 from jaxann.nn.dense import glorot_uniform
 from jaxann.nn.sequential import Sequential, map_layers
 from jaxann.rules.base import Rule, layers_with_params
@@ -23,8 +23,8 @@ class DirectFeedbackAlignment(Rule):
     network. B [n, m] is drawn as `Dense` draws W, and never changes; n is the number of inputs of the layer, and m the
     number of outputs of the network.
 
-    A model that is not a `Sequential`, or that has a layer with parameters whose sizes are unknown, is refused with a
-    ValueError.
+    A model is refused with a ValueError if it is not a `Sequential`, if the `sizes` of a later layer with parameters do
+    not state n, or if its own `sizes` do not state m.
 
     Source: Nøkland 2016, equation 8.
     """
@@ -35,11 +35,11 @@ class DirectFeedbackAlignment(Rule):
 
     def init(self, model: Layer, key: PRNGKeyArray) -> dict[str, Array]:
         later, (_, m) = _later_layers(self, model), model.sizes
-        if later and m is None:
-            raise ValueError(f"expected a model with an output size for {self}, got {model}")
         for path, layer in later.items():
             if layer.sizes[0] is None:
                 raise ValueError(f"expected layer {path} to have an input size for {self}, got {layer}")
+        if later and m is None:
+            raise ValueError(f"expected a model with an output size for {self}, got {model}")
         keys = jax.random.split(key, len(later) + 1)[1:]
         return {
             path: glorot_uniform(key, (m, layer.sizes[0])).T
@@ -48,7 +48,7 @@ class DirectFeedbackAlignment(Rule):
 
     def backward(
         self, altered: Layer, params: PyTree, feedback: dict[str, Array], saved: Any, dy: Array
-    ) -> tuple[PyTree, Array]:
+    ) -> tuple[PyTree, InputGradient]:
         def add_dx(layer: Layer, params: PyTree, path: str = "") -> PyTree:
             if isinstance(layer, _DirectFeedback):
                 return params, feedback[path].astype(dy.dtype) @ dy
@@ -91,6 +91,7 @@ class OutputLayerOnly(Rule):
 class _OutputLayer(Wrapper):
     """A layer that passes no error on to the layers below it."""
 
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, Array]:
+    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
         grads, dx = self.layer.backward(params, saved, dy)
-        return grads, jnp.zeros_like(dx)
+        floats = drop_float0(dx)
+        return grads, dx if floats is None else jnp.zeros_like(floats)

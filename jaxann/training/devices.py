@@ -93,7 +93,7 @@ def shard_examples(examples: Examples, batch_size: int, mesh: Mesh) -> Lanes:
         sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
         return jax.make_array_from_callback((steps, width, *values.shape[1:]), sharding, shard)
 
-    weights = np.ones(count, examples.x.dtype) if examples.weights is None else examples.weights
+    weights = np.ones(count, jnp.result_type(float)) if examples.weights is None else examples.weights
     return Lanes(lay_out(examples.x), lay_out(examples.t), lay_out(weights, filling=0))
 
 

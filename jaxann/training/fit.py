@@ -49,7 +49,7 @@ def fit(
         model: The network.
         loss: The loss between its outputs and the targets.
         optimizer: An optax transformation from mean gradients to updates.
-        x: [N, ...], the features.
+        x: [N, ...], the features. Integers are converted to floats unless the model's forward rejects floats.
         t: [N, ...], the targets.
         key: The key that parameters, orders of the examples and dropout are drawn from.
         epochs: How many times every example is taken.
@@ -72,7 +72,7 @@ def fit(
     x, t = validate(model, loss, x, t)
     validate_schedule(len(x), epochs, batch_size)
     recipe = Recipe(model, loss, optimizer, batch_size, gradient, shuffle)
-    validate_memory(recipe, key, x.shape[1:])
+    validate_memory(recipe, key, x.shape[1:], dtype=x.dtype)
     lanes = make_lanes(Examples(x, t, validate_weights(weights, len(x))), batch_size)
     before = start(recipe, key)
     after, history = train(recipe, before, lanes, epochs)

@@ -73,7 +73,8 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
         ValueError: If the run needs more memory than is free, or if a layer does not fit the mesh, as `shard_state`
             says.
     """
-    validate_memory(recipe, key, None if lanes is None else lanes.x.shape[2:], mesh)
+    shape, dtype = (None, None) if lanes is None else (lanes.x.shape[2:], lanes.x.dtype)
+    validate_memory(recipe, key, shape, mesh, dtype)
     # The program runs once, so thorough optimization costs more than it saves. Level 0 compiled other programs wrongly.
     state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "1"})(key)
     state = state if mesh is None else shard_state(state, mesh)

@@ -22,7 +22,11 @@ _ALWAYS_ALLOWED = 2**26
 
 
 def validate_memory(
-    recipe: Recipe, key: PRNGKeyArray, shape: tuple[int, ...] | None = None, mesh: Mesh | None = None
+    recipe: Recipe,
+    key: PRNGKeyArray,
+    shape: tuple[int, ...] | None = None,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
 ) -> None:
     """Checks that the free memory of a device is enough to train a network.
 
@@ -36,6 +40,7 @@ def validate_memory(
         shape: The shape of the features of one example. If it is None, what the forward pass saves is not counted.
         mesh: The devices of the run, or None for a single one. With a mesh only the state before the first
             update is counted, because one device initializes it for all, and then they share the work.
+        dtype: The dtype of the features, if they are integers. Floats are counted in the default precision.
 
     Raises:
         ValueError: If the run needs more memory than is free.
@@ -43,7 +48,9 @@ def validate_memory(
     if is_traced(key):
         return
     key_shape = jax.ShapeDtypeStruct(key.shape, key.dtype)
-    count = partial(_count_needed, recipe, key_shape, shape, jnp.result_type(float), mesh is not None)
+    is_integer = dtype is not None and jnp.issubdtype(dtype, jnp.integer)
+    example = None if shape is None else jax.ShapeDtypeStruct(shape, dtype if is_integer else jnp.result_type(float))
+    count = partial(_count_needed, recipe, key_shape, example, jnp.result_type(float), mesh is not None)
     if sum(count(exactly=False).values()) < _ALWAYS_ALLOWED:
         return
     free = free_memory(next(iter(key.devices())))
@@ -114,12 +121,12 @@ def _read_control_group(folder: Path, limit: str, usage: str, cache: str) -> lis
 def _count_needed(
     recipe: Recipe,
     key: jax.ShapeDtypeStruct,
-    shape: tuple[int, ...] | None,
-    dtype: Any,
+    example: jax.ShapeDtypeStruct | None,
+    precision: Any,
     is_spread: bool,
     exactly: bool,
 ) -> dict[str, int]:
-    """Returns the bytes that a run in the default precision `dtype` needs, by what they hold.
+    """Returns the bytes that a run in the default precision, `precision`, needs, by what they hold.
 
     What the forward pass saves is counted exactly only if `exactly` is set, because that also traces the backward pass.
     Otherwise arrays that the backward pass does not use are counted as well.
@@ -132,10 +139,9 @@ def _count_needed(
         "parameters before and after an update": 2 * parameters,
         "optimizer state before and after an update": 2 * others,
     }
-    if shape is not None and recipe.gradient is backprop:
-        x = jax.ShapeDtypeStruct(shape, dtype)
-        _, saved = _forward.eval_shape(recipe.model, state.params, x)
-        kept = _find_used(recipe.model, state.params, x) if exactly else saved
+    if example is not None and recipe.gradient is backprop:
+        _, saved = _forward.eval_shape(recipe.model, state.params, example)
+        kept = _find_used(recipe.model, state.params, example) if exactly else saved
         sizes["activations of a batch"] = recipe.batch_size * _count_bytes(kept)
     return sizes
 

@@ -110,6 +110,9 @@ def sweep(
     mesh = jax.make_mesh((len(devices),), ("members",), axis_types=(AxisType.Auto,), devices=devices)
     _validate_members(make, members, traced)
     groups: dict[_Group, list[int]] = {}
+    # The examples that groups are trained on, by the dtype of the features: some models take integers, others floats.
+    versions: dict[str, Examples] = {}
+    dtypes: dict[_Group, str] = {}
     for index, settings in enumerate(members):
         recipe = _make_recipe(make, settings)
         fixed = tuple(sorted((name, value) for name, value in settings.items() if name not in ("seed", *traced)))
@@ -117,14 +120,18 @@ def sweep(
         if group not in groups:
             x, t = validate(recipe.model, recipe.loss, examples.x, examples.t)
             validate_schedule(len(x), epochs, recipe.batch_size)
-            validate_memory(recipe, jax.random.key(0), x.shape[1:])
-            examples = Examples(x, t, validate_weights(examples.weights, len(x)))
+            validate_memory(recipe, jax.random.key(0), x.shape[1:], dtype=x.dtype)
+            weights = validate_weights(examples.weights, len(x))
+            dtypes[group] = str(x.dtype)
+            versions.setdefault(dtypes[group], Examples(x, t, weights))
+            if jnp.issubdtype(getattr(examples.x, "dtype", x.dtype), jnp.floating):
+                examples = versions[dtypes[group]]  # so that the next group need not convert them again
         groups.setdefault(group, []).append(index)
-    shared = jax.device_put((examples, measure_data), NamedSharding(mesh, SHARED))
+    shared = jax.device_put((versions, measure_data), NamedSharding(mesh, SHARED))
     return (
         outcome
         for group, indices in groups.items()
-        for outcome in group.train({index: members[index] for index in indices}, shared, budget)
+        for outcome in group.train({i: members[i] for i in indices}, (shared[0][dtypes[group]], shared[1]), budget)
     )
 
 

@@ -2,9 +2,11 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from support import layers
 from support.programs import call
 
 from jaxann.cli import gradcheck
@@ -101,6 +103,7 @@ def call_gradcheck(monkeypatch, tmp_path):
     """Calls the program in a folder with a layer of the user's own."""
     (tmp_path / "own.py").write_text(LAYER)
     (tmp_path / "pair.py").write_text(FUNCTIONS)
+    (tmp_path / "shaped.py").write_text(Path(layers.__file__).read_text())
     (tmp_path / "broken.py").write_text("1 / 0")
     (tmp_path / "quits.py").write_text("raise SystemExit(0)")
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -152,8 +155,31 @@ def test_functions_of_the_users_own(call_gradcheck):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "summary"),
+    [
+        (("shaped:Embedding(5, 3)",), "1 of 1 gradients is right"),  # it is given integers
+        (("shaped:Embedding(5, 3)", "--shape", 2, 3), "1 of 1 gradients is right"),
+        (("shaped:Conv(1, 2, 2)", "--shape", 3, 3, 1), "all 3 gradients are right"),
+        (("shaped:Flatten", "--shape", 2, 2, 1), "1 of 1 gradients is right"),
+    ],
+)
+def test_a_layer_that_states_no_sizes(call_gradcheck, arguments, summary):
+    code, out, err = call_gradcheck("--layer", *arguments)
+    assert (code, err) == (0, "")
+    assert summary in out
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (
+            ("--layer", "shaped:Conv(1, 2, 2)"),
+            "expected --shape to be given, because Conv(channels=1, filters=2, size=2) cannot take an input of shape",
+        ),
+        (
+            ("--layer", "shaped:MeanPool(2)", "--shape", 3, 2, 1),
+            "expected --shape to be the shape of an input that MeanPool(size=2) can take (",
+        ),
         (
             ("--layer", "own"),
             "expected --layer to be module:Class, module:Class(5, rate=0.1) or module:instance, got 'own'",

@@ -12,6 +12,9 @@ from support import cases
 from support.layers import LayerNorm, Neurons, Residual, Tied, Twice, WrongLayer
 
 from jaxann import autodiff, backprop, check, check_layer, compare, fit
+from jaxann.gradcheck.arguments import Args
+from jaxann.gradcheck.cases import collect_loss_cases
+from jaxann.gradcheck.verdict import judge
 from jaxann.nn import (
     ACTIVATIONS,
     CrossEntropy,
@@ -485,3 +488,127 @@ def test_the_layers_inside_a_layer_are_checked():
 def test_a_loss_with_integer_labels_is_checked():
     model, _, params, x, _ = network(tanh)
     assert check(model, SoftmaxCrossEntropy(), params, x, np.arange(6) % 3).ok
+
+
+# With a key.
+
+
+@dataclass(frozen=True)
+class Dropped(Layer):
+    """y = mask ∘ f(x) / (1 - rate) with a key, and y = f(x) without one, after shared/cases 05 and 08."""
+
+    layer: Layer
+    rate: float
+    wrong: str = ""
+
+    @property
+    def random(self):
+        return True
+
+    def init(self, key):
+        return self.layer.init(key)
+
+    def forward(self, params, x, key=None):
+        y, saved = self.layer.forward(params, x)
+        if key is None:
+            return y, (saved, jnp.ones_like(y))
+        mask = jax.random.bernoulli(key, 1 - self.rate, y.shape) / (1 - self.rate)
+        return mask * y, (saved, mask)
+
+    def backward(self, params, saved, dy):
+        saved, mask = saved
+        factor = {"scale": 1 / (1 - self.rate), "mask and scale": 1.0}.get(self.wrong, mask)
+        return self.layer.backward(params, saved, factor * dy)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "paths"),
+    [
+        ("", ()),
+        ("mask and scale", ("random.W", "random.b", "random.dx")),
+        ("scale", ("W", "b", "dx", "random.W", "random.b", "random.dx")),
+    ],
+)
+def test_a_layer_around_a_layer_is_judged_with_a_key_too(wrong, paths):
+    layer = Dropped(Dense(3, 2), 0.5, wrong)
+    report = check_layer(layer, layer.init(jax.random.key(0)), X[0, :3])
+    assert report.wrong == paths
+    assert [row.path for row in report.rows if "random" in row.path] == ["random.W", "random.b", "random.dx"]
+    assert {row.owner for row in report.rows if "random" in row.path} == {"Dropped, with a key"}
+
+
+def test_a_mask_that_is_forgotten_inside_a_network_is_named_once():
+    model, loss, params, x, t = network(Dropped(Dense(5, 5), 0.5, "mask and scale"))
+    report = check(model, loss, params, x, t)
+    assert report.wrong == ("1.random.W", "1.random.b", "1.random.dx"), "the chain and the gradient are right"
+    with_key = [row.path for row in report.rows if "random" in row.path and row.path.startswith(("chain", "gradient"))]
+    params_of_network = ["0.W", "0.b", "1.W", "1.b", "2.W", "2.b"]
+    assert with_key == [f"chain.random.{p}" for p in [*params_of_network, "dx"]] + [
+        f"gradient.random.{p}" for p in params_of_network
+    ]
+
+
+def test_what_draws_nothing_is_not_judged_with_a_key():
+    model, loss, params, x, t = network(tanh)
+    assert not [row.path for row in check(model, loss, params, x, t).rows if "random" in row.path]
+
+
+def judge_gradient_with_key(gradient):
+    """Judges a gradient function of a network with dropout; returns the verdicts with a key, and the notes."""
+    model, loss = Sequential((Dense(4, 3), Dropout(0.5))), SquaredError()
+    data = Args(model.init(jax.random.key(0)), X, T, ()).cast("float64")
+    cases, notes = collect_loss_cases(model, loss, gradient, data, T, np.random.default_rng(0))
+    judged = [case for case in cases if case.subject.path == "gradient.random"]
+    rng = np.random.default_rng(0)
+    rows = [row for case in judged for row in judge(case.subject, case.points, 1, rng, case.dtypes)]
+    return {row.path: row.verdict for row in rows}, notes
+
+
+def share_key(model, loss):
+    """Gives every example the same key, so that the value is not the mean loss with that key."""
+
+    def gradient(params, x, t, weights=None, key=None):
+        def value(params):
+            y = jax.vmap(lambda x: model.forward(params, x, key)[0])(x)
+            return jnp.sum(weights * jax.vmap(loss.value)(y, t)) / weights.sum()
+
+        return jax.value_and_grad(value)(params)
+
+    return gradient
+
+
+def forget_key(model, loss):
+    """Draws with the key for the value, but not for the gradient."""
+
+    def gradient(params, x, t, weights=None, key=None):
+        return backprop(model, loss)(params, x, t, weights, key)[0], backprop(model, loss)(params, x, t, weights)[1]
+
+    return gradient
+
+
+@pytest.mark.parametrize(
+    ("gradient", "verdict"), [(backprop, "right"), (autodiff, "right"), (share_key, "right"), (forget_key, "wrong")]
+)
+def test_a_gradient_function_is_judged_at_one_key(gradient, verdict):
+    verdicts, notes = judge_gradient_with_key(gradient)
+    assert verdicts == {"gradient.random.0.W": verdict, "gradient.random.0.b": verdict}
+    assert notes == ()
+
+
+def test_a_gradient_function_that_cannot_use_a_key_is_noted():
+    def without_key(model, loss):
+        return lambda params, x, t, weights=None: backprop(model, loss)(params, x, t, weights)
+
+    def ignoring_key(model, loss):
+        return lambda params, x, t, weights=None, key=None: backprop(model, loss)(params, x, t, weights)
+
+    beginning = "gradient: the network draws random numbers, but the gradient function "
+    assert judge_gradient_with_key(without_key) == ({}, (f"{beginning}takes no key to draw them with",))
+    assert judge_gradient_with_key(ignoring_key) == ({}, (f"{beginning}ignores its key",))
+
+
+def test_a_gradient_function_that_raises_with_a_key_is_a_row():
+    def raising_with_key(model, loss):
+        return lambda params, x, t, weights=None, key=None: {}[key] if key is not None else None
+
+    assert judge_gradient_with_key(raising_with_key) == ({"gradient.random": "wrong"}, ())

@@ -198,3 +198,12 @@ def test_names_from_data_are_shown_as_they_are_in_every_format(hostile, ending):
     assert not {"\x1b", "\x07", "\u202e"} & set("".join(shown))
     if ending == "svg":
         ElementTree.fromstring(content.getvalue())
+
+
+def test_a_notebook_shows_a_figure_without_a_magic(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would raise
+    figure = make_figure(4, 3)
+    picture = figure._repr_png_()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = (int.from_bytes(picture[i : i + 4], "big") for i in (16, 20))
+    assert (width, height) == (4 * figure.dpi, 3 * figure.dpi)

@@ -653,6 +653,16 @@ class Scale(Layer):
         return saved @ dy, params * dy
 
 
+class Shift(Layer):
+    """y = x + 1, a layer that states nothing about its shapes."""
+
+    def forward(self, params, x, key=None):
+        return x + 1, ()
+
+    def backward(self, params, saved, dy):
+        return (), dy
+
+
 def test_a_model_that_does_not_fit_a_rule_is_refused_in_a_sentence():
     for rule in (DirectFeedbackAlignment(), OutputLayerOnly(), ClippedDeltas(1.0), NoisyDeltas(1.0)):
         name = str(rule).replace("(", r"\(").replace(")", r"\)")
@@ -665,7 +675,7 @@ def test_a_model_that_does_not_fit_a_rule_is_refused_in_a_sentence():
         DirectFeedbackAlignment()(Sequential((Dense(4, 3), Scale())), LOSS).init(KEY)
     sentence = r"^expected a model with an output size for DirectFeedbackAlignment\(\), got Sequential\("
     with pytest.raises(ValueError, match=sentence):
-        DirectFeedbackAlignment()(Sequential((Scale(), Scale())), LOSS).init(KEY)
+        DirectFeedbackAlignment()(Sequential((Dense(4, 3), Dense(3, 2), Shift())), LOSS).init(KEY)
     sentence = r"^expected a model with a threshold for StraightThrough\(within=1\.0\), got Sequential\("
     with pytest.raises(ValueError, match=sentence):
         StraightThrough(1.0)(MODEL, LOSS)

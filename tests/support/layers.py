@@ -208,3 +208,80 @@ class Twice(Layer):
         above, dh = self.inner.backward(params, saved[1], dy)
         below, dx = self.inner.backward(params, saved[0], dh)
         return {"W": above["W"] + below["W"], "b": above["b"] + below["b"]}, dx
+
+
+@dataclass(frozen=True)
+class Embedding(Layer):
+    """y_t = E_(x_t), the rows of a table E [words, n] at the integers x of any shape"""
+
+    words: int
+    n: int
+    wrong: str = ""
+
+    def init(self, key):
+        return {"E": jax.random.normal(key, (self.words, self.n))}
+
+    def forward(self, params, x, key=None):
+        return params["E"][x], x
+
+    def backward(self, params, saved, dy):
+        rows = jnp.zeros_like(params["E"]).at[saved]
+        return {"E": rows.set(dy) if self.wrong == "assigned" else rows.add(dy)}, None
+
+
+@dataclass(frozen=True)
+class Conv(Layer):
+    """y = W * x + b for x [height, width, channels], without padding"""
+
+    channels: int
+    filters: int
+    size: int
+
+    def init(self, key):
+        shape = self.size, self.size, self.channels, self.filters
+        return {"W": jax.random.normal(key, shape) / self.size, "b": jnp.zeros(self.filters)}
+
+    def windows(self, x):
+        """Yields, for each place in the kernel, its indices and the slices of x that it is multiplied with."""
+        height, width = (n - self.size + 1 for n in x.shape[:2])
+        for i in range(self.size):
+            for j in range(self.size):
+                yield (i, j), (slice(i, i + height), slice(j, j + width))
+
+    def forward(self, params, x, key=None):
+        y = sum(jnp.tensordot(x[window], params["W"][place], 1) for place, window in self.windows(x))
+        return y + jnp.broadcast_to(params["b"], y.shape), x
+
+    def backward(self, params, saved, dy):
+        x, W = saved, params["W"]
+        dW, dx = jnp.zeros_like(W), jnp.zeros_like(x)
+        for place, window in self.windows(x):
+            dW = dW.at[place].set(jnp.tensordot(x[window], dy, ((0, 1), (0, 1))))
+            dx = dx.at[window].add(dy @ W[place].T)
+        return {"W": dW, "b": dy.sum(axis=(0, 1))}, dx
+
+
+@dataclass(frozen=True)
+class MeanPool(Layer):
+    """The means of the size x size squares of x [height, width, channels]"""
+
+    size: int
+
+    def forward(self, params, x, key=None):
+        height, width, channels = x.shape
+        squares = x.reshape(height // self.size, self.size, width // self.size, self.size, channels)
+        return squares.mean(axis=(1, 3)), ()
+
+    def backward(self, params, saved, dy):
+        return (), jnp.repeat(jnp.repeat(dy, self.size, axis=0), self.size, axis=1) / self.size**2
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """y = the entries of x, of any shape, in one row"""
+
+    def forward(self, params, x, key=None):
+        return x.ravel(), x
+
+    def backward(self, params, saved, dy):
+        return (), dy.reshape(saved.shape)

@@ -194,7 +194,7 @@ def test_measurements_and_the_metrics_of_a_gradient_are_returned():
         np.testing.assert_allclose(value, expected, rtol=1e-12)
         assert outcome.metrics.keys() == history.metrics.keys()
         for name, values in history.metrics.items():  # an angle near 0 is a small difference
-            np.testing.assert_allclose(outcome.metrics[name], values, rtol=1e-10)
+            np.testing.assert_allclose(outcome.metrics[name], values, rtol=1e-10, atol=1e-13)
 
 
 def test_examples_may_have_different_weights():
