@@ -115,7 +115,7 @@ def older_python():
     return find_older_python() or pytest.skip("this machine has no Python 3.10")
 
 
-@pytest.mark.parametrize("script", [None, "train", "sweep", "predict", "gradcheck"])
+@pytest.mark.parametrize("script", [None, "train", "sweep", "predict", "gradcheck", "audit"])
 def test_an_older_python_that_runs_the_program_gets_one_sentence(older_python, script):
     arguments = [SCRIPTS / f"{script}.py"] if script else ["-m", "jaxann"]
     refused = run(older_python, *arguments, cwd=TOP)

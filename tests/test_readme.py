@@ -11,6 +11,7 @@ import pytest
 import tyro
 from test_architecture import ROOMS
 
+from jaxann.cli.audit import AuditSettings
 from jaxann.cli.gradcheck import GradcheckSettings
 from jaxann.cli.predict import PredictSettings
 from jaxann.cli.settings import Settings
@@ -19,7 +20,13 @@ from jaxann.cli.sweep import SweepSettings
 TOP = Path(__file__).parents[1]
 README = (TOP / "README.md").read_text()
 PROGRAMS = (TOP / "scripts" / "README.md").read_text()
-COMMANDS = {"train": Settings, "sweep": SweepSettings, "predict": PredictSettings, "gradcheck": GradcheckSettings}
+COMMANDS = {
+    "train": Settings,
+    "sweep": SweepSettings,
+    "predict": PredictSettings,
+    "gradcheck": GradcheckSettings,
+    "audit": AuditSettings,
+}
 
 
 def blocks(language, text=README):

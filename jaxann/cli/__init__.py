@@ -1,4 +1,4 @@
-"""The command `jaxann`: programs that train, sweep, predict and check gradients, on a table of data.
+"""The command `jaxann`: programs that train, sweep, predict and check gradients.
 
 ```sh
 jaxann train --dataset iris --hidden 8 --epochs 30 --batch-size 16 --run runs/iris
@@ -6,21 +6,25 @@ jaxann train --resume runs/iris --epochs 60
 jaxann predict runs/iris --input flowers.csv --output kinds.csv
 jaxann sweep --hidden 8 --epochs 5 --batch-size 16 --grid learning_rate=0.1,0.5 --seeds 2 --out runs/sweep
 jaxann gradcheck --hidden 8 --loss softmax_cross_entropy
+jaxann audit jax.nn:softplus --shapes 3,4
 ```
 
 - `jaxann train` trains one network. Its run folder stores settings, metrics, checkpoints and pictures, and a run that
   was interrupted goes on from there.
 - `jaxann sweep` trains a network for every combination of a grid's settings and every seed, and ranks the combinations.
 - `jaxann predict` predicts from new examples with the best parameters of a run.
-- `jaxann gradcheck` compares the handwritten gradients of such a network, or of a layer of your own, with autodiff and
-  finite differences.
+- `jaxann gradcheck` compares the handwritten gradients of such a network, or of a layer or a function of your own, with
+  autodiff and finite differences.
+- `jaxann audit` judges every custom derivative inside a JAX program of yours, such as the loss of a Flax or an Equinox
+  model. Its arguments come from a module (`--args MODULE:NAME`) or are random (`--shapes`).
 
 `jaxann COMMAND --help` lists the settings of a command. `python -m jaxann` is the same command, and
 `scripts/COMMAND.py` starts the same programs from a checkout. Bad input gets one sentence on stderr and exit code 2,
 and so does output that cannot be written. A command line that cannot be parsed gets a usage error and exit code 2.
 
-`jaxann gradcheck --layer MODULE:CLASS` imports the module, which may lie in the current folder, and this runs its code.
-Name only code that you trust. The imported object is called only if it is a subclass of `jaxann.nn.Layer`.
+`jaxann audit MODULE:FUNCTION`, `jaxann gradcheck --layer MODULE:CLASS` and `--function MODULE:FORWARD,BACKWARD` import
+the module, which may lie in the current folder, and this runs its code. Name only code that you trust. Functions that
+you name are called. An object that you name as a layer is called only if it is a subclass of `jaxann.nn.Layer`.
 
 Names from data, such as those of classes and columns, are printed with their control characters as escapes.
 `jaxann predict` writes them into a .csv file exactly as they are. If the file is for a spreadsheet, `--safe-csv` keeps

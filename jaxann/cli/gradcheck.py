@@ -1,4 +1,4 @@
-"""Checks the handwritten gradients of a network that `jaxann train` can train, or of a layer of your own.
+"""Checks the handwritten gradients of a network that `jaxann train` can train, or of your own layer or function.
 
 The exit code is 0 if all gradients are right, 1 if one is wrong, which the table describes, and 2 for bad input.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from jaxann.cli.own_layer import draw_input, import_layer, report_failure
+from jaxann.cli.own_code import draw_input, import_layer, import_pair, make_arguments, report_failure
 from jaxann.cli.program import run_program
 from jaxann.cli.settings import UNSTORED, Settings
 from jaxann.cli.task import Task, prepare
@@ -46,6 +46,15 @@ class GradcheckSettings(Settings):
     """Shape of one input of that layer. By default the number of its input features, or 8 if it takes any number.
     A layer that takes no vector, such as a convolution, needs a shape.
     """
+    function: str | None = None
+    """Functions to check instead of a network: module:forward,backward, where backward(dy, *args) gives the gradients.
+    They may be written in NumPy, JAX or anything else that takes and returns arrays. Their module is imported, too."""
+    args: str | None = None
+    """Arguments of that forward function: module:name of a tuple, or of a function without parameters that returns one.
+    By default they are random and have the given shapes."""
+    shapes: tuple[str, ...] = ()
+    """Shapes of arguments of that function drawn from the standard normal distribution: 3,4 5 for two, () for a scalar.
+    By default no argument is drawn."""
     on_purpose: tuple[str, ...] = ()
     """Paths of gradients that differ on purpose, such as 2, 2.W, loss or gradient.value."""
     json: bool = False
@@ -55,15 +64,23 @@ class GradcheckSettings(Settings):
 
 
 def run_checks(settings: GradcheckSettings) -> dict[str, Report]:
-    """Checks a layer, or a network before and after training.
+    """Checks a layer, a pair of functions, or a network before and after training.
 
     Returns:
-        The report of each check, by the time of the check: "at initialization", "after 3 epochs" or "at random".
+        The report of each check, by the point of the check: "at initialization", "after 3 epochs", "at random" or "at
+        the given arguments".
 
     Raises:
-        ValueError: If a setting is out of range, if settings and data do not fit together, or if a layer cannot be
-            checked.
+        ValueError: If a setting is out of range, if settings and data do not fit together, or if a layer or a function
+            cannot be checked.
     """
+    if settings.function is not None:
+        return {
+            "at the given arguments" if settings.args else "at random": check_own_function(settings, settings.function)
+        }
+    for name in ("args", "shapes"):
+        if getattr(settings, name):
+            raise SettingError(name, "only for functions", getattr(settings, name))
     if settings.layer is not None:
         return {"at random": check_own_layer(settings, settings.layer)}
     validate_number("after", settings.after, least=0, integer=True)
@@ -113,6 +130,22 @@ def check_own_layer(settings: GradcheckSettings, name: str) -> Report:
     with report_failure(name, "checked"):
         x = draw_input(layer, params, settings.shape, default, key)
         return check_layer(layer, params, x, on_purpose=settings.on_purpose, seed=settings.seed)
+
+
+def check_own_function(settings: GradcheckSettings, name: str) -> Report:
+    """Checks the pair of functions that `name` stands for, at given arguments or at random ones.
+
+    Raises:
+        ValueError: If the functions or their arguments cannot be imported, do not fit together or cannot be checked.
+    """
+    if settings.layer is not None:
+        raise SettingError("function", "only without a layer", name)
+    forward, backward = import_pair(name)
+    args = make_arguments(name, forward, settings.args, settings.shapes, settings.seed)
+    from jaxann.gradcheck.check_function import check_function
+
+    with report_failure(name, "checked", "function"):
+        return check_function(forward, backward, *args, on_purpose=settings.on_purpose, seed=settings.seed)
 
 
 def input_shape(layer: Layer) -> tuple[int]:

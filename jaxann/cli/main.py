@@ -15,7 +15,8 @@ COMMANDS = {
     "train": "Trains a network on a table of data.",
     "sweep": "Trains many networks on one table of data, and ranks their settings.",
     "predict": "Predicts with the parameters of a run.",
-    "gradcheck": "Checks the handwritten gradients of a network or a layer.",
+    "gradcheck": "Checks the handwritten gradients of a network, a layer or a function.",
+    "audit": "Judges every custom derivative inside a JAX program.",
 }
 
 

@@ -115,7 +115,9 @@ assert audit(program, x, on_purpose="ste").ok
 ```
 
 The path is the name of the function and the position of the input. The owner also says in which file and line the
-function is defined.
+function is defined. A program that differentiates itself, as a training step does, no longer calls these functions, so
+give the loss. What JAX cannot differentiate without its rule, such as a Pallas kernel, is compared with differences
+alone. Whatever is not judged has a note.
 
 ## For teachers
 
@@ -157,15 +159,16 @@ line of a test, and `jaxann.gradcheck.plots.plot_report(report)` draws the error
 Jupyter shows reports and grades as tables, with each diagnosis beneath its row.
 
 On the command line, `jaxann gradcheck` checks the network that `jaxann train` trains with the same settings, with
-`--after 5` once more after five epochs, or with `--layer "module:Class(5)"` a layer of your own. `--json` prints the
-report as JSON, and `--plot check.png` saves its picture. The exit code is 0 if every gradient is right, 1 if one is
-wrong, and 2 for bad input.
+`--after 5` once more after five epochs, or with `--layer "module:Class(5)"` a layer of your own, and with
+`--function module:forward,backward` a pair of functions. `jaxann audit module:loss --args module:args` audits a program
+of yours. `--json` prints the report as JSON, and `--plot check.png` saves the picture of a check. The exit code is 0 if
+every gradient is right, 1 if one is wrong, and 2 for bad input.
 
 ## What is in the room
 
 - `check`: `check` and `check_layer`.
-- `audit`, `custom_rules`, `jaxprs`: `audit`, the calls with custom derivatives inside a program, and what versions of
-  JAX say of them.
+- `audit`, `custom_rules`, `evaluation`, `jaxprs`: `audit`, the calls with custom derivatives inside a program, the
+  evaluation that finds them, and what versions of JAX say of them.
 - `grade`, `answers`, `autodiff_calls`: `grade`, how an answer is judged, and whether it uses autodiff.
 - `report`, `plots`, `style`: the report, its picture, and how pictures look.
 - `cases`: what is judged in a network, and at which points.

@@ -1,12 +1,12 @@
 """The calls of functions with custom derivatives inside a program, each with its true inputs and incoming cotangent.
 
 The program is traced to a jaxpr, which is evaluated equation by equation. Loops are entered at their first iteration
-and at one that is drawn at random; of a `cond` the branch that is taken is entered.
+and at another one that is drawn at random; of a `cond` the branch that is taken is entered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,18 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxann.gradcheck.arguments import is_float
+from jaxann.gradcheck.evaluation import Evaluation, Visit, contains
 from jaxann.gradcheck.jaxprs import (
     bind_equation,
-    called_program,
     count_constants,
     custom_name,
     custom_primal,
-    inner_programs,
-    is_custom,
-    read_value,
-    split_scan,
+    is_derivative,
 )
-from jaxann.gradients.autodiff import stop_gradient, vjp
+from jaxann.gradients.autodiff import vjp
 
 
 class CustomCall(NamedTuple):
@@ -42,6 +39,8 @@ class CustomCall(NamedTuple):
             that the function closes over.
         cotangents: ∂E/∂y for each output, where E is the inner product of the program's outputs with random numbers;
             None where it is zero or not known.
+        depends: A function of the position of an input that returns whether the program's derivative goes on from
+            there to an argument of the program.
     """
 
     name: str
@@ -51,6 +50,39 @@ class CustomCall(NamedTuple):
     inputs: list[Any]
     is_differentiable: list[bool]
     cotangents: list[Any] | None
+    depends: Callable[[int], bool]
+
+    @property
+    def floats(self) -> list[Any]:
+        """The inputs for which the rule has a derivative."""
+        return [value for value, chosen in zip(self.inputs, self.is_differentiable, strict=True) if chosen]
+
+    def fill(self, floats: list[Any]) -> list[Any]:
+        """Returns the inputs, with other values for those for which the rule has a derivative."""
+        values, pairs = iter(floats), zip(self.inputs, self.is_differentiable, strict=True)
+        return [next(values) if chosen else value for value, chosen in pairs]
+
+    def drop_constants(self, rng: np.random.Generator) -> tuple[CustomCall, list[int]]:
+        """Finds inputs that the rule gives no gradient, or zeros, and that depend on no argument of the program.
+
+        The program needs no gradient for them, and a rule may return None there.
+
+        Args:
+            rng: The source of the cotangents at which the rule is tried.
+
+        Returns:
+            The call, in which these inputs have no derivative, and their positions.
+        """
+        try:
+            outputs, pull = vjp(lambda floats: [y for y in self.rule(*self.fill(floats)) if is_float(y)], self.floats)
+            (gradients,) = pull([jnp.asarray(rng.normal(size=y.shape), y.dtype) for y in outputs])
+        except Exception:  # the verdict says what the rule raises
+            return self, []
+        gradients = self._replace(inputs=[None] * len(self.inputs)).fill(gradients)
+        zero = [i for i, gradient in enumerate(gradients) if gradient is not None and not jnp.any(gradient != 0)]
+        constants = [i for i in zero if not self.depends(i)]
+        kept = [chosen and i not in constants for i, chosen in enumerate(self.is_differentiable)]
+        return self._replace(is_differentiable=kept), constants
 
 
 def find_calls(
@@ -76,152 +108,115 @@ def find_calls(
     found: list[CustomCall] = []
 
     def record(equation: Any, inputs: list[Any], outputs: list[Any]) -> list[Any]:
-        rule, program = bind_equation(equation), custom_primal(equation)
+        rule, called = bind_equation(equation), custom_primal(equation)
 
         def primal(*inputs: Any) -> list[Any]:
-            return Evaluation().run(program, inputs)
+            return Evaluation().run(called, inputs)
 
         constants = count_constants(equation)
         is_differentiable = [i >= constants and is_float(value) for i, value in enumerate(inputs)]
-        found.append(CustomCall(*custom_name(equation), rule, primal, inputs, is_differentiable, None))
+        rule, primal = (_accept_key_data(function, inputs) for function in (rule, primal))
+        inputs = [jax.random.key_data(value) if _is_key(value) else value for value in inputs]
+        depends = partial(_depends, program, leaves, seed, len(found))
+        found.append(CustomCall(*custom_name(equation), rule, primal, inputs, is_differentiable, None, depends))
         shapes.append([jnp.zeros_like(output) if is_float(output) else None for output in outputs])
         return outputs
 
     shapes: list[list[Any]] = []
-    visit = _Visit(record, np.random.default_rng(seed))
+    visit = Visit(record, np.random.default_rng(seed))
     visit.run(program, leaves)
     notes = [f"Functions with a custom derivative inside {name} are not judged." for name in sorted(visit.closed)]
+    if contains(is_derivative, program):
+        notes.append(
+            "A part of the program is the derivative of a function, and custom derivatives that it uses are not "
+            "judged: give the function before it is differentiated."
+        )
+    for use_rules in (False, True):  # some functions have a derivative by their rules only
+        opaque = [use_rules and not _has_derivative(call) for call in found]
+        try:
+            outputs, pull = vjp(partial(_run_with_taps, program, leaves, seed, opaque), shapes)
+            (cotangents,) = pull([jnp.asarray(rng.normal(size=y.shape), y.dtype) for y in outputs])
+        except Exception as error:  # a part of the program may have no derivative
+            reason = str(error).partition(". ")[0]
+        else:
+            return [call._replace(cotangents=dy) for call, dy in zip(found, cotangents, strict=True)], notes
+    return found, [*notes, f"All cotangents are random, because the program has no derivative: {reason}"]
 
-    def run_with_taps(taps: list[list[Any]]) -> list[Any]:
-        remaining = iter(taps)
 
-        def add_tap(equation: Any, inputs: list[Any], outputs: list[Any]) -> list[Any]:
-            return [y if tap is None else y + tap for y, tap in zip(outputs, next(remaining), strict=True)]
+def _run_with_taps(program: Any, leaves: list[Any], seed: int, opaque: list[bool], taps: list[list[Any]]) -> list[Any]:
+    """Returns the float outputs of a program in which a tap is added to each output of a custom function.
 
-        outputs = _Visit(add_tap, np.random.default_rng(seed)).run(program, leaves)
-        return [output for output in outputs if is_float(output)]
+    Functions that are opaque are called with their rules.
+    """
+    remaining = iter(zip(opaque, taps, strict=True))
+
+    def add_tap(equation: Any, inputs: list[Any], outputs: list[Any]) -> list[Any]:
+        is_opaque, taps = next(remaining)
+        outputs = bind_equation(equation)(*inputs) if is_opaque else outputs
+        return [y if tap is None else y + tap for y, tap in zip(outputs, taps, strict=True)]
+
+    outputs = Visit(add_tap, np.random.default_rng(seed)).run(program, leaves)
+    return [output for output in outputs if is_float(output)]
+
+
+def _depends(program: Any, leaves: list[Any], seed: int, index: int, position: int) -> bool:
+    """Returns whether the program's derivative reaches its arguments from one input of one call.
+
+    If it takes no arguments, or if JAX cannot tell, the answer is yes.
+    """
+    floats = [leaf for leaf in leaves if is_float(leaf)]
+    if not floats:
+        return True
+
+    def run(floats: list[Any]) -> Any:
+        seen: list[list[Any]] = []
+
+        def use_rule(equation: Any, inputs: list[Any], outputs: list[Any]) -> list[Any]:
+            seen.append(inputs)
+            return bind_equation(equation)(*inputs)
+
+        values = iter(floats)
+        arguments = [next(values) if is_float(leaf) else leaf for leaf in leaves]
+        Visit(use_rule, np.random.default_rng(seed)).run(program, arguments)
+        return seen[index][position]
 
     try:
-        outputs, pull = vjp(run_with_taps, shapes)
-        (cotangents,) = pull([jnp.asarray(rng.normal(size=y.shape), y.dtype) for y in outputs])
-    except Exception as error:  # a part of the program may have no derivative
-        reason = str(error).partition(". ")[0]
-        return found, [*notes, f"All cotangents are random, because the program has no derivative: {reason}"]
-    return [call._replace(cotangents=dy) for call, dy in zip(found, cotangents, strict=True)], notes
+        value, pull = vjp(run, floats)
+        (gradients,) = pull(jnp.asarray(np.random.default_rng(seed).normal(size=value.shape), value.dtype))
+    except Exception:  # JAX raises many kinds
+        return True
+    return any(jnp.any(gradient != 0) for gradient in gradients)
 
 
-class Evaluation:
-    """An evaluation of programs, equation by equation, in which no function has a custom derivative.
+def _has_derivative(call: CustomCall) -> bool:
+    """Returns whether JAX can differentiate a function in reverse without its rule."""
 
-    It may be traced and differentiated by JAX.
-    """
+    def run(floats: list[Any]) -> list[Any]:
+        return [y for y in call.primal(*call.fill(floats)) if is_float(y)]
 
-    def run(self, program: Any, inputs: Sequence[Any]) -> list[Any]:
-        """Returns the outputs of a program."""
-        jaxpr = program.jaxpr
-        values = dict(zip(jaxpr.constvars, program.consts, strict=True)) | dict(zip(jaxpr.invars, inputs, strict=True))
-        for equation in jaxpr.eqns:
-            arguments = [read_value(variable, values) for variable in equation.invars]
-            values.update(zip(equation.outvars, self._evaluate(equation, arguments), strict=True))
-        return [read_value(variable, values) for variable in jaxpr.outvars]
+    def pull_back(floats: list[Any]) -> Any:
+        outputs, pull = vjp(run, floats)
+        return pull(outputs)
 
-    def _evaluate(self, equation: Any, inputs: list[Any]) -> list[Any]:
-        if is_custom(equation):
-            return self.call_custom(equation, inputs)
-        called, name = called_program(equation), equation.primitive.name
-        if not any(map(_calls_custom, inner_programs(equation))):
-            return bind_equation(equation)(*inputs)
-        if called is not None:
-            return self.run(called, inputs)
-        if name == "scan":
-            consts, carry, xs = split_scan(equation, inputs)
-            body, length, reverse = (equation.params[name] for name in ("jaxpr", "length", "reverse"))
-            xs = [x[::-1] for x in xs] if reverse else xs
-            carry, ys = self.scan(body, consts, carry, xs, length)
-            return [*carry, *(y[::-1] for y in ys)] if reverse else [*carry, *ys]
-        if name == "while":
-            first, second = equation.params["cond_nconsts"], equation.params["body_nconsts"]
-            condition = partial(self._test, equation.params["cond_jaxpr"], inputs[:first])
-            carry = inputs[first + second :]
-            return self.repeat(condition, equation.params["body_jaxpr"], inputs[first : first + second], carry)
-        if name == "cond":
-            return self.choose(inputs[0], equation.params["branches"], inputs[1:])
-        return self.call_closed(equation, inputs)
-
-    def call_closed(self, equation: Any, inputs: list[Any]) -> list[Any]:
-        """Returns the outputs of an equation that JAX evaluates in a way of its own, such as a `shard_map`."""
-        return bind_equation(equation)(*inputs)
-
-    def _test(self, condition: Any, consts: list[Any], carry: list[Any]) -> Any:
-        return self.run(condition, [*consts, *carry])[0]
-
-    def call_custom(self, equation: Any, inputs: list[Any]) -> list[Any]:
-        """Returns the outputs of a function with a custom derivative."""
-        return self.run(custom_primal(equation), inputs)
-
-    def scan(self, body: Any, consts: list[Any], carry: list[Any], xs: list[Any], length: int) -> tuple[Any, Any]:
-        """Returns the carry after a scan, and what it stacks."""
-        n = len(carry)
-
-        def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
-            outputs = self.run(body, [*consts, *carry, *x])
-            return outputs[:n], outputs[n:]
-
-        return jax.lax.scan(step, carry, xs, length=length)
-
-    def repeat(self, condition: Callable, body: Any, consts: list[Any], carry: list[Any]) -> list[Any]:
-        """Returns the carry after a while loop."""
-        return list(jax.lax.while_loop(condition, lambda carry: self.run(body, [*consts, *carry]), carry))
-
-    def choose(self, index: Any, branches: Sequence[Any], inputs: list[Any]) -> list[Any]:
-        """Returns the outputs of one of several programs."""
-        return jax.lax.switch(index, [lambda *args, b=branch: self.run(b, args) for branch in branches], *inputs)
+    try:
+        jax.eval_shape(pull_back, call.floats)
+    except Exception:  # JAX raises many kinds
+        return False
+    return True
 
 
-class _Visit(Evaluation):
-    """An evaluation with known inputs that shows calls of custom functions to a visitor, which may change the outputs.
-
-    Args:
-        visit: A function of the equation, its inputs and its outputs, which returns the outputs to go on with.
-        rng: The source of the iterations that are entered.
-
-    Attributes:
-        closed: The names of operations that call custom functions and could not be entered.
-    """
-
-    def __init__(self, visit: Callable[[Any, list[Any], list[Any]], list[Any]], rng: np.random.Generator) -> None:
-        self._visit, self._rng, self._rest = visit, rng, Evaluation()
-        self.closed: set[str] = set()
-
-    def call_closed(self, equation: Any, inputs: list[Any]) -> list[Any]:
-        self.closed.add(equation.primitive.name)
-        return super().call_closed(equation, inputs)
-
-    def call_custom(self, equation: Any, inputs: list[Any]) -> list[Any]:
-        return self._visit(equation, inputs, super().call_custom(equation, inputs))
-
-    def scan(self, body: Any, consts: list[Any], carry: list[Any], xs: list[Any], length: int) -> tuple[Any, Any]:
-        pieces, begin = [], 0
-        for entered in sorted({0, int(self._rng.integers(max(length, 1)))} if length else ()):
-            before = [x[begin:entered] for x in xs]
-            carry, ys = self._rest.scan(body, consts, carry, before, entered - begin)
-            outputs = self.run(body, [*consts, *carry, *(x[entered] for x in xs)])
-            carry, one = outputs[: len(carry)], [y[None] for y in outputs[len(carry) :]]
-            pieces += [ys, one]
-            begin = entered + 1
-        carry, ys = self._rest.scan(body, consts, carry, [x[begin:] for x in xs], length - begin)
-        return carry, [jnp.concatenate(parts) for parts in zip(*pieces, ys, strict=True)]
-
-    def repeat(self, condition: Callable, body: Any, consts: list[Any], carry: list[Any]) -> list[Any]:
-        # JAX has no derivative of a while loop in reverse, so that none passes it here either.
-        consts, carry = jax.tree.map(lambda value: stop_gradient(jnp.asarray(value)), (consts, carry))
-        if condition(carry):
-            carry = [stop_gradient(value) for value in self.run(body, [*consts, *carry])]
-        return self._rest.repeat(condition, body, consts, carry)
-
-    def choose(self, index: Any, branches: Sequence[Any], inputs: list[Any]) -> list[Any]:
-        return self.run(branches[int(jnp.clip(index, 0, len(branches) - 1))], inputs)
+def _is_key(value: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key)
 
 
-def _calls_custom(program: Any) -> bool:
-    return any(is_custom(e) or any(map(_calls_custom, inner_programs(e))) for e in program.jaxpr.eqns)
+def _accept_key_data(function: Callable, inputs: list[Any]) -> Callable:
+    """Returns a function that takes the integers of a key in place of each key among its inputs."""
+    if not any(map(_is_key, inputs)):
+        return function
+    kinds = [jax.random.key_impl(value) if _is_key(value) else None for value in inputs]
+
+    def call(*values: Any) -> Any:
+        pairs = zip(values, kinds, strict=True)
+        return function(*(v if kind is None else jax.random.wrap_key_data(v, impl=kind) for v, kind in pairs))
+
+    return call

@@ -15,7 +15,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Literal
 
 CUSTOM = ("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_jvp_call")
-CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "remat2")
+CALLS = ("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "remat", "checkpoint", "remat2")
 
 
 def is_custom(equation: Any) -> bool:
@@ -43,7 +43,8 @@ def called_program(equation: Any) -> ClosedJaxpr | None:
 
 def inner_programs(equation: Any) -> list[Any]:
     """Returns every program among the parameters of an equation."""
-    values = [v for value in equation.params.values() for v in (value if isinstance(value, tuple | list) else [value])]
+    params = {**equation.params, **getattr(equation.params.get("_prim"), "__dict__", {})}
+    values = [v for value in params.values() for v in (value if isinstance(value, tuple | list) else [value])]
     return [value if hasattr(value, "jaxpr") else ClosedJaxpr(value, ()) for value in values if _is_program(value)]
 
 
@@ -81,6 +82,17 @@ def custom_name(equation: Any) -> tuple[str, str]:
     name, _, place = information.partition(" at ")
     path, _, line = place.rpartition(":")
     return name or equation.primitive.name, f"{os.path.basename(path)}:{line}" if path else ""
+
+
+def operation_name(equation: Any) -> str:
+    """Returns the name of the operation of an equation, such as "shard_map"."""
+    primitive = equation.params.get("_prim")  # newer versions of JAX have operations that are objects
+    return equation.primitive.name if primitive is None else type(primitive).__name__
+
+
+def is_derivative(equation: Any) -> bool:
+    """Returns whether an equation comes from a derivative that the program itself takes, as `jax.grad` does."""
+    return "jvp(" in str(equation.source_info.name_stack)
 
 
 def _is_program(value: Any) -> bool:

@@ -23,11 +23,11 @@ from support.malformed import (
 )
 from support.programs import call
 
-from jaxann.cli import gradcheck, predict, sweep, train
+from jaxann.cli import audit, gradcheck, predict, sweep, train
 
 pytestmark = pytest.mark.slow
 
-PROGRAMS = {"train": train, "sweep": sweep, "predict": predict, "gradcheck": gradcheck}
+PROGRAMS = {"train": train, "sweep": sweep, "predict": predict, "gradcheck": gradcheck, "audit": audit}
 QUICK = ("--hidden", "2", "--epochs", "1", "--batch-size", "8", "--precision", "float64")
 GRID = (*QUICK, "--grid", "learning_rate=0.1,0.2", "--seeds", "1", "--devices", "1", "--no-plots")
 MOST_SECONDS = 15  # for one input
@@ -61,7 +61,7 @@ def find_fault(folder, program, *arguments):
     except (Hang, Exception) as error:
         return f"{type(error).__name__}: {str(error)[:300]}"
     lines = [line for line in re.split(r"[\r\n]+", err) if line.strip() and not re.search(r"\d+%\||/s[],]", line)]
-    if code == 0 or (code == 1 and program == "gradcheck"):
+    if code == 0 or (code == 1 and program in ("gradcheck", "audit")):
         return f"exit code {code}, and stderr has {lines}" if lines else None
     if code != 2:
         return f"exit code {code}"
@@ -174,13 +174,24 @@ FLAGS = {
     "devices model-devices config",
     "sweep": "grid grid grid seeds top budget out validation seed learning-rate hidden devices",
     "predict": "input output checkpoint",
-    "gradcheck": "layer layer layer shape on-purpose plot after json hidden loss seed",
+    "gradcheck": "layer layer layer shape function args shapes on-purpose plot after json hidden loss seed",
+    "audit": "args args shapes shapes on-purpose json seed",
 }
 VALUES = (
     *WORDS,
     *("0", "-1", "1", "3", "0.5", "-0.5", "1e30", str(10**30), "9" * 5000, "none", "true", "[]", "{}", "--", "-h", "*"),
     *("table.csv", "table.npz", "images", "run", ".", "/", "/dev/null", "/dev/zero", "no/such", "run/config.json", "~"),
-    *("sys:exit(0)", "os:abort", "jaxann.nn:Dense(2, 3)", "jaxann.nn:relu", "jaxann.nn:Dense(-1, 10**9)", ":", "a:b()"),
+    *(
+        "sys:exit(0)",
+        "os:abort",
+        "jaxann.nn:Dense(2, 3)",
+        "jaxann.nn:relu",
+        "3,4",
+        "()",
+        "jaxann.nn:Dense(-1, 10**9)",
+        ":",
+        "a:b()",
+    ),
     *("learning_rate=", "learning_rate=0,nan,inf", "hidden=-1,0", "loss=hinge,poisson", "epochs=0", "clip=none,-1"),
     *("check.png", "check.xyz", "kind", "p", "openml:", "balanced", "adam", "b1 2", "2-2", "cosine", "1 2 3"),
 )
@@ -194,10 +205,12 @@ def test_a_random_command_line_raises_no_traceback(fuzz):
             "sweep": [*GRID, "--dataset", "table.csv"],
             "predict": ["run", "--input", "table.csv"],
             "gradcheck": ["--layer", "jaxann.nn:tanh", "--shape", "2"],
+            "audit": [draw.choice(["jax.nn:softplus", "jax.nn:relu", "jax", "a:b"])],
         }[program]
         for _ in range(draw.choice([1, 1, 2])):
             flag = "--" + draw.choice(FLAGS[program].split())
-            values = [draw.choice(VALUES) for _ in range(draw.choice([0, 1, 1, 1, 1, 2]))]
+            choices = [value for value in VALUES if program != "audit" or value != "os:abort"]  # an audit calls it
+            values = [draw.choice(choices) for _ in range(draw.choice([0, 1, 1, 1, 1, 2]))]
             arguments = [*arguments, flag, *values]
         return program, *arguments
 

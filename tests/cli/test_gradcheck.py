@@ -10,7 +10,7 @@ from support import layers
 from support.programs import call
 
 from jaxann.cli import gradcheck
-from jaxann.cli.own_layer import report_failure
+from jaxann.cli.own_code import report_failure
 
 LAYER = """
 from dataclasses import dataclass
@@ -77,15 +77,38 @@ LAYER_TYPE = dict
 """
 
 
+FUNCTIONS = """
+import numpy as np
+
+def forward(W, x):
+    return np.tanh(W @ x)
+
+def backward(dy, W, x):
+    dz = dy * (1 - np.tanh(W @ x) ** 2)
+    return np.outer(dz, x), W.T @ dz
+
+def wrong(dy, W, x):
+    dz = dy * (1 - np.tanh(W @ x) ** 2)
+    return -np.outer(dz, x), W.T @ dz
+
+args = (np.full((2, 3), 0.3), np.array([0.1, -0.4, 0.8]))
+
+def stop(dy, W, x):
+    raise SystemExit(0)
+"""
+
+
 @pytest.fixture
 def call_gradcheck(monkeypatch, tmp_path):
     """Calls the program in a folder with a layer of the user's own."""
     (tmp_path / "own.py").write_text(LAYER)
+    (tmp_path / "pair.py").write_text(FUNCTIONS)
     (tmp_path / "shaped.py").write_text(Path(layers.__file__).read_text())
     (tmp_path / "broken.py").write_text("1 / 0")
     (tmp_path / "quits.py").write_text("raise SystemExit(0)")
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "own", raising=False)
+    for name in ("own", "pair"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
     def run(*arguments):
         return call(gradcheck.main, "--precision", "float64", *arguments, name="gradcheck.py", folder=tmp_path)
@@ -117,6 +140,18 @@ def test_a_layer_of_the_users_own(call_gradcheck):
     code, out, _ = call_gradcheck("--layer", "own:Scale(5, times=2.0)", "--on-purpose", "scale")
     assert code == 0
     assert "scale: 0.0 degrees from the true gradient" in out
+
+
+def test_functions_of_the_users_own(call_gradcheck):
+    code, out, err = call_gradcheck("--function", "pair:forward,backward", "--shapes", "2,3", "3", "--json")
+    assert (code, err) == (0, "")
+    (when, report), *_ = json.loads(out).items()
+    assert (when, report["ok"], len(report["rows"])) == ("at random", True, 2)
+    code, out, _ = call_gradcheck("--function", "pair:forward,wrong", "--args", "pair:args", "--json")
+    ((when, report),) = json.loads(out).items()
+    assert (code, when, [row["cause"] for row in report["rows"]]) == (1, "at the given arguments", ["sign", ""])
+    wrong = report["wrong"]
+    assert call_gradcheck("--function", "pair:forward,wrong", "--args", "pair:args", "--on-purpose", *wrong).code == 0
 
 
 @pytest.mark.parametrize(
@@ -176,6 +211,28 @@ def test_a_layer_that_states_no_sizes(call_gradcheck, arguments, summary):
             "expected --on-purpose to name gradients of the report (dx), got 'W'",
         ),
         (("--layer", "own:cube", "--shape", -1), "expected --shape to be sizes of at least 1, got (-1,)"),
+        (("--function", "pair:forward"), "expected --function to be module:forward,backward, got 'pair:forward'"),
+        (
+            ("--function", "pair:forward,backward", "--layer", "own:cube"),
+            "expected --function only without a layer, got",
+        ),
+        (
+            ("--function", "pair:forward,back"),
+            "the function 'pair:back' cannot be imported: AttributeError: module 'pair' has no attribute 'back'",
+        ),
+        (
+            ("--function", "pair:forward,args"),
+            "expected --function to name a function, not the object of type tuple, got 'pair:args'",
+        ),
+        (
+            ("--function", "pair:forward,backward", "--shapes", 3),
+            "expected --shapes to give the arguments of pair:forward,backward (missing a required argument: 'x'), got",
+        ),
+        (
+            ("--function", "pair:forward,stop", "--args", "pair:args"),
+            "the function 'pair:forward,stop' cannot be check",
+        ),
+        (("--args", "pair:args"), "expected --args only for functions, got 'pair:args'"),
         (("--after", -1), "expected --after of at least 0, got -1"),
         (("--run", "a"), "expected --run only for `jaxann train`, got a"),
         (("--precision", "bfloat16"), "expected --precision to be float32 or float64, whose rounding a check allows"),

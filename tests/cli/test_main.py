@@ -80,7 +80,7 @@ def test_without_a_command_the_help_is_an_error():
 
 @pytest.mark.parametrize("command", ["trian", "--train", "jaxann"])
 def test_an_unknown_command_gets_one_sentence_and_exit_code_2(command):
-    sentence = f"jaxann: expected one of the commands train, sweep, predict, gradcheck, got {command!r}\n"
+    sentence = f"jaxann: expected one of the commands train, sweep, predict, gradcheck, audit, got {command!r}\n"
     assert call(main, command, name="jaxann") == (2, "", sentence)
 
 

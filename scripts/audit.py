@@ -1,0 +1,12 @@
+"""Audits the custom derivatives of a program: the same program as `jaxann audit`."""
+
+import signal
+import sys
+
+import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback, even while it imports
+    from jaxann.cli.audit import main
+
+    sys.exit(main())
