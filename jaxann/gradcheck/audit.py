@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,13 +15,14 @@ from jaxtyping import Array, PyTree
 from jaxann.gradcheck.arguments import Args, by_name, is_float
 from jaxann.gradcheck.compilation import clear_programs, precision
 from jaxann.gradcheck.custom_rules import CustomCall, find_calls
-from jaxann.gradcheck.declarations import accept_on_purpose
+from jaxann.gradcheck.deadline import Deadline
+from jaxann.gradcheck.declarations import Declarations, accept_on_purpose, name_causes
 from jaxann.gradcheck.differences import STEP
 from jaxann.gradcheck.report import Report
 from jaxann.gradcheck.subjects import Subject
 from jaxann.gradcheck.verdict import judge
 from jaxann.gradients.autodiff import vjp
-from jaxann.nn.hyperparameters import is_traced
+from jaxann.nn.hyperparameters import is_traced, validate_number
 from jaxann.nn.outer import sum_examples
 
 OCCURRENCES = 2  # how many calls of one function with inputs of the same shapes are judged
@@ -30,7 +31,7 @@ MOST_DIFFERENCES = 2000  # entries of all inputs of a rule that is judged by cen
 NOT_ALONE = ("_custom_root",)
 
 
-def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed: int = 0) -> Report:
+def audit(function: Any, *args: Any, on_purpose: Declarations = (), seconds: float | int = 20, seed: int = 0) -> Report:
     """Judges every custom derivative inside a program, each alone at its true input and its true incoming cotangent.
 
     The program may be any function that JAX can trace, such as the loss of a Flax or an Equinox model. Functions with a
@@ -48,7 +49,9 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
         *args: Its arguments. Floats are converted to float64. Leaves inside an argument that are no arrays, such as
             the activation function of an Equinox model, stay as they are.
         on_purpose: Names of functions whose rules are meant to differ from the true derivative, as that of a
-            straight-through estimator does, or paths such as "ste.0" for a single input.
+            straight-through estimator does, or paths such as "ste.0" for a single input; or a mapping from such names
+            to the cause that is meant, as in `check`.
+        seconds: How many seconds the search for diagnoses may take, at least 0.
         seed: The seed of the iterations, the inputs and the cotangents that are drawn.
 
     Returns:
@@ -70,7 +73,8 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
     """
     if not callable(function):
         raise TypeError(f"expected a function to audit, got {type(function).__name__}")
-    rng, rows = np.random.default_rng(seed), []
+    validate_number("seconds", seconds, least=0)
+    rng, rows, deadline = np.random.default_rng(seed), [], Deadline(seconds)
     clear_programs()
     with precision("float64"):
         found, notes = _find_calls(function, args, rng)
@@ -98,11 +102,12 @@ def audit(function: Any, *args: Any, on_purpose: Sequence[str] | str = (), seed:
                 notes.append(f"{title} is {judged}, because only its rule has a derivative: {reason}")
                 if failure:
                     continue
-            rows += judge(subject, points, 2, rng, ("float64",))
+            rows += judge(subject, points, 2, rng, ("float64",), deadline)
     if not (found or notes):
         notes.append("No function with a custom derivative is called.")
-    declared = (on_purpose,) if isinstance(on_purpose, str) else on_purpose
-    return Report(accept_on_purpose(rows, [p for name in declared for p in _expand(name, calls)]), 1, 1, tuple(notes))
+    causes = name_causes(on_purpose)
+    declared = {path: causes[name] for name in causes for path in _expand(name, calls)}
+    return Report(accept_on_purpose(rows, declared), 1, 1, tuple(notes))
 
 
 def _expand(name: str, calls: dict[str, CustomCall]) -> list[str]:

@@ -13,7 +13,14 @@ from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import SettingError
 
 # Paths, or a mapping from paths to the causes that are meant.
-Declarations = Mapping[str, str] | Sequence[str] | str
+Declarations = Mapping[str, str | None] | Sequence[str] | str
+
+
+def name_causes(on_purpose: Declarations) -> Mapping[str, str | None]:
+    """Returns the cause that is meant for each declared path; None for any."""
+    if isinstance(on_purpose, Mapping):
+        return on_purpose
+    return dict.fromkeys((on_purpose,) if isinstance(on_purpose, str) else on_purpose)
 
 
 def accept_on_purpose(rows: list[Row], on_purpose: Declarations) -> tuple[Row, ...]:
@@ -27,8 +34,7 @@ def accept_on_purpose(rows: list[Row], on_purpose: Declarations) -> tuple[Row, .
     Raises:
         SettingError: If no gradient has such a path.
     """
-    declared = (on_purpose,) if isinstance(on_purpose, str) else on_purpose
-    causes = declared if isinstance(declared, Mapping) else dict.fromkeys(declared)
+    causes = name_causes(on_purpose)
     for path in causes:
         if not any(f"{row.path}.".startswith(f"{path}.") for row in rows):
             paths = ", ".join(row.path for row in rows)

@@ -56,7 +56,7 @@ class FunctionSubject(Subject):
         return float(np.finfo(y.dtype if np.issubdtype(y.dtype, np.floating) else float).eps)
 
     @cached_property
-    def is_traceable(self) -> bool:
+    def is_traceable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Whether JAX can trace the forward, with the same result."""
         moved = OrderedDict((name, value * 1.01) for name, value in self.values.items())
         try:

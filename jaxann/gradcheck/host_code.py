@@ -6,6 +6,7 @@ Arguments are handed to the code in the kind in which the user gave them, and in
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 from jaxann.gradcheck.arguments import is_float
 from jaxann.gradcheck.numpy_tracer import TracedArray
 from jaxann.nn.base import join_path, path_name
+from jaxann.nn.hyperparameters import is_traced
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class Argument:
 
     def restore(self, value: Any) -> Any:
         """Returns a value in the kind of the example: a tensor, a JAX array, a NumPy array or a number."""
-        if isinstance(value, jax.core.Tracer | TracedArray):
+        if is_traced(value) or isinstance(value, TracedArray):
             return value
         return convert_like(value, self.example)
 
@@ -42,8 +44,7 @@ class Argument:
 def convert_like(value: Any, example: Any) -> Any:
     """Returns a copy of an array in the kind of another one: a tensor, a JAX array, a NumPy array or a number."""
     if is_tensor(example):
-        import torch
-
+        torch: Any = importlib.import_module("torch")
         return torch.tensor(to_array(value), device=example.device)
     if isinstance(example, jax.Array):
         return jnp.asarray(value)
@@ -61,7 +62,7 @@ def to_array(value: Any) -> Any:
     """Returns what a user's code returned as a NumPy array, and a tracer as it is."""
     if isinstance(value, TracedArray):
         return value.value
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return value
     return value.detach().cpu().numpy() if is_tensor(value) else np.asarray(value)
 
@@ -81,7 +82,8 @@ def collect_arguments(names: Sequence[str], args: Sequence[Any]) -> tuple[list[A
     leaves, structure = jax.tree.flatten(list(args))
     for place, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(list(args))):
         if (is_tensor(leaf) and leaf.dtype.is_floating_point) or (not is_tensor(leaf) and _is_float_array(leaf)):
-            found.append(Argument(join_path(names[path[0].idx], path_name(path[1:])), leaf))
+            position: Any = path[0]  # in the list of arguments
+            found.append(Argument(join_path(str(names[position.idx]), path_name(path[1:])), leaf))
             places.append(place)
 
     def restore(values: Sequence[Any]) -> list[Any]:
@@ -259,7 +261,7 @@ def _join(y: Any) -> Any:
     leaves = [to_array(leaf) for leaf in jax.tree.leaves(y)]
     if len(leaves) == 1:
         return leaves[0]
-    return (jnp if isinstance(leaves[0], jax.core.Tracer) else np).concatenate([leaf.ravel() for leaf in leaves])
+    return (jnp if is_traced(leaves[0]) else np).concatenate([leaf.ravel() for leaf in leaves])
 
 
 def _find_owner(forward: Callable, backward: Callable) -> Any:

@@ -163,7 +163,9 @@ class Report:
 
     def _summarize(self) -> str:
         count, wrong = len(self.rows), len(self.wrong)
-        gradients = f"all {count} gradients are right" if count > 1 else f"{count} of {count} gradients is right"
+        gradients = f"all {count} gradients are right" if count > 1 else "the gradient is right"
+        if not count:
+            gradients = "no gradient was judged"
         if wrong:
             gradients = f"{wrong} of {count} gradients {'is' if wrong == 1 else 'are'} wrong"
         return f"{gradients}, checked on {self.examples} of {self.total} examples"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -31,9 +32,8 @@ def torch_pair(code: Any) -> tuple[Callable, Callable]:
         ImportError: If PyTorch is missing.
     """
     require_packages("PyTorch code", "torch")
-    import torch
-    from torch.utils._pytree import tree_flatten, tree_unflatten
-
+    torch: Any = importlib.import_module("torch")
+    trees: Any = importlib.import_module("torch.utils._pytree")
     if isinstance(code, type) and issubclass(code, torch.autograd.Function):
         apply = code.apply
     elif isinstance(code, torch.nn.Module):
@@ -51,15 +51,19 @@ def torch_pair(code: Any) -> tuple[Callable, Callable]:
             return apply(*args)
 
     def backward(dy: Any, *args: Any) -> Any:
-        leaves, structure = tree_flatten(args)
+        leaves, structure = trees.tree_flatten(args)
         leaves = [leaf.detach().requires_grad_() if _is_float(leaf) else leaf for leaf in leaves]
         with torch.enable_grad():
-            y = apply(*tree_unflatten(leaves, structure))
-        pairs = [pair for pair in zip(tree_flatten(y)[0], tree_flatten(dy)[0], strict=True) if pair[0].requires_grad]
+            y = apply(*trees.tree_unflatten(leaves, structure))
+        pairs = [
+            pair
+            for pair in zip(trees.tree_flatten(y)[0], trees.tree_flatten(dy)[0], strict=True)
+            if pair[0].requires_grad
+        ]
         outputs, cotangents = zip(*pairs, strict=True)
         inputs = [leaf for leaf in leaves if _is_float(leaf)]
         gradients = iter(torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, materialize_grads=True))
-        return tree_unflatten([next(gradients) if _is_float(leaf) else None for leaf in leaves], structure)
+        return trees.tree_unflatten([next(gradients) if _is_float(leaf) else None for leaf in leaves], structure)
 
     parameters = [*inspect.signature(code.forward).parameters.values()]
     if isinstance(code, type):

@@ -47,7 +47,7 @@ def test_a_right_composite_layer_takes_one_line(report):
 def test_a_report_of_right_gradients_says_so():
     right = Report((Row("0.W", "Dense(4, 5)", (5, 4), "right"),), 1, 1)
     assert right.ok
-    assert str(right).splitlines()[-1] == "1 of 1 gradients is right, checked on 1 of 1 examples"
+    assert str(right).splitlines()[-1] == "the gradient is right, checked on 1 of 1 examples"
     right.raise_if_wrong()
 
 

@@ -90,7 +90,9 @@ STUDENTS = {
     "softmax: the diagonal": elementwise(softmax, lambda x, y, dy: dy * y * (1 - y), "only the diagonal"),
     "softmax: the sum forgotten": elementwise(softmax, lambda x, y, dy: dy * y, "dot product"),
     "swish: a term of the product rule": elementwise(
-        lambda x: x * sigmoid(x), lambda x, y, dy: dy * sigmoid(x), r"the quotient in `return 1 / \(1 \+ np.exp\(-x\)\)`.* as a constant"
+        lambda x: x * sigmoid(x),
+        lambda x, y, dy: dy * sigmoid(x),
+        r"the quotient in `return 1 / .* as a constant",
     ),
     "square: 2 forgotten": elementwise(lambda x: x * x, lambda x, y, dy: dy * x, "a factor of 0.5"),
     "normalize: the deviation forgotten": elementwise(
