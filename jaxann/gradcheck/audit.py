@@ -176,7 +176,8 @@ class _DifferencesSubject(_RuleSubject):
         point, unravel = ravel_pytree((params, x))
 
         def value(point: Array) -> Array:
-            return jax.vmap(self.forward, (None, 0, 0))(*unravel(point), aux)
+            params, x = unravel(point)
+            return jax.vmap(self.forward, (None, 0, 0))(params, x, aux)
 
         def difference(entry: Array) -> Array:
             step = STEP * jnp.clip(jnp.abs(point[entry]), 1e-2, 1)

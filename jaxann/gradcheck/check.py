@@ -193,7 +193,7 @@ def _judge_cases(cases: list[Case], seed: int, seconds: float | int) -> list[Row
         rows = judge(subject, points, actual, np.random.default_rng([seed, i]), dtypes, deadline)
         return [replace(row, composite=composite) for row in rows]
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as threads:  # tracing, unlike compiling, holds the lock of Python
         # Composite cases come last and take longest, so they start first.
         groups = list(threads.map(judge_case, reversed(range(len(cases)))))
     return [row for rows in reversed(groups) for row in rows]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from jaxann.gradcheck.compilation import precision
 from jaxann.gradcheck.deadline import Deadline
@@ -66,11 +67,17 @@ def diagnose(evidence: dict[str, Evidence], deadline: Deadline | None = None) ->
     }
     diagnoses: dict[str, tuple[str, str]] = {}
     late = False
-    with precision("float64"):
+    # A bar is shown on a terminal if the search takes more than two seconds.
+    names, steps = ", ".join(evidence), len(evidence) * len(DIAGNOSES)
+    with (
+        precision("float64"),
+        tqdm(desc=f"diagnosis of {names}", total=steps, delay=2, leave=False, disable=None) as bar,
+    ):
         for name, e in evidence.items():
             for cause, find in DIAGNOSES.items():
                 late = late or (deadline is not None and deadline.is_over())
                 mistake = None if late else _try(cause, find, e)
+                bar.update()
                 if mistake:
                     diagnoses[name] = cause, f"consistent with {mistake}"
                     break

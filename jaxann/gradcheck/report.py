@@ -144,7 +144,11 @@ class Report:
     def __str__(self) -> str:
         lines = self._list_lines()
         table = format_table([HEADER, *(line.cells for line in lines)], right=NUMBERS)
-        diagnoses = (f"{line.cells[0]}: {line.diagnosis}" for line in lines if line.diagnosis)
+        told: dict[tuple[str, str], list[str]] = {}  # a mistake that explains several gradients of a layer is told once
+        for line in lines:
+            if line.diagnosis:
+                told.setdefault((line.cells[1], line.diagnosis), []).append(line.cells[0])
+        diagnoses = (f"{', '.join(paths)}: {diagnosis}" for (_, diagnosis), paths in told.items())
         return "\n".join([table, *diagnoses, *self.notes, self._summarize()])
 
     def _repr_html_(self) -> str:
