@@ -131,11 +131,12 @@ def _list_ancestors(sweep: Sweep, producers: dict[int, int], index: int) -> list
 def _pass_directly(sweep: Sweep, index: int, n: int, gradient: Any) -> Edit:
     """Returns the edit by which a gradient passes from the result of an operation to the variable n at once."""
 
-    def change(local: Local) -> dict[int, np.ndarray]:
-        local.extra[n] = gradient(local.dy, sweep.value(n), local.y)
-        return {k: 0 * dx for k, dx in enumerate(local.dx) if dx is not None}
+    return Edit(index, partial(_bypass, sweep.value(n), n, gradient))
 
-    return Edit(index, change)
+
+def _bypass(x: np.ndarray, n: int, gradient: Any, local: Local) -> dict[int, np.ndarray]:
+    local.extra[n] = gradient(local.dy, x, local.y)
+    return {k: 0 * dx for k, dx in enumerate(local.dx) if dx is not None}
 
 
 def _wrong_axes(sweep: Sweep, producers: dict[int, int], index: int, k: int) -> Iterator[Pattern]:
