@@ -72,6 +72,8 @@ def list_patterns(sweep: Sweep) -> Iterator[Pattern]:
                         edit = _pass_directly(sweep, index, n, wrong.gradient)
                         yield Pattern(wrong.cause, wrong.sentence, index, edit)
         yield from _expression_mistakes(sweep, producers, index)
+        if step.name == "mul":
+            yield from _forgotten_mask(sweep, producers, index)
         for k in sweep.edges(index):
             if step.name in ("broadcast_in_dim", *BROADCASTING) and step.shapes[k] != step.shape:
                 yield from _wrong_axes(sweep, producers, index, k)
@@ -107,6 +109,30 @@ def _expression_mistakes(sweep: Sweep, producers: dict[int, int], index: int) ->
 
         sentence = "a backward that applies {expression} itself where its transpose is meant"
         yield Pattern("transposed", sentence, index, _pass_directly(sweep, index, n, apply))
+
+
+def _forgotten_mask(sweep: Sweep, producers: dict[int, int], index: int) -> Iterator[Pattern]:
+    """Yields the gradient of a product with a random or other mask, with ones in place of the mask."""
+    steps = sweep.program.steps
+    for k in sweep.edges(index):
+        factor = steps[index].inputs[1 - k]
+        chain, n = [], factor
+        while n in producers and n not in sweep.active and len(chain) < DEPTH:
+            producer = producers[n]
+            operands = [m for m in steps[producer].inputs if m not in sweep.program.constants]
+            if len(operands) != 1:
+                break
+            if steps[producer].name == "convert_element_type" and sweep.value(operands[0]).dtype == bool:
+                value = sweep.evaluate(chain[::-1], {n: np.ones_like(sweep.value(n))}, factor)
+                edit = Edit(index, partial(_multiply_by, value, k))
+                yield Pattern("mask", "a backward that forgets the mask of {step}", index, edit)
+                break
+            chain.append(producer)
+            n = operands[0]
+
+
+def _multiply_by(value: np.ndarray, k: int, local: Local) -> dict[int, np.ndarray]:
+    return {k: local.dy * value}
 
 
 def _list_beside(steps: Sequence[Step], index: int) -> Iterator[int]:
