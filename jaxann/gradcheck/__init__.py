@@ -65,9 +65,9 @@ relative difference between a and the central differences; its tolerance is 1e-5
 A diagnosis is the first in a list of simple mistakes that explains the difference up to rounding at every point: a
 flipped sign, a factor, zeros, a transpose, a derivative that is left out or evaluated at the wrong argument, only the
 diagonal of a Jacobian, a missing term, a sum over the wrong axes, the gradient of another parameter, the derivative of
-another activation, an operation of the forward pass treated as a constant, and others. Operations are counted as
-`jax.make_jaxpr` lists them. "Consistent with" is all that a diagnosis claims. If no mistake in the list explains the
-difference, the diagnosis says so and gives the size of the difference.
+another activation, an operation of the forward pass treated as a constant or differentiated wrongly, and others.
+Operations are named by the file, the line and the text of your code. "Consistent with" is all that a diagnosis claims.
+If no mistake in the list explains the difference, the diagnosis says so and gives the size of the difference.
 
 A gradient of the wrong shape, a missing one, and an exception inside forward or backward are rows of the report too.
 

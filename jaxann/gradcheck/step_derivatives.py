@@ -24,10 +24,11 @@ from jaxann.gradcheck.sweep import BROADCASTING, Local
 def scale_operands(factor: float | int, operands: Sequence[int]) -> Change:
     """Returns the change that multiplies the gradients with respect to some operands by a factor."""
 
-    def change(local: Local) -> dict[int, np.ndarray]:
-        return {k: factor * gradient for k in operands if (gradient := local.dx[k]) is not None}
+    return partial(_scale, factor, operands)
 
-    return change
+
+def _scale(factor: float | int, operands: Sequence[int], local: Local) -> dict[int, np.ndarray]:
+    return {k: factor * gradient for k in operands if (gradient := local.dx[k]) is not None}
 
 
 def list_mistakes(step: Step, operands: Sequence[int]) -> Iterator[Mistake]:

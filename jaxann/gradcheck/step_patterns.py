@@ -72,6 +72,8 @@ def list_patterns(sweep: Sweep) -> Iterator[Pattern]:
                         edit = _pass_directly(sweep, index, n, wrong.gradient)
                         yield Pattern(wrong.cause, wrong.sentence, index, edit)
         yield from _expression_mistakes(sweep, producers, index)
+        if step.name == "mul":
+            yield from _forgotten_mask(sweep, producers, index)
         for k in sweep.edges(index):
             if step.name in ("broadcast_in_dim", *BROADCASTING) and step.shapes[k] != step.shape:
                 yield from _wrong_axes(sweep, producers, index, k)
@@ -109,6 +111,30 @@ def _expression_mistakes(sweep: Sweep, producers: dict[int, int], index: int) ->
         yield Pattern("transposed", sentence, index, _pass_directly(sweep, index, n, apply))
 
 
+def _forgotten_mask(sweep: Sweep, producers: dict[int, int], index: int) -> Iterator[Pattern]:
+    """Yields the gradient of a product with a random or other mask, with ones in place of the mask."""
+    steps = sweep.program.steps
+    for k in sweep.edges(index):
+        factor = steps[index].inputs[1 - k]
+        chain, n = [], factor
+        while n in producers and n not in sweep.active and len(chain) < DEPTH:
+            producer = producers[n]
+            operands = [m for m in steps[producer].inputs if m not in sweep.program.constants]
+            if len(operands) != 1:
+                break
+            if steps[producer].name == "convert_element_type" and sweep.value(operands[0]).dtype == bool:
+                value = sweep.evaluate(chain[::-1], {n: np.ones_like(sweep.value(n))}, factor)
+                edit = Edit(index, partial(_multiply_by, value, k))
+                yield Pattern("mask", "a backward that forgets the mask of {step}", index, edit)
+                break
+            chain.append(producer)
+            n = operands[0]
+
+
+def _multiply_by(value: np.ndarray, k: int, local: Local) -> dict[int, np.ndarray]:
+    return {k: local.dy * value}
+
+
 def _list_beside(steps: Sequence[Step], index: int) -> Iterator[int]:
     """Yields the operations after an operation that come from the same expression."""
     for i in range(index + 1, len(steps)):
@@ -131,11 +157,12 @@ def _list_ancestors(sweep: Sweep, producers: dict[int, int], index: int) -> list
 def _pass_directly(sweep: Sweep, index: int, n: int, gradient: Any) -> Edit:
     """Returns the edit by which a gradient passes from the result of an operation to the variable n at once."""
 
-    def change(local: Local) -> dict[int, np.ndarray]:
-        local.extra[n] = gradient(local.dy, sweep.value(n), local.y)
-        return {k: 0 * dx for k, dx in enumerate(local.dx) if dx is not None}
+    return Edit(index, partial(_bypass, sweep.value(n), n, gradient))
 
-    return Edit(index, change)
+
+def _bypass(x: np.ndarray, n: int, gradient: Any, local: Local) -> dict[int, np.ndarray]:
+    local.extra[n] = gradient(local.dy, x, local.y)
+    return {k: 0 * dx for k, dx in enumerate(local.dx) if dx is not None}
 
 
 def _wrong_axes(sweep: Sweep, producers: dict[int, int], index: int, k: int) -> Iterator[Pattern]:

@@ -65,8 +65,8 @@ class Local:
         y: The value of its first result, [N, ...].
         dy: The incoming gradient of its first result, [c, N, ...].
         dx: The true gradients with respect to its operands, [c, N, ...]; None for an operand without a gradient.
-        pull: A function that returns the true gradients for other incoming gradients and, if given, other operands.
-        evaluate: A function that returns the first result for other operands.
+        index: The index of the operation.
+        sweep: The forward pass that it belongs to.
         extra: Gradients to add to variables other than the operands, by number.
     """
 
@@ -75,9 +75,18 @@ class Local:
     y: Any
     dy: np.ndarray
     dx: list[Any]
-    pull: Callable[..., list[Any]]
-    evaluate: Callable[[Sequence[Any]], np.ndarray]
+    index: int
+    sweep: Sweep
     extra: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def pull(self, dy: np.ndarray, inputs: Sequence[Any] | None = None) -> list[Any]:
+        """Returns the true gradients for another incoming gradient [c, N, ...] and, if given, other operands."""
+        return self.sweep.pull_one(self.index, dy, inputs)
+
+    def evaluate(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Returns the first result for other operands, [N, ...]."""
+        variables = dict(zip(self.step.inputs, inputs, strict=True))
+        return self.sweep.evaluate([self.index], variables, self.step.outputs[0])
 
 
 class OutOfTimeError(Exception):
@@ -202,6 +211,20 @@ class Sweep:
                 gradients[number] = new
         return gradients
 
+    def pull_one(self, index: int, dy: np.ndarray, inputs: Sequence[Any] | None = None) -> list[Any]:
+        """Returns the true gradients with respect to the operands of one operation, [c, N, ...].
+
+        Args:
+            index: The index of the operation.
+            dy: The incoming gradient of its first result, [c, N, ...], for at most `chunk` backward passes.
+            inputs: Other values of its operands.
+        """
+        padded = np.zeros((self.chunk, *dy.shape[1:]), dy.dtype)
+        padded[: len(dy)] = dy
+        first = self.program.steps[index].outputs[self._signatures[index].floats[0]]
+        pulled = self._pull_index(index, {first: padded}, None if inputs is None else list(inputs))
+        return [None if one is None else one[: len(dy)] for one in pulled]
+
     def _pull_index(self, index: int, gradients: dict[int, np.ndarray], inputs: Any = None) -> list[Any]:
         """Returns the true gradients with respect to the operands of an operation."""
         step, signature = self.program.steps[index], self._signatures[index]
@@ -227,16 +250,6 @@ class Sweep:
         step = self.program.steps[index]
         first = step.outputs[self._signatures[index].floats[0]]
 
-        def pull(dy: np.ndarray, inputs: Sequence[Any] | None = None) -> list[Any]:
-            padded = np.zeros((self.chunk, *dy.shape[1:]), dy.dtype)
-            padded[: len(dy)] = dy
-            values = None if inputs is None else list(inputs)
-            pulled = self._pull_index(index, {first: padded}, values)
-            return [None if one is None else one[: len(dy)] for one in pulled]
-
-        def evaluate(inputs: Sequence[Any]) -> np.ndarray:
-            return np.asarray(evaluate_step(self._signatures[index], self.points, list(inputs))[0])
-
         values: list[Any] = [self.value(n) if _is_array(self.values[n]) else None for n in step.inputs]
         if step.name in BROADCASTING:
             # The axis of points must not be aligned with an axis of the result.
@@ -244,9 +257,8 @@ class Sweep:
             numbers = [shape == () and np.ndim(x) == 1 for shape, x in zip(step.shapes, values, strict=True)]
             values = [np.reshape(x, wide) if one else x for x, one in zip(values, numbers, strict=True)]
         dy = gradients[first][which] if first in gradients else np.zeros((len(which), *self.value(first).shape))
-        local = Local(
-            step, values, self.value(first), dy, [one if one is None else one[which] for one in dx], pull, evaluate
-        )
+        local_dx = [one if one is None else one[which] for one in dx]
+        local = Local(step, values, self.value(first), dy, local_dx, index, self)
         for place, gradient in edit.change(local).items():
             one = dx[place]
             if one is not None:

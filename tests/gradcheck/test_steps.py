@@ -352,6 +352,18 @@ def test_a_forgotten_mask_is_named(wrong):
     assert "the mask of the selection `jnp.where(a > 0, a, 0)`" in change.sentence
 
 
+def test_a_forgotten_random_mask_is_named():
+    def forward(params, x):
+        mask = jax.random.bernoulli(jax.random.key(0), 0.6, x.shape)
+        return x * mask / 0.6, ()
+
+    x = jax.random.normal(jax.random.key(1), (POINTS, 6))
+    change = told(forward, lambda params, saved, dy: ((), dy / 0.6), (), x)
+    assert change.sentence.startswith(
+        "a backward that forgets the mask of the product `x * mask` in `return x * mask / 0.6"
+    )
+
+
 def test_forward_in_place_of_its_transpose_is_named():
     def forward(params, x):
         return jnp.cumsum(x), ()
