@@ -184,8 +184,10 @@ class _InnerProduct(Loss):
 
 
 def _judge_cases(cases: list[Case], seed: int, seconds: float | int) -> list[Row]:
-    """Returns the rows of all cases in order. Each core has a thread, because compiling takes most of the time."""
+    """Returns the rows of all cases in order.
 
+    Each core has two threads: one compiles while the other, which then holds Python's lock, traces.
+    """
     deadline = Deadline(seconds)
 
     def judge_case(i):
@@ -193,7 +195,7 @@ def _judge_cases(cases: list[Case], seed: int, seconds: float | int) -> list[Row
         rows = judge(subject, points, actual, np.random.default_rng([seed, i]), dtypes, deadline)
         return [replace(row, composite=composite) for row in rows]
 
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as threads:  # tracing, unlike compiling, holds the lock of Python
+    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as threads:
         # Composite cases come last and take longest, so they start first.
         groups = list(threads.map(judge_case, reversed(range(len(cases)))))
     return [row for rows in reversed(groups) for row in rows]
