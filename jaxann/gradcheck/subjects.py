@@ -25,7 +25,6 @@ from jaxann.nn.base import Layer, Wrapper, join_path
 from jaxann.nn.loss import Loss
 from jaxann.nn.outer import sum_examples
 
-
 SMALL = 10_000  # numbers among the arguments of a subject
 
 
