@@ -93,6 +93,20 @@ class Evidence:
         return self.is_input and np.shape(self.value) == np.shape(self.args.dy) == self.a.shape
 
     @property
+    def is_loss(self) -> bool:
+        """Whether the input has more axes than the output and begins with those, as that of a sum over outputs has."""
+        if not self.is_input:
+            return False
+        shape, outputs = np.shape(self.value), np.shape(self.args.dy)
+        return len(shape) > len(outputs) and shape[: len(outputs)] == outputs
+
+    @property
+    def cotangent(self) -> np.ndarray:
+        """The incoming cotangent of a loss in the shape of its input."""
+        dy = self.args.dy
+        return np.broadcast_to(dy.reshape(*dy.shape, *(1,) * (self.a.ndim - dy.ndim)), self.a.shape)
+
+    @property
     def leading(self) -> int:
         """How many leading axes of a count points and examples."""
         return 2 if self.is_input else 1

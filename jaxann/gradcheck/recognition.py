@@ -87,6 +87,10 @@ def list_wrong_gradients(function: Function, dimensions: int) -> Iterator[WrongG
         for wrong, slope in slopes.items():
             sentence = f"a derivative of the {word} that is {wrong} instead of {right}, where y is {{step}}"
             yield WrongGradient("local derivative", sentence, partial(_use_slope, slope))
+        sentence = f"a backward that leaves out the derivative of the {word}, {{step}}"
+        yield WrongGradient("derivative missing", sentence, lambda dy, x, y: dy)
+        sentence = f"a backward that evaluates the derivative of the {word}, {{step}}, at its output"
+        yield WrongGradient("local derivative", sentence, lambda dy, x, y: dy * _DERIVATIVES[name](y))
         return
     cause = "normalization" if name == "normalization" else "softmax"
     for sentence, gradient in _ALONG_AXIS[name].items():
@@ -125,6 +129,10 @@ def _is_close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 _FUNCTIONS: dict[str, Callable] = {"logistic": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh}
+_DERIVATIVES: dict[str, Callable] = {
+    "logistic": lambda x: 1 / (2 + np.exp(x) + np.exp(-x)),
+    "tanh": lambda x: 1 - np.tanh(x) ** 2,
+}
 _SOFTMAX = "the softmax's p (dy - pᵀ dy), where p is {step}"
 _LOG_SOFTMAX = "the log-softmax's dy - p Σ dy, where log p is {step}"
 _NORMALIZED = "for the normalized values, {step}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from jaxann.gradcheck.arguments import Args
@@ -113,7 +114,7 @@ def formula(e: Evidence) -> str | None:
 
 def other_derivative(e: Evidence) -> str | None:
     """Diagnoses the derivative of another activation, or the gradient of another loss."""
-    if not e.is_elementwise and not isinstance(e.subject, LossSubject):
+    if not e.is_elementwise and not e.is_loss:
         return None
     for name, gradient in _candidate_gradients(e).items():
         if e.agree(e.a, gradient):
@@ -123,31 +124,38 @@ def other_derivative(e: Evidence) -> str | None:
 
 def _candidate_gradients(e: Evidence) -> dict[str, np.ndarray]:
     """Returns what the gradient would be for every other activation or loss, by the diagnosis that it stands for."""
-    twins: dict[str, Subject]
-    if isinstance(e.subject, LossSubject):
-        twins = {
-            f"the gradient of {loss.__name__} instead of its own": LossSubject("", loss()) for loss in LOSSES.values()
-        }
-        args = e.args
+    gradients: dict[str, np.ndarray] = {}
+    if e.is_loss:
+        rows = lambda array: np.reshape(array, (len(array), -1, *np.shape(array)[e.value.ndim - 1 :]))  # noqa: E731
+        for t in _list_targets(e):
+            args = Args((), rows(e.value), rows(t), e.cotangent[..., 0].reshape(len(t), -1))
+            for loss in LOSSES.values():
+                twin = LossSubject("", loss())
+                _add_gradient(gradients, f"the gradient of {loss.__name__} instead of its own", twin, args, e.a.shape)
+            if t.shape == e.value.shape:
+                binary = "the gradient of binary cross-entropy, -t/y + (1 - t)/(1 - y), instead of its own"
+                gradients[binary] = e.cotangent * (-t / e.value + (1 - t) / (1 - e.value))
     elif not isinstance(e.subject, GradientSubject):
-        twins = {
-            f"the derivative of {name} instead of its own": LayerSubject("", AutodiffLayer(layer), name)
-            for name, layer in ACTIVATIONS.items()
-        }
         args = Args((), e.value, np.zeros(e.args.dy.shape[:2], int), e.args.dy)
-    else:
-        return {}
-    gradients = {}
-    for name, twin in twins.items():
-        try:
-            gradients[name] = twin.evaluate_handwritten(args)["dx"]
-        except (ValueError, TypeError):  # a loss for another kind of target
-            continue
-    if isinstance(e.subject, LossSubject) and e.args.x.shape == np.shape(e.args.aux):
-        y, t = e.args.x, e.args.aux
-        binary = "the gradient of binary cross-entropy, -t/y + (1 - t)/(1 - y), instead of its own"
-        gradients[binary] = -t / y + (1 - t) / (1 - y)
+        for name, layer in ACTIVATIONS.items():
+            twin = LayerSubject("", AutodiffLayer(layer), name)
+            _add_gradient(gradients, f"the derivative of {name} instead of its own", twin, args, e.a.shape)
     return gradients
+
+
+def _list_targets(e: Evidence) -> list[np.ndarray]:
+    """Returns the arguments of a loss that may be its targets: of the shape of the outputs, or one for each row."""
+    others = [*e.float_arguments().values(), *map(np.asarray, jax.tree.leaves(e.args.aux))]
+    return [t for t in others if t.shape in (e.value.shape, e.value.shape[:-1])]
+
+
+def _add_gradient(
+    gradients: dict[str, np.ndarray], name: str, twin: Subject, args: Args, shape: tuple[int, ...]
+) -> None:
+    try:
+        gradients[name] = twin.evaluate_handwritten(args)["dx"].reshape(shape)
+    except (ValueError, TypeError):  # a loss for another kind of target
+        return
 
 
 def changed_steps(evidence: dict[str, Evidence], deadline: Deadline | None) -> Findings:

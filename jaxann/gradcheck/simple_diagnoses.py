@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxann.gradcheck.arguments import by_name
 from jaxann.gradcheck.evidence import ROUNDING, Evidence
+from jaxann.gradcheck.rerun_diagnoses import other_derivative
 from jaxann.gradcheck.structure import name_axes, subsets
 from jaxann.gradcheck.subjects import GradientSubject, LossSubject
 
@@ -90,6 +91,8 @@ def forgotten_mask(e: Evidence) -> str | None:
     zero = e.b == 0
     if not e.differs.any() or not zero[e.differs].all() or not (e.b != 0).any() or not e.a[e.differs].all():
         return None
+    if e.is_loss and other_derivative(e):  # where the target is zero, both gradients of many losses differ
+        return None
     return (
         f"a mask that is forgotten: the gradient is right wherever the true one is not zero, and {e.differs.sum()} "
         "entries that should be zero are not"
@@ -161,10 +164,13 @@ def wrong_axis(e: Evidence) -> str | None:
     terms |= {f"dy {name}": dy * x for name, x in e.float_arguments().items() if x.shape == dy.shape}
     for name, product in terms.items():
         name = name.replace("dx", "x")
-        for axes in subsets(range(2, dy.ndim)):
-            total = product.sum(axis=axes if e.is_input else (1, *axes))
-            if e.agree(e.a, total):
-                return f"a sum of {name} over the wrong axes: it is summed over {name_axes(axes, skip=2)}"
+        totals = {
+            axes: product.sum(axis=axes if e.is_input else (1, *axes)) for axes in ((), *subsets(range(2, dy.ndim)))
+        }
+        if any(e.agree(e.b, total) for total in totals.values()):
+            for axes, total in totals.items():
+                if axes and e.agree(e.a, total):
+                    return f"a sum of {name} over the wrong axes: it is summed over {name_axes(axes, skip=2)}"
     return None
 
 
@@ -181,15 +187,19 @@ def other_gradient(e: Evidence) -> str | None:
 
 def weight_decay(e: Evidence) -> str | None:
     """Diagnoses a weight decay."""
-    p, difference = by_name(e.args.params, ()).get(e.name), e.a - e.b
-    if p is None or not p.any():
+    parameters = e.arguments if e.subject.is_single else by_name(e.args.params, ())
+    value, dy, difference = parameters.get(e.name), e.args.dy, e.a - e.b
+    if value is None or not value.any():
         return None
-    weight = e.args.dy.sum(axis=1) if isinstance(e.subject, GradientSubject) else np.full(len(p), e.args.dy.shape[1])
-    p = p * weight.reshape(-1, *(1,) * (p.ndim - 1))
-    decay = np.sum(difference * p) / np.sum(p * p)
-    if not decay or not e.agree(difference, decay * p):
-        return None
-    return f"{'an additional' if decay > 0 else 'a missing'} weight decay: {abs(decay):.4g} times the parameter"
+    weights = [] if isinstance(e.subject, GradientSubject) else [np.full(len(value), dy.shape[1])]
+    weights += [dy.sum(axis=1)] if dy.ndim == 2 else []  # the decay of a loss is scaled as the loss is
+    for weight in weights:
+        p = value * weight.reshape(-1, *(1,) * (value.ndim - 1))
+        decay = np.sum(difference * p) / np.sum(p * p)
+        if decay and e.agree(difference, decay * p):
+            kind = "an additional" if decay > 0 else "a missing"
+            return f"{kind} weight decay: {abs(decay):.4g} times the parameter"
+    return None
 
 
 def clipping(e: Evidence) -> str | None:
@@ -197,9 +207,10 @@ def clipping(e: Evidence) -> str | None:
     if not e.is_input:
         return None
     clipped, unclipped = "a gradient clipped to ±{:.4g}", "a gradient that is not clipped to ±{:.4g}, as it should be"
+    scale = np.where(e.cotangent == 0, 1, e.cotangent) if e.is_loss else np.ones_like(e.a)
     for one, other, sentence in ((e.a, e.b, clipped), (e.b, e.a, unclipped)):
-        bound = np.abs(one).max()
-        if e.agree(one, np.clip(other, -bound, bound)):
+        bound = np.abs(one / scale).max()
+        if e.agree(one, scale * np.clip(other / scale, -bound, bound)):
             return sentence.format(bound)
     return None
 

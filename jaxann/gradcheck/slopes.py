@@ -35,7 +35,15 @@ SLOPES: dict[str, tuple[str, dict[str, Callable]]] = {
             "y (1 - y²)": lambda x, y: y * (1 - y**2),
         },
     ),
-    "exp": ("exp(x)", {"x": lambda x, y: x, "x exp(x)": lambda x, y: x * y, "1 / exp(x)": lambda x, y: 1 / y}),
+    "exp": (
+        "exp(x)",
+        {
+            "x": lambda x, y: x,
+            "x exp(x)": lambda x, y: x * y,
+            "1 / exp(x)": lambda x, y: 1 / y,
+            "exp(x) - 1": lambda x, y: y - 1,
+        },
+    ),
     "log": (
         "1 / x",
         {"x": lambda x, y: x, "log(x)": lambda x, y: y, "1 / x²": lambda x, y: 1 / x**2},

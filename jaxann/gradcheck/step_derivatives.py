@@ -160,8 +160,14 @@ def _masked(step: Step, operands: Sequence[int]) -> Iterator[Mistake]:
             yield Mistake(
                 "mask",
                 f"a backward that uses the mask of {{step}} the wrong way round for {{{k}}}",
-                lambda local, k=k: {k: local.dy - local.dx[k]},
+                partial(_reverse_mask, k),
             )
+
+
+def _reverse_mask(operand: int, local: Local) -> dict[int, np.ndarray]:
+    """Returns what a mask lets through the wrong way round; NaN if it lets everything through, which hides nothing."""
+    hidden = local.dy - local.dx[operand]
+    return {operand: hidden if hidden.any() else np.full_like(hidden, np.nan)}
 
 
 def _extremum(step: Step, operands: Sequence[int]) -> Iterator[Mistake]:
