@@ -42,13 +42,15 @@ def words(text):
 
 
 @pytest.fixture(scope="module")
-def printed():
-    """What each python block prints, all of them run in one namespace, in float32 as a reader has it."""
+def printed(tmp_path_factory):
+    """What each python block prints, run from a file, all of them in one namespace, in float32 as a reader has it."""
     names, outputs = {}, []
     with jax.enable_x64(False):
         for block in blocks("python"):
+            path = tmp_path_factory.mktemp("readme") / "example.py"
+            path.write_text(block)
             with redirect_stdout(StringIO()) as out:
-                exec(compile(block, "README.md", "exec"), names)
+                exec(compile(block, str(path), "exec"), names)
             outputs.append(out.getvalue())
     return [output for output in outputs if output]
 

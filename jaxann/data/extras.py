@@ -10,8 +10,14 @@ EXTRAS = {
     "logging": {"tensorboardX"},
     "checkpoints": {"orbax-checkpoint"},
     "runs": {"matplotlib", "tensorboardX", "orbax-checkpoint"},
+    "oracles": {"backpack-for-pytorch", "torch"},
 }
-_PACKAGES = {"matplotlib.figure": "matplotlib", "tensorboardX": "tensorboardX", "orbax.checkpoint": "orbax-checkpoint"}
+_PACKAGES = {
+    "matplotlib.figure": "matplotlib",
+    "tensorboardX": "tensorboardX",
+    "orbax.checkpoint": "orbax-checkpoint",
+    "torch": "torch",
+}
 
 
 def require_packages(purpose: str, *modules: str) -> None:
@@ -19,7 +25,7 @@ def require_packages(purpose: str, *modules: str) -> None:
 
     Args:
         purpose: What needs the modules, as the subject of a sentence: "a run folder".
-        *modules: The modules to import: "matplotlib.figure", "tensorboardX" or "orbax.checkpoint".
+        *modules: The modules to import: such as "matplotlib.figure".
 
     Raises:
         ImportError: If a module is missing. The message names the packages of all missing modules, and the smallest

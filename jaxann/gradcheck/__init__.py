@@ -1,7 +1,8 @@
 """Which handwritten gradient is wrong, and how.
 
-`jaxann.check` judges every handwritten gradient of a network, `jaxann.check_layer` those of a single layer, and
-`jaxann.audit` those inside any JAX program. `jaxann.grade` grades the answer to an exercise.
+`jaxann.check` judges every handwritten gradient of a network, and `jaxann.check_layer` those of a single layer.
+`jaxann.check_function` and `jaxann.check_gradient` judge code as it was written elsewhere, in NumPy, PyTorch or JAX;
+`jaxann.audit` judges the custom derivatives inside any JAX program, and `jaxann.grade` the answer to an exercise.
 Training does not reveal a wrong gradient: with most wrong backward passes a network still learns something. Here the
 derivative of tanh is written as 1 - x², where 1 - y² is right:
 
@@ -38,8 +39,8 @@ as well. "2#2.dx" belongs to the second use of a layer that is used twice.
 
 Each layer is judged alone, at several points. The first ones have the true input, with its true incoming cotangent and
 with random cotangents; these come from forward passes and autodiff, so that a wrong backward elsewhere does not affect
-them. The other points have parameters near the true ones, and inputs near the true ones or drawn at random, with 0, -0
-and ±1 among the random ones. The loss is judged in the same way.
+them. The other points have parameters near the true ones, and inputs near the true ones or drawn at random, at one of
+the points with 0, -0 and ±1 among them. The loss is judged in the same way.
 
 A composite layer (a chain, or a residual connection of yours: any dataclass with layers as fields) and the gradient
 function are judged with parts that use autodiff and are therefore right. So one wrong formula gives one wrong row.
@@ -63,11 +64,15 @@ relative difference between a and the central differences; its tolerance is 1e-5
 ## The diagnosis
 
 A diagnosis is the first in a list of simple mistakes that explains the difference up to rounding at every point: a
-flipped sign, a factor, zeros, a transpose, a derivative that is left out or evaluated at the wrong argument, only the
-diagonal of a Jacobian, a missing term, a sum over the wrong axes, the gradient of another parameter, the derivative of
-another activation, an operation of the forward pass treated as a constant or differentiated wrongly, and others.
-Operations are named by the file, the line and the text of your code. "Consistent with" is all that a diagnosis claims.
-If no mistake in the list explains the difference, the diagnosis says so and gives the size of the difference.
+flipped sign, a factor, zeros, a transpose, a forgotten mask, a derivative that is left out or evaluated at the wrong
+argument, only the diagonal of a Jacobian, contributions that are assigned instead of added, a sum over the wrong axes,
+the gradient of another parameter, the derivative of another activation, and others. Then every operation of the forward
+pass is tried as one that backward treats as a constant or differentiates wrongly, alone and together with the others
+of its line, as in a loop. Operations are named by the file, the line and the text of your code.
+
+"Consistent with" is all that a diagnosis claims. One mistake that explains several gradients is told once. If nothing
+explains the difference, the diagnosis says so and gives the size of the difference. The search ends after 20 seconds;
+`seconds=` sets another limit.
 
 A gradient of the wrong shape, a missing one, and an exception inside forward or backward are rows of the report too.
 
@@ -84,8 +89,39 @@ print(report["dx"].diagnosis)
 In a network the path includes the layer, as in `on_purpose=["1.dx"]`. If the value of a gradient function is more than
 the mean loss, such as by a weight decay, declare "gradient.value" and "gradient.weighted.value".
 
-At a kink, the slope must be the one of autodiff, which for `jnp.maximum(x, 0)` at 0 is ½. The diagnosis says so if a
-different slope explains the difference. Declare that gradient, or write the forward with `jnp.where`.
+A mapping declares the cause as well. With `on_purpose={"1.dx": "clipping"}` a clipped gradient is accepted, and any
+other mistake is still found.
+
+At a kink or a tie, every choice of a slope is right, such as that of a maximum which gives the gradient to the first of
+equal entries. Where a gradient differs from autodiff's only there, as differences show, its row is right and says so.
+
+## Code from elsewhere
+
+`jaxann.check_function(forward, backward, *args)` takes a pair of functions as they stand: `backward(dy, *args)`,
+`backward(dout, cache)` of what the forward returned beside its output, or the methods of an object. Its docstring has
+an example of each. `jaxann.check_gradient(value, gradient, params)` takes the loss of a network and its gradient with
+respect to a dictionary of arrays or any pytree. NumPy code is traced like JAX code if it keeps to NumPy's functions.
+Everything else, such as PyTorch, is compared with central differences of the forward: in all entries if the function
+is fast enough, otherwise in some. Rows are named by the arguments of the forward.
+
+This backward of a normalization takes the standard deviation for a constant, and the report names the expression:
+
+```python
+import numpy as np
+
+from jaxann import check_function
+
+
+def normalize(x):
+    return (x - x.mean()) / x.std()
+
+
+report = check_function(normalize, lambda dy, x: (dy - dy.mean()) / x.std(), np.arange(5.0) ** 2)
+print(report)
+assert report["x"].cause == "constant"
+```
+
+`jaxann.interop.torch_pair` makes such a pair of a `torch.autograd.Function` or a `torch.nn.Module`.
 
 ## Custom derivatives inside a program
 
@@ -167,6 +203,9 @@ every gradient is right, 1 if one is wrong, and 2 for bad input.
 ## What is in the room
 
 - `check`: `check` and `check_layer`.
+- `check_function`, `function_subject`, `host_code`, `numpy_tracer`: the check of code from elsewhere, how it is judged
+  and called, and how JAX traces NumPy.
+- `declarations`: what a user declares to be wrong on purpose.
 - `audit`, `custom_rules`, `evaluation`, `jaxprs`: `audit`, the calls with custom derivatives inside a program, the
   evaluation that finds them, and what versions of JAX say of them.
 - `grade`, `answers`, `autodiff_calls`: `grade`, how an answer is judged, and whether it uses autodiff.
@@ -176,9 +215,13 @@ every gradient is right, 1 if one is wrong, and 2 for bad input.
 - `places`: every layer of a network with its true input and its true incoming cotangent.
 - `arguments`, `inputs`: the arguments at several points, and how the points are drawn.
 - `verdict`, `structure`: the verdict on each gradient, and on those that are missing or have the wrong shape.
-- `differences`: central differences.
-- `diagnoses`, `rerun_diagnoses`: the diagnoses, and those of them that run a backward or a changed forward again.
-- `evidence`, `steps`: what a diagnosis knows about a wrong gradient, and the operations of a forward pass.
+- `differences`, `kinks`: central differences, and where they estimate nothing.
+- `evidence`, `deadline`: what a diagnosis knows about a wrong gradient, and how long it may take.
+- `diagnoses`: the diagnoses in order; `simple_diagnoses` compare gradients as they stand, `rerun_diagnoses` evaluate
+  the subject again, and `jacobian_diagnoses` form its Jacobian.
+- `step_search`: the search for a wrong step of the forward pass. `steps` lists its operations, `step_names` names them,
+  `step_changes`, `step_derivatives`, `step_slopes`, `step_assignments`, `step_patterns` and `step_recognition` say what
+  may be wrong with each, and `step_sweep`, `step_programs` and `step_points` evaluate the changes.
 - `compilation`: the precision of a check, and its programs, which are cheap to compile.
 """
 

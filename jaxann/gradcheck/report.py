@@ -167,11 +167,12 @@ class Report:
 
     def _summarize(self) -> str:
         count, wrong = len(self.rows), len(self.wrong)
-        gradients = f"all {count} gradients are right" if count > 1 else "the gradient is right"
-        if not count:
-            gradients = "no gradient was judged"
-        if wrong:
+        if count < 2:
+            gradients = f"the gradient is {'wrong' if wrong else 'right'}" if count else "no gradient was judged"
+        elif wrong:
             gradients = f"{wrong} of {count} gradients {'is' if wrong == 1 else 'are'} wrong"
+        else:
+            gradients = f"all {count} gradients are right"
         return f"{gradients}, checked on {self.examples} of {self.total} examples"
 
 

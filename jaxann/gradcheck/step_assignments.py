@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxann.gradcheck.step_sweep import Local
 from jaxann.gradcheck.steps import Step
 from jaxann.gradcheck.structure import name_axes, subsets
-from jaxann.gradcheck.sweep import Local
 
 LARGEST_POOL = 256  # the most windows of a pooling operation that are followed one by one
 

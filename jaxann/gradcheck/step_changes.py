@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jaxann.gradcheck.step_derivatives import list_mistakes, scale_operands
 from jaxann.gradcheck.step_names import StepNames
 from jaxann.gradcheck.step_patterns import list_patterns, list_recurrences
-from jaxann.gradcheck.sweep import Edit, Local, Overwrite, Sweep
+from jaxann.gradcheck.step_sweep import Edit, Local, Overwrite, Sweep
 
 # The order in which changes are preferred that explain the same gradients.
 PATTERN, MISTAKE, LOOP, RESULT, CONSTANT, LEFT_OUT, OVERWRITE, SCALE, KNOWN_FACTOR, FACTOR = range(10)

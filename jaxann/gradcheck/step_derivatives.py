@@ -8,7 +8,6 @@ from math import prod
 
 import numpy as np
 
-from jaxann.gradcheck.slopes import list_slopes
 from jaxann.gradcheck.step_assignments import (
     Change,
     Mistake,
@@ -17,8 +16,9 @@ from jaxann.gradcheck.step_assignments import (
     pooling_gradients,
     single_positions,
 )
+from jaxann.gradcheck.step_slopes import list_slopes
+from jaxann.gradcheck.step_sweep import BROADCASTING, Local
 from jaxann.gradcheck.steps import Step
-from jaxann.gradcheck.sweep import BROADCASTING, Local
 
 
 def scale_operands(factor: float | int, operands: Sequence[int]) -> Change:

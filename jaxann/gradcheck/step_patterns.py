@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxann.gradcheck.recognition import list_wrong_gradients, recognize
+from jaxann.gradcheck.step_recognition import list_wrong_gradients, recognize
+from jaxann.gradcheck.step_sweep import BROADCASTING, Edit, Local, Sweep
 from jaxann.gradcheck.steps import Program, Step
-from jaxann.gradcheck.sweep import BROADCASTING, Edit, Local, Sweep
 
 DEPTH = 10  # how many operations a function such as a softmax may be made of
 LINEAR = (

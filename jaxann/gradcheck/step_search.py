@@ -26,8 +26,8 @@ from jaxann.gradcheck.step_points import (
     name_variables,
     round_off,
 )
+from jaxann.gradcheck.step_sweep import Edit, OutOfTimeError, Overwrite, Sweep
 from jaxann.gradcheck.steps import TooManyStepsError, list_steps
-from jaxann.gradcheck.sweep import Edit, OutOfTimeError, Overwrite, Sweep
 
 EXAMPLES = 2  # of the batch at each point
 ROUNDS = 3  # how many mistakes that affect the same gradient are found

@@ -32,7 +32,14 @@ print(compare(jax.grad(mean_loss(by_rule))(params), gradient))
 The function's derivative is registered by `jax.custom_vjp`, so the function can be part of an Equinox or a Flax model,
 and works under `jit`, `vmap` and `jax.grad`. Forward mode, as in `jax.jvp`, raises JAX's TypeError.
 
-Everything in this room is `differentiable`, which is exported at the top level of the package.
+The other way round, `torch_pair` makes a forward and a backward of a `torch.autograd.Function` or a `torch.nn.Module`,
+which `jaxann.check_function` judges (`pip install 'jaxann[oracles]'`):
+
+    report = check_function(*torch_pair(MyFunction), torch.randn(5, 4))
+
+`differentiable` is exported at the top level of the package, `torch_pair` here.
 """
 
-__all__: list[str] = []
+from jaxann.interop.torch import torch_pair
+
+__all__ = ["torch_pair"]

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from jaxann.data.extras import require_packages
+from jaxann.interop import torch_pair
 
 RUN_FOLDER = ("orbax.checkpoint", "tensorboardX", "matplotlib.figure")
 
@@ -29,3 +30,9 @@ def test_all_missing_packages_are_named_with_the_extra_that_installs_them(monkey
 
 def test_installed_packages_raise_nothing():
     assert require_packages("a run folder", *RUN_FOLDER) is None
+
+
+def test_a_missing_pytorch_is_told_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"^PyTorch code needs torch: pip install 'jaxann\[oracles\]'$"):
+        torch_pair(object())

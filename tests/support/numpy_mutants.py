@@ -186,7 +186,9 @@ ACTIVATIONS = {
     "softmax: sign": of_one(softmax, lambda x, y, dy: -y * (dy - row_sum(y * dy))),
     "dropout: without 1 / (1 - rate)": of_one(lambda x: x * MASK / 0.7, lambda x, y, dy: dy * MASK),
     "dropout: without its mask": of_one(lambda x: x * MASK / 0.7, lambda x, y, dy: dy),
-    "residual: without the skip connection": of_one(lambda x: x + np.tanh(x), lambda x, y, dy: dy * (1 - np.tanh(x) ** 2)),
+    "residual: without the skip connection": of_one(
+        lambda x: x + np.tanh(x), lambda x, y, dy: dy * (1 - np.tanh(x) ** 2)
+    ),
     "residual: the skip connection alone": of_one(lambda x: x + np.tanh(x), lambda x, y, dy: dy),
 }
 
@@ -261,7 +263,11 @@ LAYERS = {
 # Losses of outputs y, of which the targets are integers, so that they have no gradient.
 
 Y = RNG.normal(size=(4, 3))
-COUNTS, SIGNS, CLASSES = RNG.integers(0, 3, (4, 3)), 2 * RNG.integers(0, 2, (4, 3)) - 1, np.eye(3, dtype=int)[[0, 2, 1, 2]]
+COUNTS, SIGNS, CLASSES = (
+    RNG.integers(0, 3, (4, 3)),
+    2 * RNG.integers(0, 2, (4, 3)) - 1,
+    np.eye(3, dtype=int)[[0, 2, 1, 2]],
+)
 
 
 def of_loss(value, slope, t=COUNTS, y=Y):

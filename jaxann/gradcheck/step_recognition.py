@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxann.gradcheck.slopes import SLOPES
+from jaxann.gradcheck.step_slopes import SLOPES
 
 CLOSE = 1e-12  # the relative difference up to which values are equal
 
