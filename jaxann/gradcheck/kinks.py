@@ -41,8 +41,10 @@ def find_kinks(e: Evidence, rng: np.random.Generator) -> Kinks:
     if not e.subject.has_differences:
         return Kinks(False, points)
     for r in range(len(e.a)):
-        places = np.flatnonzero(e.differs[r])
-        places = rng.permutation(places)[:ENTRIES]
+        places = rng.permutation(np.flatnonzero(e.differs[r]))
+        likely = np.isin(e.value[r].flat[places], (-1, 0, 1))  # where most kinks are, at least half of those tried
+        first, others = np.split(places[likely], [ENTRIES // 2])
+        places = np.concatenate([first, places[~likely], others])[:ENTRIES]
         directions = np.zeros((len(places), e.a[r].size))
         directions[np.arange(len(places)), places] = 1
         is_kink = np.ones(len(places), bool)
