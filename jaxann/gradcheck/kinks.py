@@ -5,6 +5,7 @@ At a tie in a maximum, or at 0 in |x|, differences estimate nothing and every ch
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +43,9 @@ def find_kinks(e: Evidence, rng: np.random.Generator) -> Kinks:
         return Kinks(False, points)
     for r in range(len(e.a)):
         places = rng.permutation(np.flatnonzero(e.differs[r]))
-        likely = np.isin(e.value[r].flat[places], (-1, 0, 1))  # where most kinks are, at least half of those tried
-        first, others = np.split(places[likely], [ENTRIES // 2])
-        places = np.concatenate([first, places[~likely], others])[:ENTRIES]
+        sizes = np.abs(e.value[r].ravel()[places])
+        kinds = places[sizes == 0], places[sizes == 1], places[(sizes != 0) & (sizes != 1)]  # most kinks are at 0 and 1
+        places = np.array([place for some in zip_longest(*kinds) for place in some if place is not None][:ENTRIES], int)
         directions = np.zeros((len(places), e.a[r].size))
         directions[np.arange(len(places)), places] = 1
         is_kink = np.ones(len(places), bool)
