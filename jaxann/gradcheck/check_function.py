@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -225,27 +225,45 @@ def _check_code(
     except StructureError as error:
         return Report((Row("backward", code.name, (), WRONG, "structure", str(error)),), 1, 1)
     subject = FunctionSubject(path, code, values)
-    points = _draw_points(code, values, first.shape, cotangents, rng)
+    without = [name for name in values if f"{name}.".startswith(tuple(f"{n}." for n in code.without_gradient))]
+    without = without if len(without) < len(values) else []
+    points = _draw_points(code, values, without, first.shape, cotangents, rng)
     rows = judge(subject, points, cotangents, rng, ("float64",), Deadline(seconds))
-    return Report(accept_on_purpose(rows, on_purpose), 1, 1, tuple(_describe_subject(subject)))
+    notes = [f"{name} is not judged, because backward returns None for it." for name in without]
+    return Report(accept_on_purpose(rows, on_purpose), 1, 1, (*notes, *_describe_subject(subject)))
 
 
 def _draw_points(
-    code: HostCode, values: OrderedDict[str, np.ndarray], shape: tuple[int, ...], cotangents: int, rng: Any
+    code: HostCode,
+    values: OrderedDict[str, np.ndarray],
+    without: Sequence[str],
+    shape: tuple[int, ...],
+    cotangents: int,
+    rng: Any,
 ) -> Args:
-    """Draws points: the given arguments with random cotangents, and others at which the code runs."""
+    """Draws points: the given arguments with random cotangents, and others at which the code runs.
+
+    The arguments named in `without` have no gradient.
+    """
     drawn = [values] * cotangents
     for draw in (draw_near, draw_anywhere, lambda x, rng: plant_kinks(draw_anywhere(x, rng), rng)):
         other = OrderedDict((name, np.asarray(draw(value, rng))) for name, value in values.items())
         try:
-            y = code.forward(other)
-            code.backward(other, rng.normal(size=shape))
+            with np.errstate(all="ignore"):  # nor finite
+                y = code.forward(other)
+                code.backward(other, rng.normal(size=shape))
         except Exception:  # the code need not be defined there
             continue
         if np.shape(y) == shape:
             drawn.append(other)
     number = len(shape) == 0 and cotangents == 1  # the cotangent of a value is 1
-    points = [Args((), x, (), np.ones(shape) if number else rng.normal(size=shape)) for x in drawn]
+    shapes = {shape for value in values.values() for shape in (value.shape, value.shape[:-1])}
+    others = {name: value for name, value in code.integers.items() if value.shape in shapes}  # such as targets
+    points = []
+    for value in drawn:
+        x = OrderedDict((name, leaf) for name, leaf in value.items() if name not in without)
+        aux = others | {name: leaf for name, leaf in value.items() if name in without}
+        points.append(Args((), x, aux, np.ones(shape) if number else rng.normal(size=shape)))
     return jax.tree.map(lambda *leaves: np.stack(leaves)[:, None], *points)
 
 

@@ -29,6 +29,8 @@ FEWEST = 32  # entries of an array whose differences are computed however long t
 class FunctionSubject(Subject):
     """A user's function: its float arrays are the inputs of the only example, and it has no parameters.
 
+    Arrays for which backward returns None, and integers, are no inputs but `aux`, by name.
+
     The true gradients come from autodiff where JAX can trace the forward, and otherwise from central differences.
 
     Attributes:
@@ -84,7 +86,7 @@ class FunctionSubject(Subject):
         return {}
 
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
-        return self._trace(x)
+        return self._trace({**x, **aux})
 
     def _trace(self, values: Any) -> Array:
         try:
@@ -93,17 +95,17 @@ class FunctionSubject(Subject):
             return jnp.asarray(unwrap(self.code.forward({name: wrap(value) for name, value in values.items()})))
 
     def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
-        return (), self.code.backward(x, dy)
+        return (), self.code.backward({**x, **aux}, dy)
 
     def trace_backward(self, one: Args) -> dict[str, Any]:
-        return self.code.backward(one.x, one.dy)
+        return self.code.backward({**one.x, **one.aux}, one.dy)
 
     def evaluate_forward(self, args: Args) -> np.ndarray:
-        return np.asarray(self.code.forward(_first(args.x)), float)[None]
+        return np.asarray(self.code.forward(_first(args)), float)[None]
 
     def evaluate_handwritten(self, args: Args) -> dict[str, np.ndarray]:
         with precision("float64"):
-            points = [self.code.backward(_first(args.select(r).x), args.dy[r, 0]) for r in range(len(args.dy))]
+            points = [self.code.backward(_first(args.select(r)), args.dy[r, 0]) for r in range(len(args.dy))]
         names = [name for name in self.values if all(name in point for point in points)]
         return {
             name: self._sample(name, np.stack([np.asarray(p[name], float)[None] for p in points])) for name in names
@@ -135,13 +137,13 @@ class FunctionSubject(Subject):
 
         Where the function is not smooth, every slope is right, so the handwritten gradient is taken for the true one.
         """
-        gradients: dict[str, list[np.ndarray]] = {name: [] for name in self.values}
-        errors: dict[str, list[float]] = {name: [] for name in self.values}
+        gradients: dict[str, list[np.ndarray]] = {name: [] for name in args.x}
+        errors: dict[str, list[float]] = {name: [] for name in args.x}
         for r in range(len(args.dy)):
-            values, dy = _first(args.select(r).x), args.dy[r, 0].ravel()
+            values, dy = _first(args.select(r)), args.dy[r, 0].ravel()
             key = b"".join(value.tobytes() for value in values.values())
             if key not in self._jacobians:
-                self._jacobians[key] = {name: self._measure_jacobian(values, name) for name in values}
+                self._jacobians[key] = {name: self._measure_jacobian(values, name) for name in args.x}
             for name, (J, rough, rounding) in self._jacobians[key].items():
                 shape = (-1,) if name in self.entries else values[name].shape
                 b = (dy @ J).reshape(shape)
@@ -176,9 +178,9 @@ class FunctionSubject(Subject):
         return np.stack(columns, axis=1), np.stack(rough, axis=1), rounding
 
 
-def _first(x: Any) -> dict[str, np.ndarray]:
-    """Returns the inputs of the only example, as arrays of float64."""
-    return {name: np.asarray(leaf[0], float) for name, leaf in x.items()}
+def _first(args: Args) -> dict[str, np.ndarray]:
+    """Returns the inputs of the only example at one point, and all others, as arrays of float64."""
+    return {name: np.asarray(leaf[0], float) for name, leaf in {**args.x, **args.aux}.items()}
 
 
 @partial(jit_cheaply, static=1)

@@ -120,6 +120,12 @@ def _is_float_array(leaf: Any) -> bool:
     return isinstance(leaf, float | np.ndarray | np.generic | jax.Array) and is_float(leaf)
 
 
+def _is_integer(leaf: Any) -> bool:
+    if is_tensor(leaf):
+        return not leaf.dtype.is_floating_point and not leaf.dtype.is_complex
+    return isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.integer)
+
+
 class HostCode:
     """A user's forward and backward as functions of named float arrays.
 
@@ -134,6 +140,8 @@ class HostCode:
 
     Attributes:
         arguments: The float arrays in order: those among `args`, then the parameters of the object.
+        integers: The integer arrays among `args`, by name.
+        without_gradient: The names of arguments for which the last backward returned None.
 
     Raises:
         ValueError: If the form of the pair cannot be found out, or the object has no such attribute.
@@ -165,6 +173,9 @@ class HostCode:
                     )
         owned = [Argument(name, getattr(self._owner, name)) for name in self._parameters]
         self.arguments = [*self._args, *owned]
+        leaves = jax.tree_util.tree_leaves_with_path(dict(zip(self._all_names, args, strict=True)))
+        self.integers = {path_name(path): to_array(leaf) for path, leaf in leaves if _is_integer(leaf)}
+        self.without_gradient: tuple[str, ...] = ()
         self._cache = cache if cache is not None or self._owner is not None else self._find_form(args)
         self._example = self._run([a.example for a in self.arguments])[0]
 
@@ -236,6 +247,7 @@ class HostCode:
             raise StructureError(
                 f"expected {len(floats)} gradients, for {', '.join(floats)}, got {count} from backward"
             )
+        self.without_gradient = tuple(name for name, gradient in given.items() if gradient is None)
         named = {}
         for name, gradient in given.items():
             for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):

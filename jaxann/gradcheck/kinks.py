@@ -5,6 +5,7 @@ At a tie in a maximum, or at 0 in |x|, differences estimate nothing and every ch
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +42,10 @@ def find_kinks(e: Evidence, rng: np.random.Generator) -> Kinks:
     if not e.subject.has_differences:
         return Kinks(False, points)
     for r in range(len(e.a)):
-        places = np.flatnonzero(e.differs[r])
-        places = rng.permutation(places)[:ENTRIES]
+        places = rng.permutation(np.flatnonzero(e.differs[r]))
+        sizes = np.abs(e.value[r].ravel()[places])
+        kinds = places[sizes == 0], places[sizes == 1], places[(sizes != 0) & (sizes != 1)]  # most kinks are at 0 and 1
+        places = np.array([place for some in zip_longest(*kinds) for place in some if place is not None][:ENTRIES], int)
         directions = np.zeros((len(places), e.a[r].size))
         directions[np.arange(len(places)), places] = 1
         is_kink = np.ones(len(places), bool)

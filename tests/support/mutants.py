@@ -1,6 +1,6 @@
 """Wrong backward passes, as people write them: each mutant has one mistake that a check must find and should explain.
 
-`RIGHT` holds the same parts without a mistake.
+`CHOICES` holds backward passes that choose another slope at a kink, which is no mistake, and `RIGHT` holds the same parts without a mistake.
 """
 
 import jax.numpy as jnp
@@ -123,38 +123,30 @@ MUTANTS = NOTEBOOK | {
     ),
     "identity: zero": mutate_activation(identity, lambda x, y: 0 * y, "zero"),
     "tanh: 1 - x²": mutate_activation(tanh, lambda x, y: 1 - x * x, "wrong argument"),
-    "tanh: 1 - y": mutate_activation(tanh, lambda x, y: 1 - y),
+    "tanh: 1 - y": mutate_activation(tanh, lambda x, y: 1 - y, "local derivative"),
     "tanh: sigmoid's": mutate_activation(tanh, lambda x, y: logistic(x) * logistic(-x), "another derivative"),
     "sigmoid: of the output once more": mutate_activation(
         sigmoid, lambda x, y: logistic(y) * logistic(-y), "wrong argument"
     ),
     "sigmoid: left out": mutate_activation(sigmoid, lambda x, y: jnp.ones_like(y), "derivative missing"),
-    "relu: the wrong side": mutate_activation(relu, lambda x, y: jnp.where(x < 0, 1, 0)),
+    "relu: the wrong side": mutate_activation(relu, lambda x, y: jnp.where(x < 0, 1, 0), "formula"),
     "relu: everywhere": mutate_activation(relu, lambda x, y: jnp.ones_like(y), "derivative missing"),
-    "relu: one at zero": mutate_activation(relu, lambda x, y: jnp.where(x >= 0, 1, 0), "kink"),
-    "relu: one at minus zero": mutate_activation(
-        relu, lambda x, y: jnp.where((x > 0) | ((x == 0) & jnp.signbit(x)), 1, 0), "kink"
-    ),
-    "leaky relu: slope 0.1": mutate_activation(leaky_relu, lambda x, y: jnp.where(x >= 0, 1, 0.1)),
-    "leaky relu: the lower slope at zero": mutate_activation(
-        leaky_relu, lambda x, y: jnp.where(x > 0, 1, 0.01), "kink"
-    ),
-    "elu: y instead of y + 1": mutate_activation(elu, lambda x, y: jnp.where(x > 0, 1, y)),
+    "leaky relu: slope 0.1": mutate_activation(leaky_relu, lambda x, y: jnp.where(x >= 0, 1, 0.1), "path"),
+    "elu: y instead of y + 1": mutate_activation(elu, lambda x, y: jnp.where(x > 0, 1, y), "local derivative"),
     "selu: without its scale": mutate_activation(
         selu, lambda x, y: jnp.where(x > 0, 1, 1.6732632423543772 * jnp.exp(jnp.minimum(x, 0))), "factor"
     ),
-    "gelu: without x φ(x)": mutate_activation(gelu, lambda x, y: erfc(-x / jnp.sqrt(2)) / 2, "step"),
+    "gelu: without x φ(x)": mutate_activation(gelu, lambda x, y: erfc(-x / jnp.sqrt(2)) / 2, "constant"),
     "silu: sigmoid's": mutate_activation(silu, lambda x, y: logistic(x) * (1 - logistic(x)), "another derivative"),
     "softplus: of the output": mutate_activation(softplus, lambda x, y: logistic(y), "wrong argument"),
     "hard tanh: everywhere": mutate_activation(hard_tanh, lambda x, y: jnp.ones_like(y), "derivative missing"),
-    "hard tanh: zero at its corners": mutate_activation(hard_tanh, lambda x, y: jnp.where(abs(x) < 1, 1, 0), "kink"),
     "softmax: the diagonal only": mutate_softmax(lambda y, dy: y * (1 - y) * dy, "diagonal"),
     "softmax: without the diagonal": mutate_softmax(lambda y, dy: -y * (y @ dy - y * dy), "diagonal"),
-    "softmax: without the sum": mutate_softmax(lambda y, dy: y * dy, "missing term"),
+    "softmax: without the sum": mutate_softmax(lambda y, dy: y * dy, "softmax"),
     "softmax: sign": mutate_softmax(lambda y, dy: -y * (dy - y @ dy), "sign"),
-    "layer norm: without the mean": insert_layer(LayerNorm(5, "mean"), "1.dx", cause="missing term"),
-    "layer norm: the variance constant": insert_layer(LayerNorm(5, "variance"), "1.dx", cause="missing term"),
-    "layer norm: dx without its scale": insert_layer(LayerNorm(5, "scale"), "1.dx", cause="step"),
+    "layer norm: without the mean": insert_layer(LayerNorm(5, "mean"), "1.dx", cause="constant"),
+    "layer norm: the variance constant": insert_layer(LayerNorm(5, "variance"), "1.dx", cause="constant"),
+    "layer norm: dx without its scale": insert_layer(LayerNorm(5, "scale"), "1.dx", cause="argument missing"),
     "layer norm: dy for its scale": insert_layer(LayerNorm(5, "scale's"), "1.scale", cause="another gradient"),
     "dropout: without 1 / (1 - rate)": insert_layer(WrongDropout(0.3, "scale"), "1.random.dx", cause="factor"),
     "dropout: without its mask": insert_layer(WrongDropout(0.3, "mask"), "1.random.dx", cause="derivative missing"),
@@ -162,18 +154,16 @@ MUTANTS = NOTEBOOK | {
     "positions: b not summed": Mutant(Positions(4, 3, "not summed"), SquaredError(), ("b",), "not summed"),
     "residual: without the skip connection": insert_layer(Residual(tanh, "skip"), "1.dx", cause="residual"),
     "residual: the skip connection alone": insert_layer(Residual(tanh, "inner"), "1.dx", cause="derivative missing"),
-    "a matrix used twice: its first use forgotten": insert_layer(Tied(5, 4, "first"), "1.W", cause="step"),
-    "neurons: σ' left out": insert_layer(Neurons(5, 5, "derivative"), "1.W", "1.b", "1.dx", cause="step"),
-    "neurons: σ' at the output": insert_layer(Neurons(5, 5, "output"), "1.W", "1.b", "1.dx", cause="step"),
+    "a matrix used twice: its first use forgotten": insert_layer(Tied(5, 4, "first"), "1.W", cause="constant"),
+    "neurons: σ' left out": insert_layer(Neurons(5, 5, "derivative"), "1.W", "1.b", "1.dx", cause="derivative missing"),
+    "neurons: σ' at the output": insert_layer(Neurons(5, 5, "output"), "1.W", "1.b", "1.dx", cause="local derivative"),
     "squared error: without the half": mutate_loss(SquaredError(), lambda y, t: 2 * (y - t), "factor"),
     "squared error: the mean over outputs": mutate_loss(SquaredError(), lambda y, t: (y - t) / y.size, "factor"),
     "squared error: t - y": mutate_loss(SquaredError(), lambda y, t: t - y, "sign"),
     "absolute error: not its sign": mutate_loss(AbsoluteError(), lambda y, t: y - t, "another derivative"),
-    "absolute error: zero at the target": mutate_loss(AbsoluteError(), lambda y, t: jnp.sign(y - t), "kink"),
     "Huber: not clipped": mutate_loss(Huber(), lambda y, t: y - t, "clipping"),
-    "hinge: beyond the margin too": mutate_loss(Hinge(), lambda y, t: -t, "step"),
-    "hinge: -t at the margin": mutate_loss(Hinge(), lambda y, t: jnp.where(1 - t * y < 0, 0, -t), "kink"),
-    "Poisson: without the count": mutate_loss(Poisson(), lambda y, t: jnp.exp(y), "step"),
+    "hinge: beyond the margin too": mutate_loss(Hinge(), lambda y, t: -t, "mask"),
+    "Poisson: without the count": mutate_loss(Poisson(), lambda y, t: jnp.exp(y), "constant"),
     "cross-entropy: already fused": mutate_loss(CrossEntropy(), lambda y, t: y - t, "another derivative"),
     "cross-entropy: sign": mutate_loss(CrossEntropy(), lambda y, t: t / y, "sign"),
     "fused cross-entropy: y - t of the logits": mutate_loss(
@@ -189,7 +179,7 @@ MUTANTS = NOTEBOOK | {
         WrongLayer(mlp((4, 5, 5, 3), hidden=tanh), swap_biases), "0.b", "2.b", cause="another gradient"
     ),
     "chain: an activation skipped": mutate_chain(
-        WrongLayer(mlp((4, 5, 5, 3), hidden=tanh), skip_activation), "2.b", cause="step"
+        WrongLayer(mlp((4, 5, 5, 3), hidden=tanh), skip_activation), "2.b", cause="derivative missing"
     ),
     "chain: the last bias's gradient forgotten": mutate_chain(
         WrongLayer(mlp((4, 5, 5, 3), hidden=tanh), lambda p, s, dy, g, dx: ((*g[:4], g[4] | {"b": 0 * dy}, g[5]), dx)),
@@ -210,7 +200,7 @@ MUTANTS = NOTEBOOK | {
         lambda gradient: sum_batch(gradient, ("grads",)), *PLAIN, *WEIGHTED, cause="factor"
     ),
     "batch: the first example for all": mutate_gradient(take_first, *VALUES),
-    "batch: weights forgotten": mutate_gradient(drop_weights, *WEIGHTED),
+    "batch: weights forgotten": mutate_gradient(drop_weights, *WEIGHTED, cause="weights ignored"),
     "batch: weights without their sum": mutate_gradient(skip_normalization, *WEIGHTED, cause="varying factor"),
     "training step: weight decay forgotten": mutate_gradient(
         decay_weights(0), *WEIGHTS, cause="weight decay", on_purpose=VALUES
@@ -218,6 +208,20 @@ MUTANTS = NOTEBOOK | {
     "training step: weight decay doubled": mutate_gradient(
         decay_weights(2), *WEIGHTS, cause="weight decay", on_purpose=VALUES
     ),
+}
+
+# Other choices of a slope at a kink than autodiff's: right, and told as what they are.
+CHOICES = {
+    "relu: one at zero": mutate_activation(relu, lambda x, y: jnp.where(x >= 0, 1, 0), "kink"),
+    "relu: one at minus zero": mutate_activation(
+        relu, lambda x, y: jnp.where((x > 0) | ((x == 0) & jnp.signbit(x)), 1, 0), "kink"
+    ),
+    "leaky relu: the lower slope at zero": mutate_activation(
+        leaky_relu, lambda x, y: jnp.where(x > 0, 1, 0.01), "kink"
+    ),
+    "hard tanh: zero at its corners": mutate_activation(hard_tanh, lambda x, y: jnp.where(abs(x) < 1, 1, 0), "kink"),
+    "absolute error: zero at the target": mutate_loss(AbsoluteError(), lambda y, t: jnp.sign(y - t), "kink"),
+    "hinge: -t at the margin": mutate_loss(Hinge(), lambda y, t: jnp.where(1 - t * y < 0, 0, -t), "kink"),
 }
 
 RIGHT = {
