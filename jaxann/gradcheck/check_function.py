@@ -227,13 +227,13 @@ def _check_code(
     subject = FunctionSubject(path, code, values)
     without = [name for name in values if f"{name}.".startswith(tuple(f"{n}." for n in code.without_gradient))]
     without = without if len(without) < len(values) else []
-    points = _draw_points(code, values, without, first.shape, cotangents, rng)
+    points = draw_points(code, values, without, first.shape, cotangents, rng)
     rows = judge(subject, points, cotangents, rng, ("float64",), Deadline(seconds))
     notes = [f"{name} is not judged, because backward returns None for it." for name in without]
     return Report(accept_on_purpose(rows, on_purpose), 1, 1, (*notes, *_describe_subject(subject)))
 
 
-def _draw_points(
+def draw_points(
     code: HostCode,
     values: OrderedDict[str, np.ndarray],
     without: Sequence[str],
@@ -243,16 +243,22 @@ def _draw_points(
 ) -> Args:
     """Draws points: the given arguments with random cotangents, and others at which the code runs.
 
-    The arguments named in `without` have no gradient.
+    Args:
+        code: The code.
+        values: The given arguments by name.
+        without: The names of the arguments without a gradient.
+        shape: The shape of the output.
+        cotangents: How many points are at the given arguments.
+        rng: The source of the random numbers.
     """
     drawn = [values] * cotangents
     for draw in (draw_near, draw_anywhere, lambda x, rng: plant_kinks(draw_anywhere(x, rng), rng)):
         other = OrderedDict((name, np.asarray(draw(value, rng))) for name, value in values.items())
         try:
-            with np.errstate(all="ignore"):  # nor finite
+            with np.errstate(all="ignore"):
                 y = code.forward(other)
                 code.backward(other, rng.normal(size=shape))
-        except Exception:  # the code need not be defined there
+        except Exception:  # the code need not be defined there, nor be finite
             continue
         if np.shape(y) == shape:
             drawn.append(other)

@@ -36,11 +36,13 @@ class FunctionSubject(Subject):
     Attributes:
         code: The user's code.
         values: The arguments that the user gave, by name.
+        truth: The code whose forward is right; the user's own by default.
     """
 
     path: str = field(compare=False)
     code: HostCode
     values: OrderedDict[str, np.ndarray]
+    truth: HostCode | None = None
 
     is_single: ClassVar[bool] = True
 
@@ -52,9 +54,13 @@ class FunctionSubject(Subject):
     def has_differences(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.is_traceable
 
+    @property
+    def _right_code(self) -> HostCode:
+        return self.truth or self.code
+
     @cached_property
     def eps(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
-        y = self.code.forward(self.values)
+        y = self._right_code.forward(self.values)
         return float(np.finfo(y.dtype if np.issubdtype(y.dtype, np.floating) else float).eps)
 
     @cached_property
@@ -62,9 +68,9 @@ class FunctionSubject(Subject):
         """Whether JAX can trace the forward, with the same result."""
         moved = OrderedDict((name, value * 1.01) for name, value in self.values.items())
         try:
-            with precision("float64"), jax.numpy_rank_promotion("allow"):
+            with precision("float64"):
                 return len(jax.make_jaxpr(self._trace)(self.values).eqns) <= MOST_OPERATIONS and all(
-                    np.allclose(jax.jit(self._trace)(values), self.code.forward(values), rtol=1e-9, atol=1e-12)
+                    np.allclose(jax.jit(self._trace)(values), self._right_code.forward(values), rtol=1e-9, atol=1e-12)
                     for values in (self.values, moved)
                 )
         except Exception:
@@ -74,7 +80,7 @@ class FunctionSubject(Subject):
     def entries(self) -> dict[str, np.ndarray]:
         """The entries whose differences are computed, by name, for arrays that are too large for all of them."""
         began = time.perf_counter()
-        self.code.forward(self.values)
+        self._right_code.forward(self.values)
         seconds = time.perf_counter() - began
         sizes = {name: value.size for name, value in self.values.items()}
         most = max(FEWEST, int(BUDGET / max(seconds, 1e-6) / 16 / len(sizes)))
@@ -90,9 +96,9 @@ class FunctionSubject(Subject):
 
     def _trace(self, values: Any) -> Array:
         try:
-            return jnp.asarray(self.code.forward(values))
+            return jnp.asarray(self._right_code.forward(values))
         except Exception:  # NumPy's functions refuse tracers, but not arrays that NumPy lets override them
-            return jnp.asarray(unwrap(self.code.forward({name: wrap(value) for name, value in values.items()})))
+            return jnp.asarray(unwrap(self._right_code.forward({name: wrap(value) for name, value in values.items()})))
 
     def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[PyTree, PyTree]:
         return (), self.code.backward({**x, **aux}, dy)
@@ -101,7 +107,7 @@ class FunctionSubject(Subject):
         return self.code.backward({**one.x, **one.aux}, one.dy)
 
     def evaluate_forward(self, args: Args) -> np.ndarray:
-        return np.asarray(self.code.forward(_first(args)), float)[None]
+        return np.asarray(self._right_code.forward(_first(args)), float)[None]
 
     def evaluate_handwritten(self, args: Args) -> dict[str, np.ndarray]:
         with precision("float64"):
@@ -113,7 +119,7 @@ class FunctionSubject(Subject):
 
     def evaluate(self, args: Args, dtype: str) -> Gradients:
         handwritten = self.evaluate_handwritten(args)
-        with precision("float64"), jax.numpy_rank_promotion("allow"):  # as a user's code may rely on
+        with precision("float64"):
             y = np.stack([self.evaluate_forward(args.select(r)) for r in range(len(args.dy))])
             if self.is_traceable:
                 points = [_differentiate(self, args.select(r)) for r in range(len(args.dy))]
@@ -157,7 +163,7 @@ class FunctionSubject(Subject):
 
     def _measure_jacobian(self, values: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns ∂y/∂v [outputs, entries], where it is rough, and the rounding error of each output."""
-        value, center = values[name], np.ravel(self.code.forward(values)).astype(float)
+        value, center = values[name], np.ravel(self._right_code.forward(values)).astype(float)
         entries = self.entries.get(name, np.arange(value.size))
         step = max(STEP, self.eps**0.2)
         columns, rough, rounding = [], [], np.zeros(len(center))
@@ -167,7 +173,7 @@ class FunctionSubject(Subject):
             def move(share: float | int, place: Any = place, h: float = h) -> np.ndarray:
                 moved = value.copy()
                 moved.flat[place] += share * h
-                return np.ravel(self.code.forward({**values, name: moved})).astype(float) - center
+                return np.ravel(self._right_code.forward({**values, name: moved})).astype(float) - center
 
             far, back, near, near_back = (move(share) for share in (1, -1, 0.5, -0.5))
             columns.append((4 * (near - near_back) / h - (far - back) / (2 * h)) / 3)

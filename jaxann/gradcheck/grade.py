@@ -1,4 +1,4 @@
-"""The grade of an answer to an exercise: which of its outputs and gradients are those of a right layer."""
+"""The grade of an answer to an exercise: which of its outputs and gradients are right."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jaxann.gradcheck.answers import AnswerSubject, find_autodiff, judge_answer
 from jaxann.gradcheck.arguments import Args, is_float
 from jaxann.gradcheck.cases import uses_key
 from jaxann.gradcheck.check import check_layer
+from jaxann.gradcheck.function_answers import judge_functions
 from jaxann.gradcheck.inputs import SUBSAMPLE, draw_layer_points
 from jaxann.gradcheck.places import Place
 from jaxann.gradcheck.report import RIGHT, Report, Row
@@ -126,15 +127,13 @@ class Grade:
 def grade(
     answer: Any,
     reference: Any,
-    params: PyTree,
-    x: Any,
-    *,
+    *args: Any,
     weights: Mapping[str, float | int] | None = None,
     hints: bool = True,
     forbid_autodiff: bool = False,
     seed: int = 0,
 ) -> Grade:
-    """Grades a student's layer: its forward pass and each of its gradients are compared with those of a right layer.
+    """Grades a student's layer, or forward and backward: the outputs and each gradient are compared with right ones.
 
     The true outputs are those of the reference, and the true gradients are derivatives of its forward, so that a
     forward and a backward which are wrong in the same way earn nothing. Both are compared at the given parameters and
@@ -144,12 +143,14 @@ def grade(
     Whatever the answer does wrong becomes a row of the grade, even an exception that it raises.
 
     Args:
-        answer: The student's layer, a `Layer` which takes the reference's parameters and inputs.
-        reference: A right layer, of which only the forward is used.
-        params: Parameters, as `reference.init` returns them.
-        x: One example, as `reference.forward` takes it.
+        answer: The student's layer, a `Layer` which takes the reference's parameters and inputs; or the pair of a
+            forward and a backward, in a form of `check_function`.
+        reference: A right layer, of which only the forward is used; or a right forward, for a pair of functions.
+        *args: For a layer its parameters, as `reference.init` returns them, and one example, as `reference.forward`
+            takes it; for a pair of functions the arguments of the forward.
         weights: How many points each row is worth, by its path: "forward", "dx", or the path of a parameter such as
-            "W"; with a key "random.forward" and so on. A row that is not named is worth 1 point.
+            "W"; with a key "random.forward" and so on; for functions the name of an argument. A row that is not named
+            is worth 1 point.
         hints: Whether a wrong gradient has its diagnosis, which gives the answer away. Without hints, only exceptions
             and gradients of the wrong shape are described, and `report` has no diagnoses either.
         forbid_autodiff: Whether all gradients are refused if the forward or the backward of the answer calls autodiff,
@@ -160,18 +161,32 @@ def grade(
         The grade.
 
     Raises:
-        ValueError: If `answer` or `reference` is not a `Layer`, if the reference is wrong itself or does not take
-            `params` and `x`, or if `x` is empty or not numeric.
+        ValueError: If `answer` and `reference` are neither layers nor functions, if the reference is wrong itself or
+            does not take the arguments, or if `x` is empty or not numeric.
         SettingError: If `weights` names no row, is below 0, or gives no points at all. It is a ValueError.
 
     Example:
         reference = Dense(4, 3)
         print(grade(MyDense(4, 3), reference, reference.init(jax.random.key(0)), jnp.arange(4.0)))
     """
+    if isinstance(answer, tuple) and len(answer) == 2 and callable(reference) and not isinstance(reference, Layer):
+        rows, notes = judge_functions(answer, reference, args, forbid_autodiff, seed)
+    else:
+        rows, notes = _judge_layer(answer, reference, args, forbid_autodiff, seed)
+    report = Report(tuple(rows if hints else map(_hide_hints, rows)), 1, 1, tuple(notes))
+    return Grade(report, _assign_points(rows, weights or {}))
+
+
+def _judge_layer(
+    answer: Any, reference: Any, args: tuple[Any, ...], forbid_autodiff: bool, seed: int
+) -> tuple[list[Row], list[str]]:
     for name, layer in {"answer": answer, "reference": reference}.items():
         if not isinstance(layer, Layer):
             found = f"the class {layer.__name__}" if isinstance(layer, type) else type(layer).__name__
             raise ValueError(f"expected {name} to be an instance of a Layer, got {found}")
+    if len(args) != 2:
+        raise ValueError(f"expected the parameters of the layer and one example, got {len(args)} arguments")
+    params, x = args
     _require_right(reference, check_layer(reference, params, x, seed=seed))
     rng = np.random.default_rng(seed)
     place = _place_reference(reference, params, np.asarray(x), rng)
@@ -181,8 +196,7 @@ def grade(
         refusals = find_autodiff(subject, points) if forbid_autodiff else []
         rows += judge_answer(subject, points, rng, bool(refusals))
         notes += [sentence for sentence in refusals if sentence not in notes]
-    report = Report(tuple(rows if hints else map(_hide_hints, rows)), 1, 1, tuple(notes))
-    return Grade(report, _assign_points(rows, weights or {}))
+    return rows, notes
 
 
 def _require_right(reference: Layer, report: Report) -> None:

@@ -176,12 +176,19 @@ class HostCode:
         leaves = jax.tree_util.tree_leaves_with_path(dict(zip(self._all_names, args, strict=True)))
         self.integers = {path_name(path): to_array(leaf) for path, leaf in leaves if _is_integer(leaf)}
         self.without_gradient: tuple[str, ...] = ()
-        self._cache = cache if cache is not None or self._owner is not None else self._find_form(args)
-        self._example = self._run([a.example for a in self.arguments])[0]
+        with _jax_defaults():
+            self._cache = cache if cache is not None or self._owner is not None else self._find_form(args)
+            self._example = self._run([a.example for a in self.arguments])[0]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all arguments of forward, also of those that hold no floats."""
+        return self._all_names
 
     def forward(self, values: Mapping[str, Any]) -> Any:
         """Returns the output y as an array; several outputs as one vector."""
-        return _join(self._run([values[a.name] for a in self.arguments])[0])
+        with _jax_defaults():
+            return _join(self._run([values[a.name] for a in self.arguments])[0])
 
     def backward(self, values: Mapping[str, Any], dy: Any) -> dict[str, Any]:
         """Returns the gradients of <dy, y> by the names of the arguments; those that are None are left out.
@@ -190,8 +197,10 @@ class HostCode:
             StructureError: If there are more or fewer gradients than arguments.
             Exception: Whatever the code raises.
         """
-        numbers = [values[a.name] for a in self.arguments]
-        dy = self._split(dy)
+        with _jax_defaults():
+            return self._run_backward([values[a.name] for a in self.arguments], self._split(dy))
+
+    def _run_backward(self, numbers: Sequence[Any], dy: Any) -> dict[str, Any]:
         if self._owner is not None:
             _, owner = self._run(numbers)
             gradients = self._name_gradients(_method(owner, self._backward)(dy))
@@ -267,6 +276,11 @@ class HostCode:
 
 class StructureError(TypeError):
     """Raised if a backward returns gradients of another structure than the arguments have."""
+
+
+def _jax_defaults() -> Any:
+    """Returns a context in which arrays of different ranks are broadcast, as other code may rely on."""
+    return jax.numpy_rank_promotion("allow")
 
 
 def _join(y: Any) -> Any:

@@ -330,3 +330,66 @@ def test_a_profiler_that_runs_is_kept():
         assert sys.getprofile() is profiler
     finally:
         sys.setprofile(before)
+
+
+# A pair of functions.
+
+ROWS, WEIGHTS, SHIFT = np.arange(8.0).reshape(2, 4) / 3, np.arange(12.0).reshape(4, 3) / 5, np.ones(3)
+
+
+def affine(x, w, b):
+    return x @ w + b
+
+
+def affine_with_cache(x, w, b):
+    return x @ w + b, (x, w)
+
+
+def grade_pair(forward, backward, **options):
+    return grade((forward, backward), affine, ROWS, WEIGHTS, SHIFT, **options)
+
+
+def test_a_right_pair_earns_all_points():
+    result = grade_pair(affine_with_cache, lambda dy, cache: (dy @ cache[1].T, cache[0].T @ dy, dy.sum(axis=0)))
+    assert (result.score, result.right) == (1, ("forward", "x", "w", "b"))
+
+
+def test_a_wrong_gradient_of_a_pair_is_told():
+    result = grade_pair(affine, lambda dy, x, w, b: (dy @ w.T, x.T @ dy, -dy.sum(axis=0)), weights={"b": 2})
+    assert (result.score, result.wrong) == (3 / 5, ("b",))
+    assert "flipped sign" in str(result)
+    assert "flipped sign" not in str(grade_pair(affine, lambda dy, x, w, b: (dy @ w.T, x.T @ dy, -dy[0]), hints=False))
+
+
+def test_a_pair_that_is_wrong_in_both_passes_earns_little():
+    result = grade_pair(
+        lambda x, w, b: 2 * (x @ w) + b, lambda dy, x, w, b: (2 * dy @ w.T, 2 * x.T @ dy, dy.sum(axis=0))
+    )
+    assert result.right == ("b",)
+    assert "expected the output" in result.report["forward"].diagnosis
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "sentence"),
+    [
+        (affine, lambda dy, x, w, b: 1 / 0, "ZeroDivisionError"),
+        (lambda x, w, b: x[9], lambda dy, x, w, b: dy, "IndexError"),
+        (affine, lambda dy, x, w, b: dy, "expected 3 gradients"),
+        (lambda x, w, b: (x @ w + b)[0], lambda dy, x, w, b: (x, w, b), "expected an output of shape"),
+    ],
+)
+def test_whatever_a_pair_does_becomes_a_row(forward, backward, sentence):
+    result = grade_pair(forward, backward)
+    assert result.score < 1
+    assert sentence in str(result)
+    assert [row.path for row in result.report.rows] == ["forward", "x", "w", "b"]
+
+
+def test_autodiff_in_a_pair_is_refused():
+    def backward(dy, x, w, b):
+        return jax.vjp(lambda x, w, b: x @ w + b, x, w, b)[1](jnp.asarray(dy))
+
+    assert grade_pair(affine, backward).score == 1
+    result = grade_pair(affine, backward, forbid_autodiff=True)
+    assert result.right == ("forward",)
+    assert "autodiff is used in the backward" in str(result)
