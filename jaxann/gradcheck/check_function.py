@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxann.gradcheck.arguments import Args
 from jaxann.gradcheck.compilation import clear_programs, precision
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.declarations import Declarations, accept_on_purpose, name_check
+from jaxann.gradcheck.function_points import draw_points
 from jaxann.gradcheck.function_subject import FunctionSubject
-from jaxann.gradcheck.host_code import HostCode, StructureError, parameter_names, to_array
-from jaxann.gradcheck.inputs import draw_anywhere, draw_near, plant_kinks
+from jaxann.gradcheck.host_arguments import parameter_names, to_array
+from jaxann.gradcheck.host_code import HostCode, StructureError
 from jaxann.gradcheck.report import WRONG, Report, Row
 from jaxann.gradcheck.verdict import judge
 from jaxann.nn.base import Layer, path_name
@@ -231,46 +231,6 @@ def _check_code(
     rows = judge(subject, points, cotangents, rng, ("float64",), Deadline(seconds))
     notes = [f"{name} is not judged, because backward returns None for it." for name in without]
     return Report(accept_on_purpose(rows, on_purpose), 1, 1, (*notes, *_describe_subject(subject)))
-
-
-def draw_points(
-    code: HostCode,
-    values: OrderedDict[str, np.ndarray],
-    without: Sequence[str],
-    shape: tuple[int, ...],
-    cotangents: int,
-    rng: Any,
-) -> Args:
-    """Draws points: the given arguments with random cotangents, and others at which the code runs.
-
-    Args:
-        code: The code.
-        values: The given arguments by name.
-        without: The names of the arguments without a gradient.
-        shape: The shape of the output.
-        cotangents: How many points are at the given arguments.
-        rng: The source of the random numbers.
-    """
-    drawn = [values] * cotangents
-    for draw in (draw_near, draw_anywhere, lambda x, rng: plant_kinks(draw_anywhere(x, rng), rng)):
-        other = OrderedDict((name, np.asarray(draw(value, rng))) for name, value in values.items())
-        try:
-            with np.errstate(all="ignore"):
-                y = code.forward(other)
-                code.backward(other, rng.normal(size=shape))
-        except Exception:  # the code need not be defined there, nor be finite
-            continue
-        if np.shape(y) == shape:
-            drawn.append(other)
-    number = len(shape) == 0 and cotangents == 1  # the cotangent of a value is 1
-    shapes = {shape for value in values.values() for shape in (value.shape, value.shape[:-1])}
-    others = {name: value for name, value in code.integers.items() if value.shape in shapes}  # such as targets
-    points = []
-    for value in drawn:
-        x = OrderedDict((name, leaf) for name, leaf in value.items() if name not in without)
-        aux = others | {name: leaf for name, leaf in value.items() if name in without}
-        points.append(Args((), x, aux, np.ones(shape) if number else rng.normal(size=shape)))
-    return jax.tree.map(lambda *leaves: np.stack(leaves)[:, None], *points)
 
 
 def _require_finite(value: np.ndarray, expected: str) -> None:

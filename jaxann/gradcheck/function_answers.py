@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from jaxann.gradcheck.autodiff_calls import record_autodiff
-from jaxann.gradcheck.check_function import draw_points
 from jaxann.gradcheck.compilation import clear_programs, precision
+from jaxann.gradcheck.function_points import draw_points
 from jaxann.gradcheck.function_subject import FunctionSubject
-from jaxann.gradcheck.host_code import HostCode, StructureError, to_array
+from jaxann.gradcheck.host_arguments import to_array
+from jaxann.gradcheck.host_code import HostCode, StructureError
 from jaxann.gradcheck.report import REFUSED, RIGHT, WRONG, Row
 from jaxann.gradcheck.verdict import failure_row, judge
 
