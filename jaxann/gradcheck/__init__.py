@@ -184,7 +184,7 @@ assert (result.score, result.wrong) == (0.6, ("dx",))
 ```
 
 With `hints=False` the grade does not say how dx is wrong. `result.to_dict()` has all that a grading program needs.
-Whatever the answer raises is part of its grade.
+Whatever the answer raises is part of its grade. `grade((forward, backward), right_forward, *args)` grades functions.
 
 ## For programs and tests
 
@@ -203,12 +203,13 @@ every gradient is right, 1 if one is wrong, and 2 for bad input.
 ## What is in the room
 
 - `check`: `check` and `check_layer`.
-- `check_function`: `check_function` and `check_gradient`. `function_subject` and `function_points` say how and where code
-  from elsewhere is judged, `host_code` and `host_arguments` how it is called, `numpy_tracer` how JAX traces NumPy.
+- `check_function`: `check_function` and `check_gradient`. `function_subject` and `function_points` say how and where
+  code from elsewhere is judged, `host_code` and `host_arguments` how it is called, `numpy_tracer` how JAX traces NumPy.
 - `declarations`: what a user declares to be wrong on purpose.
 - `audit`, `custom_rules`, `evaluation`, `jaxprs`: `audit`, the calls with custom derivatives inside a program, the
   evaluation that finds them, and what versions of JAX say of them.
-- `grade`, `answers`, `function_answers`, `autodiff_calls`: `grade`, how an answer is judged, and whether it uses autodiff.
+- `grade`, `answers`, `function_answers`, `autodiff_calls`: `grade`, how an answer is judged, and whether it uses
+  autodiff.
 - `report`, `plots`, `style`: the report, its picture, and how pictures look.
 - `cases`: what is judged in a network, and at which points.
 - `subjects`: a layer, a loss or a gradient function as a pair of functions, forward and backward.

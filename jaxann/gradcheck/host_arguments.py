@@ -1,4 +1,4 @@
-"""The arguments of code from elsewhere: which of them hold floats, their names, and the kinds in which they are given."""
+"""The arguments of code from elsewhere: which hold floats, their names, and the kinds in which they are given."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _is_float_array(leaf: Any) -> bool:
     return isinstance(leaf, float | np.ndarray | np.generic | jax.Array) and is_float(leaf)
 
 
-def _is_integer(leaf: Any) -> bool:
+def is_integer(leaf: Any) -> bool:
     if is_tensor(leaf):
         return not leaf.dtype.is_floating_point and not leaf.dtype.is_complex
     return isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.integer)

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxann.gradcheck.host_arguments import (
     Argument,
-    _is_integer,
+    is_integer,
     collect_arguments,
     convert_like,
     count_positional,
@@ -74,7 +74,7 @@ class HostCode:
         owned = [Argument(name, getattr(self._owner, name)) for name in self._parameters]
         self.arguments = [*self._args, *owned]
         leaves = jax.tree_util.tree_leaves_with_path(dict(zip(self._all_names, args, strict=True)))
-        self.integers = {path_name(path): to_array(leaf) for path, leaf in leaves if _is_integer(leaf)}
+        self.integers = {path_name(path): to_array(leaf) for path, leaf in leaves if is_integer(leaf)}
         self.without_gradient: tuple[str, ...] = ()
         with _jax_defaults():
             self._cache = cache if cache is not None or self._owner is not None else self._find_form(args)
