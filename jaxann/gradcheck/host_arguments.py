@@ -118,6 +118,7 @@ def _is_float_array(leaf: Any) -> bool:
 
 
 def is_integer(leaf: Any) -> bool:
+    """Returns whether a leaf of the arguments is an array of integers, such as targets."""
     if is_tensor(leaf):
         return not leaf.dtype.is_floating_point and not leaf.dtype.is_complex
     return isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.integer)

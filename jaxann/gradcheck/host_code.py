@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxann.gradcheck.host_arguments import (
     Argument,
-    is_integer,
     collect_arguments,
     convert_like,
     count_positional,
+    is_integer,
     parameter_names,
     to_array,
 )
