@@ -234,8 +234,7 @@ class GradientSubject(Subject):
 
     @property
     def name(self) -> str:
-        name = getattr(self.gradient, "__name__", str(self.gradient))
-        return f"{name}, with a key" if self.random else name
+        return getattr(self.gradient, "__name__", str(self.gradient)) + (", with a key" if self.random else "")
 
     def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Float[Array, ""]:
         return self._call(self.make_gradient(_ZeroBackward(self.model), _ZeroGradient(self.loss)), params, aux)[0]
@@ -254,22 +253,27 @@ class GradientSubject(Subject):
 
     def handwritten_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> dict[str, Array]:
         gradient = self.make_gradient(AutodiffLayer(self.model), AutodiffLoss(self.loss))
-        value, grads = jax.vmap(lambda aux: self._call(gradient, params, aux))(aux)
-        weighted = jax.tree.map(lambda leaf: jnp.tensordot(dy, leaf, 1), grads)
-        return by_name(weighted, ()) | ({} if self.random else {"value": dy * value})
+        value, grads = self._call(gradient, params, _only(aux))
+        return by_name(jax.tree.map(lambda leaf: dy[0] * leaf, grads), ()) | self._name_value(dy * value)
 
     def autodiff_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[Any, dict[str, Array]]:
-        y, grads = super().autodiff_gradients(params, x, aux, dy)
-        if self.random:
-            return y, grads
-        mean = jax.vmap(lambda aux: mean_loss(self.model, self.loss)(params, *aux))(aux)
-        return y, grads | {"value": dy * mean}
+        y, pull = vjp(lambda params: self.forward(params, (), _only(aux)), params)
+        grads = {name: leaf for name, leaf in by_name(pull(dy[0])[0], ()).items() if leaf.dtype != jax.dtypes.float0}
+        mean = 0.0 if self.random else mean_loss(self.model, self.loss)(params, *_only(aux))
+        return y[None], grads | self._name_value(dy * mean)
+
+    def _name_value(self, value: Array) -> dict[str, Array]:
+        return {} if self.random else {"value": value}
 
     def _call(self, gradient: Callable, params: PyTree, aux: PyTree) -> tuple[Any, PyTree]:
         if not self.random:
             return gradient(params, *aux)
         *batch, seed = aux
         return gradient(params, *batch, key=jax.random.key(seed))
+
+
+def _only(aux: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[0], aux)  # the only batch
 
 
 @dataclass(frozen=True)
