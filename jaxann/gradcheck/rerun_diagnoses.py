@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from jaxann.gradcheck.arguments import Args
+from jaxann.gradcheck.arguments import Args, by_name, is_float
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.evidence import Evidence
 from jaxann.gradcheck.kinks import acts_on_each_entry
@@ -91,7 +91,15 @@ def left_out(e: Evidence) -> str | None:
 
 
 def weights_ignored(e: Evidence) -> str | None:
-    """Diagnoses a gradient function that uses the weights of the examples for its value but not for its gradients."""
+    """Diagnoses a gradient that ignores the weights of the examples, or any argument that needs no gradient itself."""
+    if e.subject.is_single:
+        for name, weights in by_name((), e.args.aux).items():
+            ones = np.ones_like(weights)
+            aux = jax.tree.map(lambda leaf, w=weights, ones=ones: ones if leaf is w else leaf, e.args.aux)
+            if is_float(weights) and e.agree(e.a, e.evaluate_true(e.args._replace(aux=aux))):
+                shown = name if isinstance(e.args.aux, dict) else "an argument"  # an audit knows no names
+                return f"a gradient that ignores {shown}, such as a weight: it is right only where that is 1"
+        return None
     if not isinstance(e.subject, GradientSubject) or len(e.args.aux) < 3:
         return None
     x, t, weights, *key = e.args.aux

@@ -79,6 +79,10 @@ def unused_argument(e: Evidence) -> str | None:
     """Diagnoses a gradient of an argument that the forward does not use."""
     if e.b.any() or not e.a.any():
         return None
+    if e.name in e.arguments:  # it may be zero at the points only, as where a hinge does not act
+        elsewhere = 3 * np.random.default_rng(0).normal(size=e.value.shape)
+        if e.evaluate_true(e.change_argument(e.name, elsewhere)).any():
+            return None
     return f"a gradient for a value that forward does not use: the true gradient is zero, also at other {_kind(e)}s"
 
 
@@ -137,7 +141,9 @@ def transposed(e: Evidence) -> str | None:
 
 def missing_derivative(e: Evidence) -> str | None:
     """Diagnoses dx = dy."""
-    return "dx = dy: the derivative is left out" if e.is_elementwise and e.agree(e.a, e.args.dy) else None
+    if not e.is_elementwise or not e.agree(e.a, e.args.dy) or _find_swapped(e):
+        return None
+    return "dx = dy: the derivative is left out"
 
 
 def residual_term(e: Evidence) -> str | None:
@@ -176,12 +182,21 @@ def wrong_axis(e: Evidence) -> str | None:
 
 def other_gradient(e: Evidence) -> str | None:
     """Diagnoses the gradient of another argument."""
+    swapped = _find_swapped(e)
+    if swapped:
+        return f"the gradients of {' and '.join(sorted((e.name, swapped)))} swapped"
     for name, gradient in e.autodiff.items():
         if name != e.name and e.agree(e.a, gradient):
-            other = e.handwritten.get(name)
-            if other is not None and e.agree(other, e.b):
-                return f"the gradients of {' and '.join(sorted((e.name, name)))} swapped"
             return f"the gradient of {name} instead of its own"
+    return None
+
+
+def _find_swapped(e: Evidence) -> str | None:
+    """Returns the name of another argument, where each of the two has the gradient of the other."""
+    for name, gradient in e.autodiff.items():
+        other = e.handwritten.get(name)
+        if name != e.name and other is not None and e.agree(e.a, gradient) and e.agree(other, e.b):
+            return name
     return None
 
 
@@ -192,7 +207,7 @@ def weight_decay(e: Evidence) -> str | None:
     if value is None or not value.any():
         return None
     weights = [] if isinstance(e.subject, GradientSubject) else [np.full(len(value), dy.shape[1])]
-    weights += [dy.sum(axis=1)] if dy.ndim == 2 else []  # the decay of a loss is scaled as the loss is
+    weights.append(dy.reshape(len(dy), -1).sum(axis=1))  # the decay of a loss is scaled as the loss is
     for weight in weights:
         p = value * weight.reshape(-1, *(1,) * (value.ndim - 1))
         decay = np.sum(difference * p) / np.sum(p * p)
@@ -210,7 +225,8 @@ def clipping(e: Evidence) -> str | None:
     scale = np.where(e.cotangent == 0, 1, e.cotangent) if e.is_loss else np.ones_like(e.a)
     for one, other, sentence in ((e.a, e.b, clipped), (e.b, e.a, unclipped)):
         bound = np.abs(one / scale).max()
-        if e.agree(one, scale * np.clip(other / scale, -bound, bound)):
+        is_partial = (np.abs(one / scale) < bound).any()  # a sign or one number is no clipped gradient
+        if is_partial and e.agree(one, scale * np.clip(other / scale, -bound, bound)):
             return sentence.format(bound)
     return None
 

@@ -67,7 +67,7 @@ def _recognize_along(x: np.ndarray, y: np.ndarray, axis: int) -> Iterator[str]:
         yield "log-softmax"
     centred = x - _mean(x, axis)
     variance = _mean(centred**2, axis)
-    if x.shape[axis] > 2 and variance.min() > 0 and not _is_close(x, centred):
+    if x.shape[axis] > 2 and variance.min() > 0 and not _is_close(x, centred) and not _is_close(y, centred):
         scale = _mean(y * centred, axis) / variance  # 1 / √(σ² + ε) if y is normalized
         if scale.min() > 0 and _is_close(y, scale * centred) and (abs(scale**2 * variance - 1) < 0.3).all():
             yield "normalization"

@@ -15,6 +15,7 @@ from support.mutations import Mutant
 
 from jaxann import backprop
 from jaxann.gradcheck.arguments import by_name
+from jaxann.gradcheck.inputs import plant_kinks
 from jaxann.nn import CrossEntropy, Dropout, Hinge, Sequential
 from jaxann.nn.batch import forward_batch
 from jaxann.nn.outer import materialize
@@ -32,6 +33,7 @@ class Rule:
         inputs: Inputs and further arguments for several calls, leaves [B, ...].
         wrong: The names of the wrong gradients, as `by_name` gives them.
         is_probability: Whether the input should be probabilities.
+        is_first: Whether the input is data, so that no layer is below.
     """
 
     function: Callable
@@ -39,18 +41,21 @@ class Rule:
     inputs: tuple[Any, ...]
     wrong: frozenset[str]
     is_probability: bool = False
+    is_first: bool = False
 
     def paths(self) -> dict[str, str]:
         """Returns the name of each gradient by its path in an audit."""
-        return {f"rule.{i}": name for i, name in enumerate(by_name(self.params, self.inputs[0]))}
+        names = list(by_name(self.params, self.inputs[0]))
+        return {f"{rule}.{i}": name for rule in ("rule", "rule#2") for i, name in enumerate(names)}
 
 
 def make_rule(mutant: Mutant) -> Rule:
-    """Returns what is wrong in a mutant as a function with a custom derivative."""
+    """Returns what is wrong in a mutant as a function with a custom derivative; a choice of a slope is at its kinks."""
     params = jax.tree.map(lambda leaf: leaf + 0.1, mutant.model.init(jax.random.key(0)))
     positions = (3,) if isinstance(mutant.model, Positions) else ()
     x = RNG.normal(size=(6, *positions, mutant.model.sizes[0] or 4))
-    place, _, rest = mutant.wrong[0].partition(".")
+    place, _, _ = mutant.wrong[0].partition(".")
+    is_choice = mutant.cause == "kink"
     if place == "loss":
         return _make_loss_rule(mutant, x)
     if place == "gradient":
@@ -58,7 +63,8 @@ def make_rule(mutant: Mutant) -> Rule:
     layer = mutant.model
     if type(layer) is Sequential and place.isdecimal():
         k = int(place)
-        x, _ = forward_batch(Sequential(layer.layers[:k]), params[:k], x)
+        x = forward_batch(Sequential(layer.layers[:k]), params[:k], x)[0] if k else x
+        x = plant_kinks(np.asarray(x), RNG) if is_choice else 3 * x  # beyond the kinks of its activation
         layer, params = layer.layers[k], params[k]
         wrong = [path.partition(".")[2].removeprefix("random.") for path in mutant.wrong]
     else:
@@ -78,7 +84,7 @@ def make_rule(mutant: Mutant) -> Rule:
         return materialize(grads), dx, None
 
     rule.defvjp(forward, backward)
-    return Rule(lambda params, x: rule(params, x, key), params, (x,), frozenset(wrong))
+    return Rule(lambda params, x: rule(params, x, key), params, (x,), frozenset(wrong), is_first=is_choice)
 
 
 def _make_loss_rule(mutant: Mutant, x: np.ndarray) -> Rule:
@@ -92,8 +98,9 @@ def _make_loss_rule(mutant: Mutant, x: np.ndarray) -> Rule:
     rule.defvjp(lambda y, t: (mutant.loss.value(y, t), (y, t)), backward)
     t = RNG.uniform(size=(6, 3))
     t = np.sign(t - 0.5) if isinstance(mutant.loss, Hinge) else t
-    is_probability = isinstance(mutant.loss, CrossEntropy)
-    return Rule(lambda params, y, t: rule(y, t), (), (3 * x[:, :3], t), frozenset(["dx"]), is_probability)
+    is_probability, is_choice = isinstance(mutant.loss, CrossEntropy), mutant.cause == "kink"
+    y = t * (1 + (RNG.random(t.shape) < 0.3)) if is_choice else 3 * x[:, :3]
+    return Rule(lambda params, y, t: rule(y, t), (), (y, t), frozenset(["dx"]), is_probability, is_choice)
 
 
 def _make_gradient_rule(mutant: Mutant, params: Any, x: np.ndarray) -> Rule:
@@ -116,22 +123,23 @@ def _make_gradient_rule(mutant: Mutant, params: Any, x: np.ndarray) -> Rule:
     rule.defvjp(forward, backward)
     wrong = {path.removeprefix("gradient.").removeprefix("weighted.") for path in mutant.wrong}
     wrong = by_name(params, ()) if is_value else wrong
-    batches = np.stack([x, 2 * x]), RNG.uniform(size=(2, 6, 3)), RNG.uniform(0.1, 1, size=(2, 6)) if weighted else None
-    return Rule(rule, params, batches, frozenset(wrong))
+    weights = np.stack([RNG.uniform(0.1, 1, size=6)] * 2) if weighted else None
+    batches = np.stack([x, 2 * x]), RNG.uniform(size=(2, 6, 3)), weights
+    return Rule(rule, params, batches, frozenset(wrong), is_first=True)
 
 
 # A host makes a model of a rule, with its parameters and one more layer below it. It returns the weights of the model,
 # and the model as a function of the weights and of the inputs of one call.
 
 
-def host_bare(rule, params, x, *others):
+def host_bare(rule, params, is_first, x, *others):
     def model(weights, x, *others):
-        return rule(weights["params"], x @ weights["kernel"], *others)
+        return rule(weights["params"], x if is_first else x @ weights["kernel"], *others)
 
     return {"kernel": jnp.eye(x.shape[-1]) + 0.1, "params": params}, model
 
 
-def host_equinox(rule, params, x, *others):
+def host_equinox(rule, params, is_first, x, *others):
     import equinox
 
     class Model(equinox.Module):
@@ -140,19 +148,20 @@ def host_equinox(rule, params, x, *others):
 
         def __call__(self, x, *others):
             linear = jax.vmap(self.linear) if x.ndim > 1 else self.linear
-            return rule(self.params, linear(x), *others)
+            return rule(self.params, x if is_first else linear(x), *others)
 
     linear = equinox.nn.Linear(x.shape[-1], x.shape[-1], key=jax.random.key(1))
     return Model(linear, params), lambda model, *inputs: model(*inputs)
 
 
-def host_flax(rule, params, x, *others):
+def host_flax(rule, params, is_first, x, *others):
     from flax import linen
 
     class Model(linen.Module):
         @linen.compact
         def __call__(self, x, *others):
-            return rule(self.param("rule", lambda key: params), linen.Dense(x.shape[-1])(x), *others)
+            x = x if is_first else linen.Dense(x.shape[-1])(x)
+            return rule(self.param("rule", lambda key: params), x, *others)
 
     return Model().init(jax.random.key(1), x, *others), Model().apply
 
@@ -177,18 +186,18 @@ def make_program(rule: Rule, host: str, transformation: str) -> tuple[Callable, 
 
     x, *others = jax.tree.map(jnp.asarray, rule.inputs)
     first = jax.tree.map(lambda leaf: leaf[0], (x, *others))
-    weights, model = HOSTS[host](call, rule.params, *first)
+    weights, model = HOSTS[host](call, rule.params, rule.is_first, *first)
 
     def loss(weights, *inputs):
         return jnp.sum(jnp.sin(model(weights, *inputs)))
 
-    if transformation == "jit":
-        return lambda weights, x: jax.jit(loss)(weights, x, *first[1:]), (weights, first[0])
-    if transformation == "vmap":
-        batched = jax.vmap(loss, (None, *(0 for _ in rule.inputs)))
-        return lambda weights, x: batched(weights, x, *others).sum(), (weights, x)
+    def program(weights, *x):
+        inputs = (*(x or inputs_of_calls[:1]), *inputs_of_calls[1:])
+        if transformation == "jit":
+            return jax.jit(loss)(weights, *inputs)
+        if transformation == "vmap":
+            return jax.vmap(loss, (None, *(0 for _ in inputs)))(weights, *inputs).sum()
+        return jax.lax.scan(lambda total, inputs: (total + loss(weights, *inputs), None), 0.0, inputs)[0]
 
-    def scan(weights, x):
-        return jax.lax.scan(lambda total, inputs: (total + loss(weights, *inputs), None), 0.0, (x, *others))[0]
-
-    return scan, (weights, x)
+    inputs_of_calls = first if transformation == "jit" else (x, *others)
+    return program, (weights,) if rule.is_first else (weights, inputs_of_calls[0])
