@@ -15,12 +15,12 @@ from support.mutations import Mutant
 
 from jaxann import backprop
 from jaxann.gradcheck.arguments import by_name
-from jaxann.gradcheck.inputs import plant_kinks
 from jaxann.nn import CrossEntropy, Dropout, Hinge, Sequential
 from jaxann.nn.batch import forward_batch
 from jaxann.nn.outer import materialize
 
-RNG = np.random.default_rng(0)
+
+KINKS = -0.0, 0.0, 1.0, -1.0  # of activations
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,22 @@ class Rule:
 
 def make_rule(mutant: Mutant) -> Rule:
     """Returns what is wrong in a mutant as a function with a custom derivative; a choice of a slope is at its kinks."""
+    rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + 0.1, mutant.model.init(jax.random.key(0)))
     positions = (3,) if isinstance(mutant.model, Positions) else ()
-    x = RNG.normal(size=(6, *positions, mutant.model.sizes[0] or 4))
+    x = rng.normal(size=(6, *positions, mutant.model.sizes[0] or 4))
     place, _, _ = mutant.wrong[0].partition(".")
     is_choice = mutant.cause == "kink"
     if place == "loss":
-        return _make_loss_rule(mutant, x)
+        return _make_loss_rule(mutant, x, rng)
     if place == "gradient":
-        return _make_gradient_rule(mutant, params, x)
+        return _make_gradient_rule(mutant, params, x, rng)
     layer = mutant.model
     if type(layer) is Sequential and place.isdecimal():
         k = int(place)
         x = forward_batch(Sequential(layer.layers[:k]), params[:k], x)[0] if k else x
-        x = plant_kinks(np.asarray(x), RNG) if is_choice else 3 * x  # beyond the kinks of its activation
+        x = np.array(3 * x)  # beyond the kinks of its activation
+        x[:, :4] = KINKS if is_choice else x[:, :4]
         layer, params = layer.layers[k], params[k]
         wrong = [path.partition(".")[2].removeprefix("random.") for path in mutant.wrong]
     else:
@@ -87,7 +89,7 @@ def make_rule(mutant: Mutant) -> Rule:
     return Rule(lambda params, x: rule(params, x, key), params, (x,), frozenset(wrong), is_first=is_choice)
 
 
-def _make_loss_rule(mutant: Mutant, x: np.ndarray) -> Rule:
+def _make_loss_rule(mutant: Mutant, x: np.ndarray, rng: np.random.Generator) -> Rule:
     @jax.custom_vjp
     def rule(y, t):
         return mutant.loss.value(y, t)
@@ -96,14 +98,14 @@ def _make_loss_rule(mutant: Mutant, x: np.ndarray) -> Rule:
         return dy * mutant.loss.gradient(*saved), None
 
     rule.defvjp(lambda y, t: (mutant.loss.value(y, t), (y, t)), backward)
-    t = RNG.uniform(size=(6, 3))
+    t = rng.uniform(size=(6, 3))
     t = np.sign(t - 0.5) if isinstance(mutant.loss, Hinge) else t
     is_probability, is_choice = isinstance(mutant.loss, CrossEntropy), mutant.cause == "kink"
-    y = t * (1 + (RNG.random(t.shape) < 0.3)) if is_choice else 3 * x[:, :3]
-    return Rule(lambda params, y, t: rule(y, t), (), (y, t), frozenset(["dx"]), is_probability, is_choice)
+    y = t * np.array([1, 2, 1]) if is_choice else x[:, :3] * np.array([0.5, 2, 6])
+    return Rule(lambda params, y, t: rule(y, t), (), (y, t), frozenset(["dx"]), is_probability)
 
 
-def _make_gradient_rule(mutant: Mutant, params: Any, x: np.ndarray) -> Rule:
+def _make_gradient_rule(mutant: Mutant, params: Any, x: np.ndarray, rng: np.random.Generator) -> Rule:
     """Returns the gradient function as the rule of its value, or of the right one if the value itself is wrong."""
     gradient = mutant.gradient(mutant.model, mutant.loss)
     is_value = mutant.wrong[0].endswith("value")
@@ -123,8 +125,8 @@ def _make_gradient_rule(mutant: Mutant, params: Any, x: np.ndarray) -> Rule:
     rule.defvjp(forward, backward)
     wrong = {path.removeprefix("gradient.").removeprefix("weighted.") for path in mutant.wrong}
     wrong = by_name(params, ()) if is_value else wrong
-    weights = np.stack([RNG.uniform(0.1, 1, size=6)] * 2) if weighted else None
-    batches = np.stack([x, 2 * x]), RNG.uniform(size=(2, 6, 3)), weights
+    weights = np.stack([rng.uniform(0.1, 1, size=6)] * 2) if weighted else None
+    batches = np.stack([x, 2 * x]), rng.uniform(size=(2, 6, 3)), weights
     return Rule(rule, params, batches, frozenset(wrong), is_first=True)
 
 
@@ -136,7 +138,7 @@ def host_bare(rule, params, is_first, x, *others):
     def model(weights, x, *others):
         return rule(weights["params"], x if is_first else x @ weights["kernel"], *others)
 
-    return {"kernel": jnp.eye(x.shape[-1]) + 0.1, "params": params}, model
+    return {"kernel": jnp.eye(x.shape[-1]), "params": params}, model
 
 
 def host_equinox(rule, params, is_first, x, *others):
@@ -150,7 +152,8 @@ def host_equinox(rule, params, is_first, x, *others):
             linear = jax.vmap(self.linear) if x.ndim > 1 else self.linear
             return rule(self.params, x if is_first else linear(x), *others)
 
-    linear = equinox.nn.Linear(x.shape[-1], x.shape[-1], key=jax.random.key(1))
+    linear = equinox.nn.Linear(x.shape[-1], x.shape[-1], use_bias=False, key=jax.random.key(1))
+    linear = equinox.tree_at(lambda linear: linear.weight, linear, jnp.eye(x.shape[-1]))
     return Model(linear, params), lambda model, *inputs: model(*inputs)
 
 
@@ -160,7 +163,7 @@ def host_flax(rule, params, is_first, x, *others):
     class Model(linen.Module):
         @linen.compact
         def __call__(self, x, *others):
-            x = x if is_first else linen.Dense(x.shape[-1])(x)
+            x = x if is_first else linen.Dense(x.shape[-1], kernel_init=lambda key, shape, dtype: jnp.eye(*shape))(x)
             return rule(self.param("rule", lambda key: params), x, *others)
 
     return Model().init(jax.random.key(1), x, *others), Model().apply
