@@ -82,7 +82,7 @@ def audit(function: Any, *args: Any, on_purpose: Declarations = (), seconds: flo
         notes += remarks
         for path, call in calls.items():
             title = f"{path} ({call.place})"
-            call, constants = call.drop_constants(rng)
+            call, constants = call.align_batch().drop_constants(rng)
             notes += [
                 f"Input {i} of {title} is not judged: its rule gives it no gradient, and it depends on no argument."
                 for i in constants

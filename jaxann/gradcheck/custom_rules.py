@@ -84,6 +84,47 @@ class CustomCall(NamedTuple):
         kept = [chosen and i not in constants for i, chosen in enumerate(self.is_differentiable)]
         return self._replace(is_differentiable=kept), constants
 
+    def align_batch(self) -> CustomCall:
+        """Returns the call with the axis of the batch first in every input, as `vmap` need not put it there.
+
+        It is an axis along which each slice of the input has an effect only on the same slice of the output.
+        """
+        outputs = self.primal(*self.inputs)
+        if len(outputs) != 1 or not is_float(outputs[0]) or not jnp.ndim(outputs[0]):
+            return self
+        axes = [self._find_batch(i, outputs[0]) for i in range(len(self.inputs))]
+        if not any(axes):
+            return self
+
+        def call(function: Callable, *inputs: Any) -> list[Any]:
+            pairs = zip(inputs, axes, strict=True)
+            return function(*(jnp.moveaxis(x, 0, axis) if axis else x for x, axis in pairs))
+
+        inputs = [jnp.moveaxis(x, axis, 0) if axis else x for x, axis in zip(self.inputs, axes, strict=True)]
+        return self._replace(rule=partial(call, self.rule), primal=partial(call, self.primal), inputs=inputs)
+
+    def _find_batch(self, position: int, y: Any) -> int:
+        """Returns the axis of an input that is the first axis of the output, or 0."""
+        x = self.inputs[position]
+        if jnp.ndim(x) < 2 or not is_float(x) or len(y) < 2:
+            return 0
+        noise = np.random.default_rng(0).normal(size=x.shape)
+
+        def follows(axis: int) -> bool:
+            for index in (0, 1):
+                place = (slice(None),) * axis + (index,)
+                inputs = [*self.inputs]
+                inputs[position] = jnp.asarray(x).at[place].add(noise[place])
+                changed = jnp.any(jnp.reshape(self.primal(*inputs)[0] != y, (len(y), -1)), axis=1)
+                if jnp.flatnonzero(changed).tolist() != [index]:
+                    return False
+            return True
+
+        candidates = [axis for axis in range(1, jnp.ndim(x)) if x.shape[axis] == len(y)]
+        if not candidates or (x.shape[0] == len(y) and follows(0)):
+            return 0
+        return next((axis for axis in candidates if follows(axis)), 0)
+
 
 def find_calls(
     function: Callable, args: tuple[Any, ...], rng: np.random.Generator

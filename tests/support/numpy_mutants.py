@@ -407,36 +407,54 @@ CHAINS = {
 INPUTS, TARGETS, IMPORTANCE = X[:, :4], RNG.normal(size=(6, 3)), RNG.uniform(0.1, 1, 6)
 
 
-def of_batch(gradient, *wrong, weights=None, decay=0.0):
-    """Takes the gradient as a function of the parameters and of the weighted gradient function."""
+MATRICES = ("W1", "W2", "W3")
+
+
+def losses(params):
+    return ((network(INPUTS, **params) - TARGETS) ** 2).sum(axis=1) / 2
+
+
+def gradient(params, weights, rows=slice(None)):
+    x, dy = INPUTS[rows], network(INPUTS[rows], **params) - TARGETS[rows]
+    grads = network_backward(dy * weights[:, None], x, **params)
+    return {name: grads[name] for name in params}
+
+
+def of_batch(wrong):
+    return Pair(lambda params: losses(params).mean(), wrong, (WEIGHTS,), tuple(WEIGHTS), True)
+
+
+def of_weights(share):
+    """Takes by how much an example counts in the gradient, as a function of the weights."""
+
+    def backward(dy, params, weights):
+        return gradient(params, dy * share(weights)), None
+
+    names = tuple(f"params.{name}" for name in WEIGHTS)
+    return Pair(lambda params, weights: np.average(losses(params), weights=weights), backward, (WEIGHTS, IMPORTANCE), names)
+
+
+def of_decay(decay):
+    """Takes the weight decay in the gradient, which is 0.01 in the value."""
 
     def value(params):
-        errors = ((network(INPUTS, **params) - TARGETS) ** 2).sum(axis=1) / 2
-        penalty = sum((params[name] ** 2).sum() for name in ("W1", "W2", "W3"))
-        return np.average(errors, weights=weights) + decay / 2 * penalty
+        return losses(params).mean() + 0.005 * sum((params[name] ** 2).sum() for name in MATRICES)
 
-    def right(params, weights, rows=slice(None)):
-        x, dy = INPUTS[rows], network(INPUTS[rows], **params) - TARGETS[rows]
-        grads = network_backward(dy * weights[:, None], x, **params)
-        return {name: grads[name] for name in params}
+    def wrong(params):
+        grads = gradient(params, np.full(6, 1 / 6))
+        return {name: g + decay * params[name] if name in MATRICES else g for name, g in grads.items()}
 
-    return Pair(value, lambda params: gradient(params, right), (WEIGHTS,), wrong or tuple(WEIGHTS), True)
+    return Pair(value, wrong, (WEIGHTS,), MATRICES, True)
 
 
-def decayed(params, right, decay):
-    grads = right(params, np.full(6, 1 / 6))
-    return {name: g + decay * params[name] if name.startswith("W") else g for name, g in grads.items()}
-
-
-MATRICES = ("W1", "W2", "W3")
 BATCHES = {
-    "batch: the sum, of all": of_batch(lambda params, right: right(params, np.ones(6))),
-    "batch: the sum, of the gradients": of_batch(lambda params, right: right(params, np.ones(6)), weights=np.ones(6)),
-    "batch: the first example for all": of_batch(lambda params, right: right(params, np.ones(1), slice(1))),
-    "batch: weights forgotten": of_batch(lambda params, right: right(params, np.full(6, 1 / 6)), weights=IMPORTANCE),
-    "batch: weights without their sum": of_batch(lambda params, right: right(params, IMPORTANCE), weights=IMPORTANCE),
-    "training step: weight decay forgotten": of_batch(lambda p, right: decayed(p, right, 0), *MATRICES, decay=0.01),
-    "training step: weight decay doubled": of_batch(lambda p, right: decayed(p, right, 0.02), *MATRICES, decay=0.01),
+    "batch: the sum, of all": of_batch(lambda params: gradient(params, np.ones(6))),
+    "batch: the sum, of the gradients": of_batch(lambda params: (losses(params).mean(), gradient(params, np.ones(6)))),
+    "batch: the first example for all": of_batch(lambda params: gradient(params, np.ones(1), slice(1))),
+    "batch: weights forgotten": of_weights(lambda weights: np.full(6, 1 / 6)),
+    "batch: weights without their sum": of_weights(lambda weights: weights),
+    "training step: weight decay forgotten": of_decay(0),
+    "training step: weight decay doubled": of_decay(0.02),
 }
 
 PAIRS = DENSE | ACTIVATIONS | LAYERS | LOSSES | CHAINS | BATCHES
