@@ -18,6 +18,7 @@ from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.evidence import Evidence, NotDefinedError
 from jaxann.gradcheck.jacobian_diagnoses import assigned, diagonal, forward_applied
 from jaxann.gradcheck.rerun_diagnoses import (
+    changed_cotangent,
     changed_steps,
     cotangent,
     formula,
@@ -119,7 +120,12 @@ def _describe_difference(e: Evidence) -> str:
 
 
 # What may be said better by a step of the forward pass.
-WEAK = frozenset({"none", "entries", "formula", "another derivative", "varying factor", "missing term", "not linear"})
+WEAK = frozenset(
+    (
+        *("none", "entries", "formula", "another derivative", "another cotangent"),
+        *("varying factor", "missing term", "not linear"),
+    )
+)
 
 # In the order in which they are tried. Each returns the mistake as it follows "consistent with", or None.
 DIAGNOSES: dict[str, Callable[[Evidence], str | None]] = {
@@ -146,6 +152,7 @@ DIAGNOSES: dict[str, Callable[[Evidence], str | None]] = {
     "argument missing": left_out,
     "formula": formula,
     "another derivative": other_derivative,
+    "another cotangent": changed_cotangent,
     "varying factor": varying_factor,
     "missing term": missing_term,
     "not linear": nonlinear,

@@ -172,6 +172,10 @@ class Evidence:
         """Reshapes a number for each example, [R, B], so that it multiplies an input's gradient [R, B, ...]."""
         return array.reshape(*array.shape, *(1,) * (self.a.ndim - 2))
 
+    def show(self, name: str) -> str:
+        """Returns what a sentence calls an argument: x for dx, and "input 2" where only its position is known."""
+        return "x" if name == "dx" else f"input {name}" if self.is_input and name.isdecimal() else name
+
     def float_arguments(self) -> dict[str, np.ndarray]:
         """Returns the parameters and inputs that are floats, other than the one with this gradient, by name."""
         return {name: value for name, value in self.arguments.items() if name != self.name and is_float(value)}

@@ -9,7 +9,8 @@ from jaxann.gradcheck.arguments import Args, by_name, is_float
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.evidence import Evidence
 from jaxann.gradcheck.kinks import acts_on_each_entry
-from jaxann.gradcheck.step_points import Findings, Wrong
+from jaxann.gradcheck.step_points import Change, Findings, Wrong
+from jaxann.gradcheck.step_recognition import list_wrong_gradients, recognize
 from jaxann.gradcheck.step_search import find_changes
 from jaxann.gradcheck.subjects import GradientSubject, LayerSubject, LossSubject, Subject
 from jaxann.gradients.autodiff import AutodiffLayer
@@ -78,6 +79,20 @@ def wrong_argument(e: Evidence) -> str | None:
     return None
 
 
+def changed_cotangent(e: Evidence) -> str | None:
+    """Diagnoses a gradient that is right for dy rounded, or multiplied by an argument or by the output."""
+    if isinstance(e.subject, GradientSubject):
+        return None
+    dy = e.args.dy
+    factors = {e.show(name): value for name, value in e.float_arguments().items()} | {"y": e.y}
+    changed = {f"dy times {name}": dy * value for name, value in factors.items() if value.shape == dy.shape}
+    changed |= {f"dy in {name}": dy.astype(name).astype(float) for name in ("float32", "float16")}
+    for name, cotangent in changed.items():
+        if e.agree(e.a, e.evaluate_true(e.args._replace(dy=cotangent))):
+            return f"a gradient that uses {name} in place of dy, the incoming gradient"
+    return None
+
+
 def left_out(e: Evidence) -> str | None:
     """Diagnoses a gradient in which another argument, or the argument's own value, is left out: ones in its place."""
     if isinstance(e.subject, GradientSubject | LossSubject):
@@ -85,7 +100,7 @@ def left_out(e: Evidence) -> str | None:
     for name, value in e.float_arguments().items():
         args = e.change_argument(name, np.ones_like(value))
         if e.agree(e.a, e.evaluate_true(args)):
-            shown = "x" if name == "dx" else name
+            shown = e.show(name)
             return f"a gradient that leaves out {shown}: it is right only where {shown} is 1"
     return None
 
@@ -174,8 +189,23 @@ def changed_steps(evidence: dict[str, Evidence], deadline: Deadline | None) -> F
         deadline: When the search ends.
     """
     e = next(iter(evidence.values()))
-    if isinstance(e.subject, GradientSubject) or not e.subject.is_traceable:
+    if isinstance(e.subject, GradientSubject):
         return Findings({}, "")
+    if not e.subject.is_traceable:
+        changes = {name: _recognize_output(e) for name, e in evidence.items()}
+        return Findings({name: change for name, change in changes.items() if change}, "")
     wrong = {name: Wrong(e.a, e.b, e.tolerance) for name, e in evidence.items()}
     end = np.inf if deadline is None else deadline.end
     return find_changes(e.subject.forward, e.args, wrong, e.subject.evaluate_handwritten, end)
+
+
+def _recognize_output(e: Evidence) -> Change | None:
+    """Diagnoses a wrong derivative of a function that is recognized by its values, such as a softmax."""
+    if not e.is_elementwise:
+        return None
+    x, y, dy = (array.reshape(-1, *array.shape[2:]) for array in (e.value, e.y, e.args.dy))
+    for function in recognize(x, y):
+        for wrong in list_wrong_gradients(function, y.ndim - 1):
+            if e.agree(e.a, wrong.gradient(dy, x, y).reshape(e.a.shape)):
+                return Change(wrong.cause, wrong.sentence.replace("{step}", "the output"))
+    return None

@@ -61,7 +61,7 @@ def _list_numbers(e: Evidence) -> Iterator[tuple[str, float]]:
         counts["the number of outputs"] = e.y.shape[-1]
     for name, value in e.arguments.items():
         if name in by_name((), e.args.x) and name != "dx":
-            counts |= {f"the size of axis {axis} of {name}": size for axis, size in enumerate(value.shape[2:])}
+            counts |= {f"the size of axis {axis} of {e.show(name)}": size for axis, size in enumerate(value.shape[2:])}
     for name, count in counts.items():
         if count > 2:
             yield name, count
@@ -184,10 +184,10 @@ def other_gradient(e: Evidence) -> str | None:
     """Diagnoses the gradient of another argument."""
     swapped = _find_swapped(e)
     if swapped:
-        return f"the gradients of {' and '.join(sorted((e.name, swapped)))} swapped"
+        return f"the gradients of {' and '.join(map(e.show, sorted((e.name, swapped))))} swapped"
     for name, gradient in e.autodiff.items():
         if name != e.name and e.agree(e.a, gradient):
-            return f"the gradient of {name} instead of its own"
+            return f"the gradient of {e.show(name)} instead of its own"
     return None
 
 
@@ -233,17 +233,20 @@ def clipping(e: Evidence) -> str | None:
 
 def missing_term(e: Evidence) -> str | None:
     """Diagnoses a missing term that is a multiple of the input, of the output or of ones."""
-    if not e.is_elementwise or e.a.ndim != 3 or e.a.shape[2] < 3:
+    if not e.is_elementwise or e.a.ndim < 3 or e.a.shape[-1] < 3:
         return None
-    ones, difference = np.ones_like(e.a), e.a - e.b
+    rows = len(e.a), -1, e.a.shape[-1]
+    difference, x, y = (array.reshape(rows) for array in (e.a - e.b, e.value, e.y))
+    ones = np.ones_like(x)
     spans = {
         "one number for all features, such as a mean": [ones],
-        "a multiple of the output": [e.y],
-        "a multiple of the input": [e.value],
-        "a multiple of the input plus a number": [ones, e.value],
+        "a multiple of the output": [y],
+        "a multiple of the input": [x],
+        "a multiple of the input plus a number": [ones, x],
     }
     for term, span in spans.items():
-        if len(span) + 2 <= e.a.shape[2] and e.agree(_project(difference, np.stack(span, axis=-1)), difference):
+        projection = _project(difference, np.stack(span, axis=-1)).reshape(e.a.shape)
+        if len(span) + 2 <= e.a.shape[-1] and e.agree(projection, e.a - e.b):
             return f"a missing term, which in each example is {term}"
     return None
 

@@ -19,7 +19,6 @@ from jaxann.nn import CrossEntropy, Dropout, Hinge, Sequential
 from jaxann.nn.batch import forward_batch
 from jaxann.nn.outer import materialize
 
-
 KINKS = -0.0, 0.0, 1.0, -1.0  # of activations
 
 
@@ -64,7 +63,7 @@ def make_rule(mutant: Mutant) -> Rule:
     layer = mutant.model
     if type(layer) is Sequential and place.isdecimal():
         k = int(place)
-        x = forward_batch(Sequential(layer.layers[:k]), params[:k], x)[0] if k else x
+        x = forward_batch(Sequential(layer.layers[:k]), params[:k], jnp.asarray(x))[0] if k else x
         x = np.array(3 * x)  # beyond the kinks of its activation
         x[:, :4] = KINKS if is_choice else x[:, :4]
         layer, params = layer.layers[k], params[k]

@@ -1,6 +1,7 @@
 """Wrong backward passes, as people write them: each mutant has one mistake that a check must find and should explain.
 
-`CHOICES` holds backward passes that choose another slope at a kink, which is no mistake, and `RIGHT` holds the same parts without a mistake.
+`CHOICES` holds backward passes that choose another slope at a kink, which is no mistake. `RIGHT` holds the same parts
+without a mistake.
 """
 
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ MUTANTS = NOTEBOOK | {
     ),
     "W: zero": mutate_dense(lambda p, x, dy, g, dx: ({"W": Outer(0 * dy, x), "b": dy}, dx), "2.W", cause="zero"),
     "W: the product instead of the outer product": mutate_dense(
-        lambda p, x, dy, g, dx: ({"W": Outer(dy * x, x), "b": dy}, dx), "2.W"
+        lambda p, x, dy, g, dx: ({"W": Outer(dy * x, x), "b": dy}, dx), "2.W", cause="another cotangent"
     ),
     "W: one neuron forgotten": mutate_dense(
         lambda p, x, dy, g, dx: ({"W": Outer(dy.at[4].set(0), x), "b": dy}, dx), "2.W", cause="entries"
@@ -120,6 +121,7 @@ MUTANTS = NOTEBOOK | {
         ),
         "2.W",
         "2.b",
+        cause="another cotangent",
     ),
     "identity: zero": mutate_activation(identity, lambda x, y: 0 * y, "zero"),
     "tanh: 1 - x²": mutate_activation(tanh, lambda x, y: 1 - x * x, "wrong argument"),
