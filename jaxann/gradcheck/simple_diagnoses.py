@@ -87,7 +87,9 @@ def _kind(e: Evidence) -> str:
 
 
 def forgotten_mask(e: Evidence) -> str | None:
-    """Diagnoses a gradient that differs only where the true one is zero, as if a mask were forgotten."""
+    """Diagnoses a mask that is forgotten or inverted: one of the gradients is zero where they differ."""
+    if e.is_elementwise and e.b.any() and ((e.a == 0) | (e.b == 0)).all() and e.agree(e.a + e.b, e.args.dy):
+        return "a mask that is used the wrong way round: where one of the two gradients is dy, the other is 0"
     zero = e.b == 0
     if not e.differs.any() or not zero[e.differs].all() or not (e.b != 0).any() or not e.a[e.differs].all():
         return None
@@ -171,6 +173,14 @@ def wrong_axis(e: Evidence) -> str | None:
             for axes, total in totals.items():
                 if axes and e.agree(e.a, total):
                     return f"a sum of {name} over the wrong axes: it is summed over {name_axes(axes, skip=2)}"
+            for axes in totals:
+                for some in subsets(axes):
+                    for index, word in ((0, "first"), (-1, "last")):
+                        part = product.take([index], some[0])
+                        for axis in some[1:]:
+                            part = part.take([index], axis)
+                        if e.agree(e.a, part.sum(axis=axes if e.is_input else (1, *axes))):
+                            return f"a sum of {name} that counts only the {word} entry along {name_axes(some, skip=2)}"
     return None
 
 
