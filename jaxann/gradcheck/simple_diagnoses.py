@@ -87,9 +87,7 @@ def _kind(e: Evidence) -> str:
 
 
 def forgotten_mask(e: Evidence) -> str | None:
-    """Diagnoses a mask that is forgotten or inverted: one of the gradients is zero where they differ."""
-    if e.is_elementwise and e.b.any() and ((e.a == 0) | (e.b == 0)).all() and e.agree(e.a + e.b, e.args.dy):
-        return "a mask that is used the wrong way round: where one of the two gradients is dy, the other is 0"
+    """Diagnoses a gradient that differs only where the true one is zero, as if a mask were forgotten."""
     zero = e.b == 0
     if not e.differs.any() or not zero[e.differs].all() or not (e.b != 0).any() or not e.a[e.differs].all():
         return None

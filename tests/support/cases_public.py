@@ -118,7 +118,7 @@ BRANCH = Sequential((Dense(3, 3), tanh))
 LSTM_ALL = " ".join(f"{kind}_{gate}" for kind in "Wb" for gate in ("cell", "forget", "input", "output")) + " dx"
 LSTM_ONE = "W_cell W_input b_cell b_input dx"  # with one step, the forget gate has nothing to forget
 FORGET = r"derivative of the sigmoid in `f = sigmoid\(.*\(recurrent.py:\d+\) that is y instead of y \(1 - y\)"
-TANH = r"evaluates the derivative of the tanh `jnp.tanh\(c\)` in `h = .*\(recurrent.py:\d+\) at its output instead"
+TANH = r"derivative of the tanh.* `jnp.tanh\(c\)` in `h = .*\(recurrent.py:\d+\),? at its output"
 CARRY = r"passes no gradient from an iteration of the loop to the one before \(lines \d+ to \d+ of recurrent.py\)"
 CELL = r"treats the operand `c` of the product `f \* c` in .*\(recurrent.py:\d+\) as a constant"
 MEAN = r"the mean `x.mean\(.*\)` in `centred = x - .*\(batch_norm.py:\d+\)"
