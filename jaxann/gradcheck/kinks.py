@@ -13,7 +13,7 @@ from jaxann.gradcheck.differences import STEP, differences_along
 from jaxann.gradcheck.evidence import Evidence
 from jaxann.gradcheck.subjects import LossSubject
 
-ENTRIES = 8  # how many entries of a kind are tried at each point
+ENTRIES = 6  # how many differing entries of a kind are tried at each point
 MOST_TIES = 8  # how many equal entries are compared
 
 
@@ -22,7 +22,7 @@ class Kinks(NamedTuple):
 
     Attributes:
         only: Whether it differs at kinks only.
-        points: At which points a kink was found, [R].
+        points: At which points it differs at a kink, [R].
     """
 
     only: bool
@@ -45,9 +45,8 @@ def find_kinks(e: Evidence, rng: np.random.Generator) -> Kinks:
         values, differs = e.value[r].ravel(), e.differs[r].ravel()
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
         likely = (counts[inverse.ravel()] > 1) | np.isin(values, (-1, 0, 1))  # most kinks are ties, or at 0 and ±1
-        differing = np.concatenate([_choose(differs & likely, rng), _choose(differs & ~likely, rng)])
-        others = _choose(~differs & likely, rng)
-        places = np.concatenate([differing, others])
+        kinds = (rng.permutation(np.flatnonzero(differs & kind))[:ENTRIES] for kind in (likely, ~likely))
+        places = np.concatenate(list(kinds))
         directions = np.zeros((len(places), e.a[r].size))
         directions[np.arange(len(places)), places] = 1
         is_kink = np.ones(len(places), bool)
@@ -55,13 +54,8 @@ def find_kinks(e: Evidence, rng: np.random.Generator) -> Kinks:
             if is_kink.any():
                 differences = differences_along(e.subject, e.args.select(r), e.name, directions[is_kink], step)
                 is_kink[is_kink] = ~differences.smooth & np.isfinite(differences.values)
-        points[r], only = is_kink.any(), only and bool(is_kink[: len(differing)].all())
+        points[r], only = is_kink.any(), only and bool(is_kink.all())
     return Kinks(only, points)
-
-
-def _choose(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draws the indices of at most `ENTRIES` of the entries in a mask."""
-    return rng.permutation(np.flatnonzero(mask))[:ENTRIES]
 
 
 def describe_kinks(e: Evidence) -> str:

@@ -63,7 +63,7 @@ def list_patterns(sweep: Sweep) -> Iterator[Pattern]:
         found = set()
         for n in _list_ancestors(sweep, producers, index) if step.shape else ():
             x = sweep.value(n)
-            if x.shape != y.shape or (step.name in ("tanh", "logistic") and n in step.inputs):
+            if x.shape != y.shape or step.name in ("tanh", "logistic"):  # `step_derivatives` has their mistakes
                 continue
             for function in recognize(x, y):
                 if function not in found:

@@ -44,7 +44,7 @@ def largest_two(x):
 
 
 KINKED = {
-    "abs": Pair(jnp.abs, lambda x, dy: jnp.where(x > 0, dy, -dy)),
+    "abs": Pair(jnp.abs, lambda x, dy: jnp.sign(x) * dy),
     "clip": Pair(lambda x: jnp.clip(x, -1, 1), lambda x, dy: jnp.where((x >= -1) & (x < 1), dy, 0)),
     "maximum with a constant": Pair(lambda x: jnp.maximum(x, 1), lambda x, dy: jnp.where(x > 1, dy, 0)),
     "maximum of two halves": Pair(
