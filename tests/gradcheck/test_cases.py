@@ -103,11 +103,11 @@ WORDS = jax.random.randint(jax.random.key(2), (8, 4), 0, 5)
 LABELS = np.arange(6) % 3
 
 
+@pytest.mark.slow
 def test_a_network_with_right_pooling_is_right():
-    layers = Pair(lambda x: x[..., 0], lambda x, dy: jnp.stack([dy, 0 * dy], axis=2)), MaxPool(2, 2), Flatten()
-    report = check_network((*layers, Dense(4, 3)), IMAGES, LABELS)
+    report = check_network((MaxPool(2, 2), Flatten(), Dense(4, 3)), IMAGES[..., 0], LABELS)
     report.raise_if_wrong()
-    assert report["1.dx"].cause == "kink"
+    assert report["0.dx"].cause == "kink"
 
 
 @pytest.mark.slow
@@ -116,6 +116,7 @@ def test_a_network_of_convolution_is_right():
     check_network(layers, IMAGES, LABELS).raise_if_wrong()
 
 
+@pytest.mark.slow
 def test_an_embedding_is_judged_inside_a_network():
     report = check_network((Embedding(5, 3, "assigned"), Average(), Dense(3, 2)), WORDS, WORDS[:, 0] % 2)
     assert report.wrong == ("0.E",)
