@@ -7,16 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.batch_norm import BatchNorm
-from support.cases_public import RIGHT, SQUARE, TIED, WRONG, WRONG_MORE, Case, NoBias
+from support.cases_public import RIGHT, SQUARE, TIED, VECTOR, WRONG, WRONG_MORE, Case, NoBias
 from support.convolution import StridedConv
 from support.kinked import KINKED, Pair
-from support.layers import Average, Embedding, Flatten
+from support.layers import Average, Embedding, Flatten, WrongLayer
 from support.pooling import MaxPool
 
 from jaxann import backprop, check, check_layer
 from jaxann.nn import Dense, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, relu
-from jaxann.nn.shapes import InputError
 
 
 def run(case, **settings):
@@ -126,9 +124,20 @@ def test_parameters_need_no_dictionary():
     check_network((NoBias(3, 2),), X, X[:, :2], SquaredError()).raise_if_wrong()
 
 
-def test_a_layer_over_the_batch_does_not_fit_between_layers_of_one_example():
-    with pytest.raises(InputError, match="layer 1, BatchNorm"):
-        check_network((Dense(3, 5), BatchNorm(5), Dense(5, 3)), X, np.arange(10) % 3)
+@pytest.mark.parametrize(
+    ("layer", "path", "told"),
+    [
+        (
+            WrongLayer(Dense(3, 2), lambda p, saved, dy, grads, dx: (grads | {"b": dy.sum(axis=0)}, dx)),
+            "b",
+            r"expected shape \(2,\), got \(\); a layer gets one example at a time, not a batch, here of shape \(3,\)",
+        ),
+        (Pair(lambda x: jax.lax.pmean(x, "batch"), lambda x, dy: dy), "forward", "A layer gets one example at a time"),
+    ],
+)
+def test_a_layer_over_the_batch_is_told_that_it_gets_one_example(layer, path, told):
+    report = check_layer(layer, layer.init(jax.random.key(0)), VECTOR)
+    assert re.search(told, report[path].diagnosis), report
 
 
 def summed(model, loss):

@@ -150,6 +150,12 @@ WRONG = {
     ),
     "dense with relu: slope": Case(Rectified(3, 4, wrong="all"), VECTOR, "W b dx", MASK),
     "residual: skip lost": Case(Residual(BRANCH, "skip"), VECTOR, "dx", "a missing term dy"),
+    "dropout around a layer: mask and scale": Case(
+        Dropped(Dense(3, 4), 0.25, "mask and scale"),
+        VECTOR,
+        "random.W random.b random.dx",
+        r"leaves out the derivative of `y \* mask / \(1 - self.rate\)` in .*\(dropped.py:\d+\)",
+    ),
     "residual: branch lost": Case(Residual(BRANCH, "inner"), VECTOR, "dx", "dx = dy: the derivative is left out"),
     "tied: encoder": Case(
         TiedEncoder(3, 4), VECTOR, "W", r'treats the result of the transpose `params\["W"\].T` .* as a constant'

@@ -29,11 +29,12 @@ class Dropped(Layer):
     def forward(self, params, x, key=None):
         y, saved = self.layer.forward(params, x)
         if key is None:
-            return y, (saved, jnp.ones_like(y))
-        mask = jax.random.bernoulli(key, 1 - self.rate, y.shape) / (1 - self.rate)
-        return mask * y, (saved, mask)
+            return y, (saved, jnp.full(y.shape, 1 - self.rate))
+        mask = jax.random.bernoulli(key, 1 - self.rate, y.shape)
+        return y * mask / (1 - self.rate), (saved, mask)
 
     def backward(self, params, saved, dy):
         saved, mask = saved
-        factor = {"scale": 1 / (1 - self.rate), "mask and scale": 1.0}.get(self.wrong, mask)
-        return self.layer.backward(params, saved, factor * dy)
+        kept = jnp.ones_like(mask) if self.wrong else mask
+        rate = 0.0 if self.wrong == "mask and scale" else self.rate
+        return self.layer.backward(params, saved, dy * kept / (1 - rate))
