@@ -5,7 +5,6 @@ At a tie in a maximum, or at 0 in |x|, differences estimate nothing and every ch
 
 from __future__ import annotations
 
-from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,8 @@ from jaxann.gradcheck.differences import STEP, differences_along
 from jaxann.gradcheck.evidence import Evidence
 from jaxann.gradcheck.subjects import LossSubject
 
-ENTRIES = 6  # how many of the differing entries are tried at each point
+ENTRIES = 6  # how many differing entries of a kind are tried at each point
+MOST_TIES = 8  # how many equal entries are compared
 
 
 class Kinks(NamedTuple):
@@ -30,7 +30,7 @@ class Kinks(NamedTuple):
 
 
 def find_kinks(e: Evidence, rng: np.random.Generator) -> Kinks:
-    """Finds out at which points a gradient differs from the true one at a kink, by differences in a few entries.
+    """Finds out whether a gradient differs from the true one at kinks only, by differences in a few entries.
 
     A function that is only steep becomes smooth with a smaller step, a kink does not.
 
@@ -42,10 +42,11 @@ def find_kinks(e: Evidence, rng: np.random.Generator) -> Kinks:
     if not e.subject.has_differences:
         return Kinks(False, points)
     for r in range(len(e.a)):
-        places = rng.permutation(np.flatnonzero(e.differs[r]))
-        sizes = np.abs(e.value[r].ravel()[places])
-        kinds = places[sizes == 0], places[sizes == 1], places[(sizes != 0) & (sizes != 1)]  # most kinks are at 0 and 1
-        places = np.array([place for some in zip_longest(*kinds) for place in some if place is not None][:ENTRIES], int)
+        values, differs = e.value[r].ravel(), e.differs[r].ravel()
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        likely = (counts[inverse.ravel()] > 1) | np.isin(values, (-1, 0, 1))  # most kinks are ties, or at 0 and ±1
+        kinds = (rng.permutation(np.flatnonzero(differs & kind))[:ENTRIES] for kind in (likely, ~likely))
+        places = np.concatenate(list(kinds))
         directions = np.zeros((len(places), e.a[r].size))
         directions[np.arange(len(places)), places] = 1
         is_kink = np.ones(len(places), bool)
@@ -62,7 +63,7 @@ def describe_kinks(e: Evidence) -> str:
     differs = e.differs
     first = tuple(int(i) for i in np.argwhere(differs)[0])
     count = f"{differs.sum()} {'entry' if differs.sum() == 1 else 'entries'}"
-    sentence = "another choice of slope at a kink, where every slope is right: it differs only where"
+    sentence = "another choice of slope at a kink, where the derivative does not exist: it differs only where"
     has_targets = isinstance(e.subject, LossSubject) and np.shape(e.args.aux) == differs.shape
     if has_targets and (e.value == e.args.aux)[differs].all():
         return f"{sentence} the output equals the target ({count})"
@@ -74,13 +75,35 @@ def describe_kinks(e: Evidence) -> str:
         slopes = [f"{g[first] / e.args.dy[first] + 0.0:.4g}" for g in (e.a, e.b)]  # + 0.0 for no "-0"
         slopes = f"; the handwritten slope is {slopes[0]}, autodiff's {slopes[1]}"
         return f"{sentence} the input is {where} ({count}){slopes}"
-    begin = first[: e.leading]
-    equal = np.argwhere(e.value[begin] == e.value[first])
-    if len(equal) > 1:
-        tied = [str([int(i) for i in place]) for place in equal]
-        tied = " and ".join(tied if len(tied) <= 3 else [*tied[:3], "..."])
-        return f"{sentence} entries tie ({count}), such as {tied} of the input, which are all {e.value[first]:.6g}"
+    tied = _find_ties(e, first)
+    if len(tied) > 1:
+        places = [str([int(i) for i in place[e.leading :]]) for place in tied]
+        shown = " and ".join(places) if len(places) <= 3 else f"{', '.join(places[:3])} and others"
+        gradients = [f"[{', '.join(f'{g[place] + 0.0:.4g}' for place in tied)}]" for g in (e.a, e.b)]
+        return (
+            f"{sentence} entries tie ({count}), such as {shown} of the input, which are all "
+            f"{e.value[first] + 0.0:.6g}; their handwritten gradients are {gradients[0]}, autodiff's {gradients[1]}"
+        )
     return f"{sentence} the function has a kink ({count}), as at {[int(i) for i in first[e.leading :]]}"
+
+
+def _find_ties(e: Evidence, place: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Returns the places of the entries that equal the entry at a place and affect some of the same outputs."""
+    begin = place[: e.leading]
+    equal = [(*begin, *map(int, rest)) for rest in np.argwhere(e.value[begin] == e.value[place])]
+    outputs = _find_affected(e, place)
+    return [other for other in equal[:MOST_TIES] if other == place or (_find_affected(e, other) & outputs).any()]
+
+
+def _find_affected(e: Evidence, place: tuple[int, ...]) -> np.ndarray:
+    """Returns which outputs at the point of an entry change with a small change of the entry."""
+    before, affected = e.subject.evaluate_forward(e.args.select(place[0])), False
+    for step in (STEP, -STEP):
+        moved = e.value.copy()
+        moved[place] += step
+        after = e.subject.evaluate_forward(e.change_argument(e.name, moved).select(place[0]))
+        affected = affected | (before != after)
+    return np.asarray(affected)
 
 
 def acts_on_each_entry(e: Evidence, place: tuple[int, ...]) -> bool:

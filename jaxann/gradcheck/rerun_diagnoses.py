@@ -189,12 +189,12 @@ def changed_steps(evidence: dict[str, Evidence], deadline: Deadline | None) -> F
         deadline: When the search ends.
     """
     e = next(iter(evidence.values()))
-    if isinstance(e.subject, GradientSubject):
-        return Findings({}, "")
     if not e.subject.is_traceable:
         changes = {name: _recognize_output(e) for name, e in evidence.items()}
         return Findings({name: change for name, change in changes.items() if change}, "")
-    wrong = {name: Wrong(e.a, e.b, e.tolerance) for name, e in evidence.items()}
+    wrong = {name: Wrong(e.a, e.b, e.tolerance) for name, e in evidence.items() if name in e.arguments}
+    if not wrong:  # only the value of a gradient function
+        return Findings({}, "")
     end = np.inf if deadline is None else deadline.end
     return find_changes(e.subject.forward, e.args, wrong, e.subject.evaluate_handwritten, end)
 

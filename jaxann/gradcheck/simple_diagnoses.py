@@ -177,6 +177,14 @@ def wrong_axis(e: Evidence) -> str | None:
             for axes, total in totals.items():
                 if axes and e.agree(e.a, total):
                     return f"a sum of {name} over the wrong axes: it is summed over {name_axes(axes, skip=2)}"
+            for axes in totals:
+                for some in subsets(axes):
+                    for index, word in ((0, "first"), (-1, "last")):
+                        part = product.take([index], some[0])
+                        for axis in some[1:]:
+                            part = part.take([index], axis)
+                        if e.agree(e.a, part.sum(axis=axes if e.is_input else (1, *axes))):
+                            return f"a sum of {name} that counts only the {word} entry along {name_axes(some, skip=2)}"
     return None
 
 

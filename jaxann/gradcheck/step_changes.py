@@ -12,6 +12,7 @@ from jaxann.gradcheck.step_derivatives import list_mistakes, scale_operands
 from jaxann.gradcheck.step_names import StepNames
 from jaxann.gradcheck.step_patterns import list_patterns, list_recurrences
 from jaxann.gradcheck.step_sweep import Edit, Local, Overwrite, Sweep
+from jaxann.gradcheck.step_windows import list_windows
 
 # The order in which changes are preferred that explain the same gradients.
 PATTERN, MISTAKE, LOOP, RESULT, CONSTANT, LEFT_OUT, OVERWRITE, SCALE, KNOWN_FACTOR, FACTOR = range(10)
@@ -86,7 +87,7 @@ def list_candidates(sweep: Sweep, names: StepNames) -> list[Candidate]:
     candidates = [candidate for found in singles.values() for candidate in found.values()]
     for period, members in _list_groups(names, [index for index in singles if singles[index]]):
         candidates += _list_group(singles, members, period)
-    candidates += [*_list_loops(sweep), *_list_overwrites(sweep), *_list_ones(sweep)]
+    candidates += [*_list_loops(sweep), *_list_windows(sweep), *_list_overwrites(sweep), *_list_ones(sweep)]
     return sorted(candidates, key=lambda candidate: candidate.rank)
 
 
@@ -180,6 +181,12 @@ def _list_loops(sweep: Sweep) -> Iterator[Candidate]:
         if edits:
             sentence = "a backward that passes no gradient from an iteration of the loop to the one before ({lines})"
             yield Candidate("recurrence", sentence, tuple(edit.step for edit in edits), edits, (LOOP, order))
+
+
+def _list_windows(sweep: Sweep) -> Iterator[Candidate]:
+    for stride, members, edits in list_windows(sweep):
+        sentence = f"a backward that forgets the stride of {stride}, and takes {{step}} at a stride of 1"
+        yield Candidate("stride", sentence, members, edits, (PATTERN, 0, members[0]))
 
 
 def _list_overwrites(sweep: Sweep) -> Iterator[Candidate]:

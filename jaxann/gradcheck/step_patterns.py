@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxann.gradcheck.jaxprs import Position
 from jaxann.gradcheck.step_recognition import list_wrong_gradients, recognize
 from jaxann.gradcheck.step_sweep import BROADCASTING, Edit, Local, Sweep
 from jaxann.gradcheck.steps import Program, Step
@@ -63,7 +64,7 @@ def list_patterns(sweep: Sweep) -> Iterator[Pattern]:
         found = set()
         for n in _list_ancestors(sweep, producers, index) if step.shape else ():
             x = sweep.value(n)
-            if x.shape != y.shape or (step.name in ("tanh", "logistic") and n in step.inputs):
+            if x.shape != y.shape or step.name in ("tanh", "logistic"):  # `step_derivatives` has their mistakes
                 continue
             for function in recognize(x, y):
                 if function not in found:
@@ -89,7 +90,7 @@ def _expression_mistakes(sweep: Sweep, producers: dict[int, int], index: int) ->
     while layer:
         for n in steps[layer.pop()].inputs:
             producer = producers.get(n)
-            if producer is not None and steps[producer].position == step.position:
+            if producer is not None and _is_inside(steps[producer].position, step.position):
                 layer += [] if producer in inside else [producer]
                 inside.add(producer)
             elif n in sweep.active:
@@ -109,6 +110,15 @@ def _expression_mistakes(sweep: Sweep, producers: dict[int, int], index: int) ->
 
         sentence = "a backward that applies {expression} itself where its transpose is meant"
         yield Pattern("transposed", sentence, index, _pass_directly(sweep, index, n, apply))
+
+
+def _is_inside(inner: Position | None, outer: Position) -> bool:
+    """Returns whether an expression is the same as another one or a part of it."""
+    if inner is None or inner == outer or -1 in (inner.column, outer.column):
+        return inner == outer
+    begins = (outer.line, outer.column) <= (inner.line, inner.column)
+    ends = (inner.end_line, inner.end_column) <= (outer.end_line, outer.end_column)
+    return begins and ends and inner.file == outer.file and inner.caller == outer.caller
 
 
 def _forgotten_mask(sweep: Sweep, producers: dict[int, int], index: int) -> Iterator[Pattern]:

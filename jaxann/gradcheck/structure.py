@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxann.gradcheck.arguments import Args, by_name, is_float
 from jaxann.gradcheck.evidence import ROUNDING
-from jaxann.gradcheck.subjects import Subject
+from jaxann.gradcheck.subjects import LayerSubject, Subject
 
 
 def find_structure_errors(subject: Subject, one: Args) -> dict[str, str]:
@@ -36,6 +36,8 @@ def find_structure_errors(subject: Subject, one: Args) -> dict[str, str]:
             errors[name] = "backward returns it, but the layer has no such parameter"
         elif name in expected and leaf.shape != expected[name].shape:
             errors[name] = f"expected shape {expected[name].shape}, got {leaf.shape}"
+            if isinstance(subject, LayerSubject) and len(leaf.shape) < len(expected[name].shape):  # summed over a batch
+                errors[name] += f"; a layer gets one example at a time, not a batch, here of shape {np.shape(one.x)}"
         elif name in expected and leaf.dtype != expected[name].dtype:
             errors[name] = f"expected {expected[name].dtype}, the type of the parameter, got {leaf.dtype}"
     return errors

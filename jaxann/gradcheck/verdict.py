@@ -103,6 +103,8 @@ def failure_row(path: str, owner: str, error: Exception) -> Row:
         error: What it raises.
     """
     first = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, NameError) and "unbound axis name" in first:  # as by lax.pmean over the axis of a batch
+        first += " A layer gets one example at a time, and not a batch."
     return Row(path, owner, (), WRONG, "raises", f"it raises {type(error).__name__}: {first}")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from support import cases
+from support.dropped import Dropped
 from support.layers import LayerNorm, Neurons, Residual, Tied, Twice, WrongLayer
 
 from jaxann import autodiff, backprop, check, check_layer, compare, fit
@@ -491,34 +492,6 @@ def test_a_loss_with_integer_labels_is_checked():
 
 
 # With a key.
-
-
-@dataclass(frozen=True)
-class Dropped(Layer):
-    """y = mask ∘ f(x) / (1 - rate) with a key, and y = f(x) without one, after shared/cases 05 and 08."""
-
-    layer: Layer
-    rate: float
-    wrong: str = ""
-
-    @property
-    def random(self):
-        return True
-
-    def init(self, key):
-        return self.layer.init(key)
-
-    def forward(self, params, x, key=None):
-        y, saved = self.layer.forward(params, x)
-        if key is None:
-            return y, (saved, jnp.ones_like(y))
-        mask = jax.random.bernoulli(key, 1 - self.rate, y.shape) / (1 - self.rate)
-        return mask * y, (saved, mask)
-
-    def backward(self, params, saved, dy):
-        saved, mask = saved
-        factor = {"scale": 1 / (1 - self.rate), "mask and scale": 1.0}.get(self.wrong, mask)
-        return self.layer.backward(params, saved, factor * dy)
 
 
 @pytest.mark.parametrize(
