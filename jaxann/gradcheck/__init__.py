@@ -212,7 +212,7 @@ every gradient is right, 1 if one is wrong, and 2 for bad input.
   autodiff.
 - `report`, `plots`, `style`: the report, its picture, and how pictures look.
 - `cases`: what is judged in a network, and at which points.
-- `subjects`: a layer, a loss or a gradient function as a pair of functions, forward and backward.
+- `subjects`, `gradient_subject`: a layer, a loss or a gradient function as a pair of functions, forward and backward.
 - `places`: every layer of a network with its true input and its true incoming cotangent.
 - `arguments`, `inputs`: the arguments at several points, and how the points are drawn.
 - `verdict`, `structure`: the verdict on each gradient, and on those that are missing or have the wrong shape.

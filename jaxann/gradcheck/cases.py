@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxann.gradcheck.arguments import Args
 from jaxann.gradcheck.compilation import precision
+from jaxann.gradcheck.gradient_subject import GradientSubject
 from jaxann.gradcheck.inputs import (
     draw_gradient_points,
     draw_layer_points,
@@ -21,7 +22,7 @@ from jaxann.gradcheck.inputs import (
     subsample,
 )
 from jaxann.gradcheck.places import Place, locate_layers
-from jaxann.gradcheck.subjects import GradientSubject, LayerSubject, LossSubject, Subject
+from jaxann.gradcheck.subjects import LayerSubject, LossSubject, Subject
 from jaxann.gradients.autodiff import AutodiffLayer, AutodiffLoss
 from jaxann.gradients.stateful import Stateful
 from jaxann.nn.base import Layer, join_path, map_parts, parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jaxann.gradcheck.function_points import draw_points
 from jaxann.gradcheck.function_subject import FunctionSubject
 from jaxann.gradcheck.host_arguments import parameter_names, to_array
 from jaxann.gradcheck.host_code import HostCode, StructureError
-from jaxann.gradcheck.report import WRONG, Report, Row
+from jaxann.gradcheck.report import RIGHT, WRONG, Report, Row
 from jaxann.gradcheck.verdict import judge
 from jaxann.nn.base import Layer, path_name
 from jaxann.nn.hyperparameters import validate_number
@@ -229,8 +230,18 @@ def _check_code(
     without = without if len(without) < len(values) else []
     points = draw_points(code, values, without, first.shape, cotangents, rng)
     rows = judge(subject, points, cotangents, rng, ("float64",), Deadline(seconds))
+    if not subject.is_traceable:
+        rows = [_count_kinks(row, subject.kinks.get(row.path, 0)) for row in rows]
     notes = [f"{name} is not judged, because backward returns None for it." for name in without]
     return Report(accept_on_purpose(rows, on_purpose), 1, 1, (*notes, *_describe_subject(subject)))
+
+
+def _count_kinks(row: Row, count: int) -> Row:
+    """Returns a row of differences alone, of which `count` were left out because a kink is within their step."""
+    if row.compared and row.compared == count and row.verdict == RIGHT:
+        sentence = "nothing could be compared, because the forward has a kink at every entry, or is not smooth"
+        row = replace(row, verdict=WRONG, cause="not smooth", diagnosis=sentence)
+    return replace(row, compared=row.compared - count if row.compared else 0, nonsmooth=count)
 
 
 def _require_finite(value: np.ndarray, expected: str) -> None:
@@ -259,7 +270,8 @@ def _describe_subject(subject: FunctionSubject) -> list[str]:
     if not subject.is_traceable:
         notes.append(f"JAX cannot trace {subject.name}, so its gradients are compared with central differences alone.")
         notes += [
-            f"Of the {subject.values[name].size} entries of {name}, {len(entries)} are compared."
+            f"Of the {subject.values[name].size} entries of {name}, {len(entries)} are compared, and the slopes along "
+            f"{len(subject.directions[name])} random directions."
             for name, entries in subject.entries.items()
         ]
     if subject.eps > 1e-10:

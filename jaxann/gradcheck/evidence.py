@@ -80,7 +80,7 @@ class Evidence:
     @property
     def value(self) -> np.ndarray:
         """The parameter or input with respect to which a is the gradient, in the shape of a."""
-        return self.arguments[self.name]
+        return self.subject.sample(self.name, self.arguments[self.name])
 
     @property
     def is_input(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from jaxann.gradcheck.subjects import Gradients, Subject
 
 BUDGET = 4.0  # seconds that all differences of a function which JAX cannot trace may take at all points
 MOST_OPERATIONS = 1000  # of a traced forward, because compiling more takes longer than differences
+DIRECTIONS = 3  # random directions in an array that is too large for the differences of all its entries
 FEWEST = 32  # entries of an array whose differences are computed however long they take
 
 
@@ -88,6 +90,18 @@ class FunctionSubject(Subject):
         return {name: np.sort(rng.choice(n, most, replace=False)) for name, n in sizes.items() if n > most}
 
     @cached_property
+    def directions(self) -> dict[str, np.ndarray]:
+        """Random directions in the arrays that are too large for all entries, by name, [K, size]."""
+        rng = np.random.default_rng(1)
+        drawn = {name: rng.normal(size=(DIRECTIONS, self.values[name].size)) for name in self.entries}
+        return {name: d / np.linalg.norm(d, axis=1, keepdims=True) for name, d in drawn.items()}
+
+    @cached_property
+    def kinks(self) -> dict[str, int]:
+        """How many entries and directions were left out at the first point by a kink, by name."""
+        return {}
+
+    @cached_property
     def _jacobians(self) -> dict[bytes, dict[str, tuple[np.ndarray, ...]]]:
         return {}
 
@@ -113,9 +127,7 @@ class FunctionSubject(Subject):
         with precision("float64"):
             points = [self.code.backward(_first(args.select(r)), args.dy[r, 0]) for r in range(len(args.dy))]
         names = [name for name in self.values if all(name in point for point in points)]
-        return {
-            name: self._sample(name, np.stack([np.asarray(p[name], float)[None] for p in points])) for name in names
-        }
+        return {name: self.sample(name, np.stack([np.asarray(p[name], float)[None] for p in points])) for name in names}
 
     def evaluate(self, args: Args, dtype: str) -> Gradients:
         handwritten = self.evaluate_handwritten(args)
@@ -132,11 +144,15 @@ class FunctionSubject(Subject):
             return super().perturb(args, share, rng)
         return self.evaluate(args, "float64").autodiff  # differences have an error of their own instead
 
-    def _sample(self, name: str, gradient: np.ndarray) -> np.ndarray:
-        """Returns the entries of a gradient [R, 1, ...] that are compared; those of a wrong shape are left as it is."""
+    def sample(self, name: str, gradient: np.ndarray) -> np.ndarray:
+        """Returns what is compared of a gradient [R, 1, ...]: some entries, and the slopes along the directions.
+
+        A gradient of a wrong shape is left as it is.
+        """
         if self.is_traceable or name not in self.entries or gradient.shape[2:] != self.values[name].shape:
             return gradient
-        return gradient.reshape(*gradient.shape[:2], -1)[..., self.entries[name]]
+        flat = gradient.reshape(*gradient.shape[:2], -1)
+        return np.concatenate([flat[..., self.entries[name]], flat @ self.directions[name].T], axis=-1)
 
     def _differentiate_numerically(self, args: Args, handwritten: dict[str, np.ndarray]) -> tuple[Any, Any]:
         """Returns central differences of all gradients, and their errors.
@@ -155,6 +171,7 @@ class FunctionSubject(Subject):
                 b = (dy @ J).reshape(shape)
                 written = handwritten.get(name)
                 kink = (np.abs(dy) @ rough > 0).reshape(shape)
+                self.kinks.setdefault(name, int(kink.sum()))
                 if written is not None and written.shape[2:] == b.shape:
                     b = np.where(kink, written[r, 0], b)
                 gradients[name].append(b[None])
@@ -162,17 +179,20 @@ class FunctionSubject(Subject):
         return ({name: np.stack(g) for name, g in gradients.items()}, {n: np.array(e) for n, e in errors.items()})
 
     def _measure_jacobian(self, values: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns ∂y/∂v [outputs, entries], where it is rough, and the rounding error of each output."""
+        """Measures the slopes of the outputs along entries and directions.
+
+        Returns:
+            The slopes [outputs, K], whether they are rough [outputs, K], and the rounding error of each output.
+        """
         value, center = values[name], np.ravel(self._right_code.forward(values)).astype(float)
-        entries = self.entries.get(name, np.arange(value.size))
         step = max(STEP, self.eps**0.2)
         columns, rough, rounding = [], [], np.zeros(len(center))
-        for place in entries.tolist():
-            h = step * float(np.clip(np.abs(value.flat[place]), 1e-2, 1))
+        for direction in self._list_directions(name):
+            moved = value.ravel()[direction != 0]
+            h = step * float(np.clip(np.abs(moved).max(initial=0), 1e-2, 1))
 
-            def move(share: float | int, place: Any = place, h: float = h) -> np.ndarray:
-                moved = value.copy()
-                moved.flat[place] += share * h
+            def move(share: float | int, direction: Any = direction, h: float = h) -> np.ndarray:
+                moved = value + (share * h * direction).reshape(value.shape)
                 return np.ravel(self._right_code.forward({**values, name: moved})).astype(float) - center
 
             far, back, near, near_back = (move(share) for share in (1, -1, 0.5, -0.5))
@@ -182,6 +202,15 @@ class FunctionSubject(Subject):
             rough.append(~(np.abs(far + back - 4 * (near + near_back)) / h <= limit))
             rounding = np.maximum(rounding, noise)
         return np.stack(columns, axis=1), np.stack(rough, axis=1), rounding
+
+    def _list_directions(self, name: str) -> Iterator[np.ndarray]:
+        """Yields the directions of the differences, flattened: entries, then random ones for a large array."""
+        size = self.values[name].size
+        for place in self.entries.get(name, np.arange(size)):
+            direction = np.zeros(size)
+            direction[place] = 1
+            yield direction
+        yield from self.directions.get(name, ())
 
 
 def _first(args: Args) -> dict[str, np.ndarray]:

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from jaxann.gradcheck.evidence import Evidence, NotDefinedError
-from jaxann.gradcheck.subjects import GradientSubject, LossSubject
+from jaxann.gradcheck.gradient_subject import GradientSubject
+from jaxann.gradcheck.subjects import LossSubject
 
 MOST_OUTPUTS = 512  # of one example: a larger Jacobian is not formed
 POINTS = 2

@@ -8,11 +8,12 @@ import numpy as np
 from jaxann.gradcheck.arguments import Args, by_name, is_float
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.evidence import Evidence
+from jaxann.gradcheck.gradient_subject import GradientSubject
 from jaxann.gradcheck.kinks import acts_on_each_entry
 from jaxann.gradcheck.step_points import Change, Findings, Wrong
 from jaxann.gradcheck.step_recognition import list_wrong_gradients, recognize
 from jaxann.gradcheck.step_search import find_changes
-from jaxann.gradcheck.subjects import GradientSubject, LayerSubject, LossSubject, Subject
+from jaxann.gradcheck.subjects import LayerSubject, LossSubject, Subject
 from jaxann.gradients.autodiff import AutodiffLayer
 from jaxann.nn.activations import ACTIVATIONS
 from jaxann.nn.losses import LOSSES

@@ -9,9 +9,10 @@ import numpy as np
 
 from jaxann.gradcheck.arguments import by_name
 from jaxann.gradcheck.evidence import ROUNDING, Evidence
+from jaxann.gradcheck.gradient_subject import GradientSubject
 from jaxann.gradcheck.rerun_diagnoses import other_derivative
 from jaxann.gradcheck.structure import name_axes, subsets
-from jaxann.gradcheck.subjects import GradientSubject, LossSubject
+from jaxann.gradcheck.subjects import LossSubject
 
 
 def rounding(e: Evidence) -> str | None:
@@ -211,9 +212,9 @@ def _find_swapped(e: Evidence) -> str | None:
 def weight_decay(e: Evidence) -> str | None:
     """Diagnoses a weight decay."""
     parameters = e.arguments if e.subject.is_single else by_name(e.args.params, ())
-    value, dy, difference = parameters.get(e.name), e.args.dy, e.a - e.b
-    if value is None or not value.any():
+    if e.name not in parameters or not e.value.any():
         return None
+    value, dy, difference = e.value, e.args.dy, e.a - e.b
     weights = [] if isinstance(e.subject, GradientSubject) else [np.full(len(value), dy.shape[1])]
     weights.append(dy.reshape(len(dy), -1).sum(axis=1))  # the decay of a loss is scaled as the loss is
     for weight in weights:

@@ -206,8 +206,21 @@ def test_of_a_large_array_some_entries_and_directions_are_compared():
     x = RNG.normal(size=20_000)
     report = check_function(forward, lambda dy, x: 2 * dy * x, x)
     assert_right(report, "x")
-    assert re.search(r"Of the 20000 entries of x, \d+ are compared", "".join(report.notes))
+    assert re.search(r"Of the 20000 entries of x, \d+ are compared, and .* 3 random directions", "".join(report.notes))
     assert_wrong(check_function(forward, lambda dy, x: 3 * dy * x, x), x="factor")
+    few = np.arange(len(x)) < 10  # of which none may be among the entries, but each direction has all
+    assert not check_function(forward, lambda dy, x: np.where(few, 9, 2) * dy * x, x).ok
+
+
+def test_where_nothing_can_be_compared_nothing_is_called_right():
+    def forward(x):
+        return np.array([abs(float(number)) for number in x])  # JAX cannot trace it
+
+    report = check_function(forward, lambda dy, x: dy * np.sign(x), np.array([0.0, 1.0, -2.0]))
+    assert report.ok
+    assert (report["x"].compared, report["x"].nonsmooth) == (2, 1)
+    report = check_function(forward, lambda dy, x: dy * np.sign(x), np.zeros(3))
+    assert_wrong(report, x="not smooth")
 
 
 def test_code_in_float32_has_honest_tolerances():
@@ -318,7 +331,7 @@ def test_a_choice_of_slope_is_right(slope):
 
 
 def test_a_declared_cause_leaves_every_other_mistake_judged():
-    clipped = partial(np.clip, a_min=-0.1, a_max=0.1)
+    clipped = partial(np.clip, a_min=-0.5, a_max=0.5)
     declared = {"on_purpose": {"x": "clipping"}}
     assert check_function(lambda x: x * 1.0, lambda dy, x: clipped(dy), B, **declared).ok
     report = check_function(lambda x: x * 1.0, lambda dy, x: 2 * dy, B, **declared)
