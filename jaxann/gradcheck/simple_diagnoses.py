@@ -233,9 +233,11 @@ def clipping(e: Evidence) -> str | None:
     clipped, unclipped = "a gradient clipped to ±{:.4g}", "a gradient that is not clipped to ±{:.4g}, as it should be"
     scale = np.where(e.cotangent == 0, 1, e.cotangent) if e.is_loss else np.ones_like(e.a)
     for one, other, sentence in ((e.a, e.b, clipped), (e.b, e.a, unclipped)):
-        bound = np.abs(one / scale).max()
-        is_partial = (np.abs(one / scale) < bound).any()  # a sign or one number is no clipped gradient
-        if is_partial and e.agree(one, scale * np.clip(other / scale, -bound, bound)):
+        sizes = np.abs(one / scale)
+        bound = sizes.max()
+        if sentence == unclipped and np.ptp(sizes) <= ROUNDING * bound:  # such as the sign, the derivative of |x|
+            continue
+        if e.agree(one, scale * np.clip(other / scale, -bound, bound)):
             return sentence.format(bound)
     return None
 

@@ -78,7 +78,7 @@ def test_a_custom_vjp_inside_a_program_has_the_diagnosis_of_the_layer(name):
     program, args = make_program(rule, host, transformation)
     report = audit(program, *args)
     paths = rule.paths()
-    assert all(row.owner.split(" (")[0] == "rule" for row in report.rows)
+    assert any(row.owner.split(" (")[0] == "rule" for row in report.rows)
     raises = any(row.cause == "raises" for row in report.rows)
     wrong = rule.wrong if raises else {paths[path] for path in report.wrong}
     assert_named("custom_vjp", name, report, wrong, rule.wrong)

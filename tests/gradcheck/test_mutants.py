@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from support.layers import Positions
-from support.mutants import MUTANTS, NOTEBOOK, RIGHT
+from support.mutants import CHOICES, MUTANTS, NOTEBOOK, RIGHT
 
 from jaxann import check, predict
 from jaxann.gradcheck.verdict import TOLERANCE
@@ -55,6 +55,17 @@ def test_every_mutant_is_found_located_and_diagnosed(capsys):
     assert found == located == diagnosed == len(RESULTS)
 
 
+@pytest.mark.parametrize("name", CHOICES)
+def test_another_slope_at_a_kink_is_right_and_told_as_a_choice(name):
+    choice = CHOICES[name]
+    report = check_mutant(choice)
+    assert report.ok, f"\n{report}"
+    assert {row.path for row in report.rows if row.cause} == set(choice.wrong)
+    for path in choice.wrong:
+        assert report[path].cause == choice.cause
+        assert report[path].diagnosis.startswith("another choice of slope at a kink, where every slope is right")
+
+
 @pytest.mark.parametrize("name", RIGHT)
 def test_the_same_without_the_mistake_is_right(name):
     report = check_mutant(RIGHT[name])
@@ -62,6 +73,7 @@ def test_the_same_without_the_mistake_is_right(name):
 
 
 def test_there_are_enough_mutants_and_the_notebooks_four_are_among_them():
-    assert len(MUTANTS) >= 40
+    assert len(MUTANTS) >= 70
+    assert len(MUTANTS | CHOICES) >= 80
     assert len(NOTEBOOK) == 4
     assert NOTEBOOK.items() <= MUTANTS.items()
