@@ -221,8 +221,9 @@ every gradient is right, 1 if one is wrong, and 2 for bad input.
 - `diagnoses`: the diagnoses in order; `simple_diagnoses` compare gradients as they stand, `rerun_diagnoses` evaluate
   the subject again, and `jacobian_diagnoses` form its Jacobian.
 - `step_search`: the search for a wrong step of the forward pass. `steps` lists its operations, `step_names` names them,
-  `step_changes`, `step_derivatives`, `step_slopes`, `step_assignments`, `step_patterns` and `step_recognition` say what
-  may be wrong with each, and `step_sweep`, `step_programs` and `step_points` evaluate the changes.
+  `step_changes`, `step_derivatives`, `step_slopes`, `step_assignments`, `step_patterns`, `step_windows` and
+  `step_recognition` say what may be wrong with each, and `step_sweep`, `step_programs` and `step_points` evaluate the
+  changes.
 - `compilation`: the precision of a check, and its programs, which are cheap to compile.
 """
 
