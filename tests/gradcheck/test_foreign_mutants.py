@@ -9,6 +9,7 @@ import pytest
 from support.hosts import HOSTS, TRANSFORMATIONS, make_program, make_rule
 from support.mutants import CHOICES, MUTANTS
 from support.numpy_mutants import PAIRS
+from support.selection import choose
 
 from jaxann import audit, check_function, check_gradient
 from jaxann.gradients.table import format_table
@@ -42,11 +43,6 @@ OTHER_CAUSES = {
 CAUSES = {form: {} for form in ("NumPy", "custom_vjp", "PyTorch")}  # by form and mutant: what was found
 
 
-def choose(names, step):
-    """Returns the names as parameters: all but every few of them are slow."""
-    return [name if i % step == 0 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(names)]
-
-
 def assert_named(form, name, report, wrong, expected):
     """Asserts that the expected gradients are wrong for the expected cause, or right but for a choice of a slope."""
     if name in CHOICES:
@@ -61,7 +57,7 @@ def assert_named(form, name, report, wrong, expected):
     assert CAUSES[form][name] == OTHER_CAUSES.get((form, name), ALL[name].cause), f"\n{report}"
 
 
-@pytest.mark.parametrize("name", choose(PAIRS, 4))
+@pytest.mark.parametrize("name", choose(PAIRS, 8))
 def test_a_numpy_pair_has_the_diagnosis_of_the_layer(name):
     pair = PAIRS[name]
     check = check_gradient if pair.is_gradient else check_function
@@ -69,7 +65,7 @@ def test_a_numpy_pair_has_the_diagnosis_of_the_layer(name):
     assert_named("NumPy", name, report, set(report.wrong), set(pair.wrong))
 
 
-@pytest.mark.parametrize("name", choose(ALL, 7))
+@pytest.mark.parametrize("name", choose(ALL, 11))
 def test_a_custom_vjp_inside_a_program_has_the_diagnosis_of_the_layer(name):
     host, transformation = PLACES[name]
     if host != "bare":
@@ -84,7 +80,7 @@ def test_a_custom_vjp_inside_a_program_has_the_diagnosis_of_the_layer(name):
     assert_named("custom_vjp", name, report, wrong, rule.wrong)
 
 
-@pytest.mark.parametrize("name", choose(TORCH, 3))
+@pytest.mark.parametrize("name", choose(TORCH, 5))
 def test_a_function_of_pytorch_has_the_diagnosis_of_the_layer(name):
     pytest.importorskip("torch")
     from support.torch_mutants import FUNCTIONS

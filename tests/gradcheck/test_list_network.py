@@ -1,7 +1,6 @@
 """A NumPy network in the style of a notebook, pointed at as it stands: each of its four wrong formulas is named."""
 
 import numpy as np
-import pytest
 from support import list_network as network
 
 from jaxann import check_function, check_gradient
@@ -50,10 +49,9 @@ def test_the_sign_of_the_bias_is_named_by_what_a_step_changes():
     assert report["b"].cause == "sign"
 
 
-@pytest.mark.parametrize("size", [2, 5])
-def test_the_whole_network_is_wrong_in_every_layer_but_not_refused(size):
-    first = network.ListLayer(4, size, 0.5, network.sigmoid, network.sigmoid_slope, batch=1, seed=0)
-    last = network.ListLayer(size, 3, 0.5, network.softmax, network.softmax_jacobian, batch=1, seed=1)
+def test_the_whole_network_is_wrong_in_every_layer_but_not_refused():
+    first = network.ListLayer(4, 2, 0.5, network.sigmoid, network.sigmoid_slope, batch=1, seed=0)
+    last = network.ListLayer(2, 3, 0.5, network.softmax, network.softmax_jacobian, batch=1, seed=1)
     first.next, last.previous = last, first
     t = np.array([0.98, 0.01, 0.01])
 
