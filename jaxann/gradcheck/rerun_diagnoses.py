@@ -150,9 +150,10 @@ def _candidate_gradients(e: Evidence) -> dict[str, np.ndarray]:
     """Returns what the gradient would be for every other activation or loss, by the diagnosis that it stands for."""
     gradients: dict[str, np.ndarray] = {}
     if e.is_loss:
-        rows = lambda array: np.reshape(array, (len(array), -1, *np.shape(array)[e.value.ndim - 1 :]))  # noqa: E731
+        axes = e.value.ndim - 1  # before the outputs: of points, and of examples in a batch of any shape
         for t in _list_targets(e):
-            args = Args((), rows(e.value), rows(t), e.cotangent[..., 0].reshape(len(t), -1))
+            x, target = (np.reshape(array, (len(array), -1, *np.shape(array)[axes:])) for array in (e.value, t))
+            args = Args((), x, target, e.cotangent[..., 0].reshape(len(t), -1))
             for loss in LOSSES.values():
                 twin = LossSubject("", loss())
                 _add_gradient(gradients, f"the gradient of {loss.__name__} instead of its own", twin, args, e.a.shape)

@@ -61,7 +61,7 @@ def test_check_layer_finds_what_is_wrong_in_an_embedding():
     assert check_layer(embedding, params, [1, 2, 4]).ok
     report = check_layer(embedding, params, [1, 2, 1])
     assert report.wrong == ("E",)
-    assert "[1, 0], [1, 1], [1, 2]" in report["E"].diagnosis
+    assert "assigned where it should be added" in report["E"].diagnosis
 
 
 def test_a_sweep_gives_each_group_the_features_that_its_model_takes():
