@@ -126,9 +126,13 @@ def observe(
     y, saved = forward_batch(observed, params, x, key)
     losses, dy = jax.vmap(loss.value)(y, t), jax.vmap(loss.gradient)(y, t)
     grads, _ = backward_batch(observed, params, saved, dy)  # y, saved = forward_batch(observed, params, x, key)
-    forwards = jax.tree.leaves(saved, is_leaf=lambda leaf: isinstance(leaf, ForwardRecord))
-    backwards = jax.tree.leaves(grads, is_leaf=lambda leaf: isinstance(leaf, BackwardRecord))
-    return forwards, losses, dy, backwards[::-1]
+    return _collect(ForwardRecord, saved), losses, dy, _collect(BackwardRecord, grads)[::-1]
+
+
+def _collect(kind: type, tree: PyTree) -> list[Any]:
+    """Returns the records in a tree, without what the layers around the probes save or return themselves."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]
 
 
 def find_nonfinite(

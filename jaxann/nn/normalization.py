@@ -50,7 +50,7 @@ class Normalization(Layer):
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        _validate(self, self.n, self.epsilon, scale=self.scale, shift=self.shift)
+        _validate(self, self.n, self.epsilon)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -106,7 +106,7 @@ class LayerNorm(Normalization):
     float32 are computed in float32.
 
     Attributes:
-        n: Number of features: the length of the last axis of x, at least 2. Of a single number, nothing would remain.
+        n: Number of features: the length of the last axis of x, at least 2.
         scale: Whether there is a parameter γ; otherwise γ = 1.
         shift: Whether there is a parameter β; otherwise β = 0.
         epsilon: ε, a finite number above 0.
@@ -119,7 +119,7 @@ class LayerNorm(Normalization):
     """
 
     def __post_init__(self) -> None:
-        _validate(self, self.n, self.epsilon, least=2, scale=self.scale, shift=self.shift)
+        _validate(self, self.n, self.epsilon, least=2)
 
     def mean(self, a: Values) -> Means:
         return a.mean(-1, keepdims=True)
@@ -215,7 +215,7 @@ class RMSNorm(Layer):
     {"scale": [n]}, γ, drawn as ones. Means of a lower precision than float32 are computed in float32.
 
     Attributes:
-        n: Number of features: the length of the last axis of x, at least 2. Of a single number, only the sign would remain.
+        n: Number of features: the length of the last axis of x, at least 2.
         scale: Whether there is a parameter γ; otherwise γ = 1.
         epsilon: ε, a finite number above 0.
 
@@ -232,7 +232,7 @@ class RMSNorm(Layer):
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        _validate(self, self.n, self.epsilon, least=2, scale=self.scale)
+        _validate(self, self.n, self.epsilon, least=2)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -265,13 +265,10 @@ def _broadcast(a: Float[Array, " n"], x: Values) -> Float[Array, "... n"]:
 
 
 def _match_features(layer: Layer, n: int, x: Values) -> None:
-    if x.ndim < 1 or x.shape[-1] != n:
+    if x.shape[-1:] != (n,):
         raise ValueError(f"{layer} expected x of shape (..., {n}), got {x.shape}")
 
 
-def _validate(layer: Layer, n: int, epsilon: float, least: int = 1, **switches: bool) -> None:
+def _validate(layer: Layer, n: int, epsilon: float, least: int = 1) -> None:
     validate_number("n", n, least=least, integer=True, note=f"the features of {type(layer).__name__}")
     validate_number("epsilon", epsilon, above=0)
-    for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise SettingError(name, "to be True or False", value)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import SettingError, validate_number
@@ -44,8 +45,8 @@ class Reshape(Layer):
         return self.before[-1], self.after[-1]
 
     def forward(
-        self, params: PyTree, x: Float[Array, "..."], key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "..."], tuple[()]]:
+        self, params: PyTree, x: Shaped[Array, "..."], key: PRNGKeyArray | None = None
+    ) -> tuple[Shaped[Array, "..."], tuple[()]]:
         if x.shape != self.before:
             raise ValueError(f"{self} expected x of shape {self.before}, got {x.shape}")
         return x.reshape(self.after), ()
@@ -85,14 +86,14 @@ class Flatten(Layer):
         return (None, None) if self.shape is None else (self.shape[-1], prod(self.shape))
 
     def forward(
-        self, params: PyTree, x: Float[Array, "..."], key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, " n"], Float[Array, "0 ..."]]:
+        self, params: PyTree, x: Shaped[Array, "..."], key: PRNGKeyArray | None = None
+    ) -> tuple[Shaped[Array, " n"], Shaped[Array, "0 ..."]]:
         if self.shape is not None and x.shape != self.shape:
             raise ValueError(f"{self} expected x of shape {self.shape}, got {x.shape}")
         return x.reshape(-1), save_shape(x)
 
     def backward(
-        self, params: PyTree, saved: Float[Array, "0 ..."], dy: Float[Array, " n"]
+        self, params: PyTree, saved: Shaped[Array, "0 ..."], dy: Float[Array, " n"]
     ) -> tuple[PyTree, Float[Array, "..."]]:
         return (), dy.reshape(saved.shape[1:])  # y = x in one row
 
@@ -100,12 +101,12 @@ class Flatten(Layer):
         return f"Flatten({'' if self.shape is None else self.shape})"
 
 
-def save_shape(x: Array) -> Float[Array, "0 ..."]:
+def save_shape(x: Array) -> Shaped[Array, "0 ..."]:
     """Returns an array without entries, from which `backward` can tell the shape of x as `saved.shape[1:]`."""
     return jnp.zeros((0, *x.shape), x.dtype)
 
 
-def validate_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+def validate_shape(name: str, shape: Any) -> tuple[int, ...]:
     """Checks that a setting is a shape: at least one whole number, each at least 1.
 
     Args:

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
 from operator import add
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0
 from jaxann.nn.hyperparameters import SettingError
 from jaxann.nn.reshape import save_shape
 
 Values = Float[Array, "..."]
+Input = Shaped[Array, "..."]  # floats, or integers where the layers inside take those
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Residual(Wrapper):
         if n is not None and m is not None and n != m:
             raise ValueError(f"expected a layer in Residual that returns as many features as it takes, {n}, got {m}")
 
-    def forward(self, params: PyTree, x: Values, key: PRNGKeyArray | None = None) -> tuple[Values, Any]:
+    def forward(self, params: PyTree, x: Input, key: PRNGKeyArray | None = None) -> tuple[Values, Any]:
         y, saved = self.layer.forward(params, x, key)
         if y.shape != x.shape:
             raise ValueError(f"expected f(x) of the shape of x, {x.shape}, in Residual, got {y.shape}")
@@ -82,7 +83,7 @@ class Parallel(Layer):
     """
 
     layers: Sequence[Layer]
-    join: Literal["sum", "concatenation"] = "sum"
+    join: str = "sum"
 
     exposes_parts = True
 
@@ -132,7 +133,7 @@ class Parallel(Layer):
         keys = jax.random.split(key, len(self.layers))
         return tuple(layer.init(k) for layer, k in zip(self.layers, keys, strict=True))
 
-    def forward(self, params: PyTree, x: Values, key: PRNGKeyArray | None = None) -> tuple[Values, Any]:
+    def forward(self, params: PyTree, x: Input, key: PRNGKeyArray | None = None) -> tuple[Values, Any]:
         keys = [None] * len(self.layers) if key is None else jax.random.split(key, len(self.layers))
         pairs = [layer.forward(p, x, k) for layer, p, k in zip(self.layers, params, keys, strict=True)]
         ys, saved = zip(*pairs, strict=True)
