@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from support.judges import cast
-from support.layers import LayerNorm, Tied
+from support.layers import Tied
 
 from jaxann import autodiff, backprop, fit
 from jaxann.data import Examples
@@ -33,6 +33,7 @@ from jaxann.gradients.per_example import (
 from jaxann.nn import (
     Dense,
     Layer,
+    LayerNorm,
     MixedPrecision,
     Outer,
     Sequential,
