@@ -178,8 +178,8 @@ def test_a_layer_that_states_no_sizes(call_gradcheck, arguments, summary):
         ),
         (
             ("--layer", "jaxann.nn:AvgPool((2, 2))", "--shape", 1, 2, 1),
-            "expected --shape to be the shape of an input that AvgPool(size=(2, 2), stride=(2, 2), padding=((0, 0), (0, "
-            "0))) can take (",
+            "expected --shape to be the shape of an input that AvgPool(size=(2, 2), stride=(2, 2), "
+            "padding=((0, 0), (0, 0))) can take (",
         ),
         (
             ("--layer", "own"),

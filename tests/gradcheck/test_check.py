@@ -414,7 +414,7 @@ def test_a_part_used_twice_has_rows_for_each_use():
     report = check(*network(Twice(Dense(5, 5))))
     assert report.ok
     assert [row.path for row in report.rows if "inner" in row.path] == [
-        *("1.layer.W", "1.layer.b", "1.layer.dx"),
+        *("1.inner.W", "1.inner.b", "1.inner.dx"),
         *("1.inner#2.W", "1.inner#2.b", "1.inner#2.dx"),
     ]
 
