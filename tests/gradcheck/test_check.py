@@ -72,6 +72,16 @@ def test_random_right_networks_are_right():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", cases.LAYERS)
+def test_every_layer_of_the_library_is_right(name):
+    layer, shape = cases.LAYERS[name]
+    key = jax.random.key(0)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), layer.init(key))
+    report = check_layer(layer, params, jax.random.normal(jax.random.key(1), shape))
+    assert report.ok, report
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("hundred", range(10))
 def test_a_thousand_random_right_networks_are_right(hundred):
     assert_right(range(100 * hundred, 100 * hundred + 100))
