@@ -69,6 +69,25 @@ LAYERS = {  # a layer and the shape of an input for it
     "Parallel, added": (Parallel((Dense(3, 3), tanh, Residual(Dense(3, 3)))), (3,)),
     "Parallel, concatenated": (Parallel((Dense(3, 2), tanh, Dense(3, 1)), "concatenation"), (3,)),
 }
+# The fast tests compare every layer with autodiff in float64, and these layers with nothing else.
+BRIEFLY = {
+    "LayerNorm",
+    "RMSNorm",
+    "RMSNorm without a scale",
+    "InstanceNorm",
+    "GroupNorm",
+    "GroupNorm of a vector, without parameters",
+    "MaxPool",
+    "MaxPool of a sequence, with a stride beyond the window",
+    "AvgPool of a volume",
+    "AvgPool of overlapping windows",
+    "GlobalAvgPool",
+    "AdaptiveAvgPool",
+    "Reshape",
+    "Flatten",
+    "Residual",
+    "Parallel, added",
+}
 
 
 def normal(key, m):
