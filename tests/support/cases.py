@@ -72,6 +72,7 @@ LAYERS = {  # a layer and the shape of an input for it
 # The fast tests compare every layer with autodiff in float64, and these layers with nothing else.
 BRIEFLY = {
     "LayerNorm",
+    "LayerNorm at places, without a shift",
     "RMSNorm",
     "RMSNorm without a scale",
     "InstanceNorm",
