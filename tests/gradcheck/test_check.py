@@ -24,7 +24,9 @@ from jaxann.nn import (
     Elementwise,
     Layer,
     LayerNorm,
+    Parallel,
     Residual,
+    RMSNorm,
     Sequential,
     SoftmaxCrossEntropy,
     SquaredError,
@@ -47,8 +49,10 @@ def draw_network(seed):
     for kind in rng.integers(8, size=rng.integers(1, 4)):
         m = int(rng.choice([1, 3, 5]))
         activation = ACTIVATIONS[rng.choice(sorted(ACTIVATIONS))]
-        residual = Residual(Sequential((Dense(n, n), tanh))) if rng.random() < 0.5 else Residual(relu)
-        other = {3: activation, 4: LayerNorm(n) if n > 1 else activation, 5: Dropout(0.3), 6: residual, 7: Tied(n, 3)}
+        composites = Residual(Sequential((Dense(n, n), tanh))), Residual(relu), Parallel((Dense(n, n), activation))
+        composite = composites[rng.integers(3)]
+        norm = activation if n == 1 else (LayerNorm(n), RMSNorm(n))[rng.integers(2)]
+        other = {3: activation, 4: norm, 5: Dropout(0.3), 6: composite, 7: Tied(n, 3)}
         layers.append(other.get(int(kind), Neurons(n, m) if kind == 2 else Dense(n, m)))
         n = m if kind < 3 else n
     name = rng.choice(sorted(cases.LOSSES))
