@@ -311,7 +311,7 @@ def test_only_the_last_layer_learns_where_a_skip_connection_passes_it():
 
 
 def test_direct_feedback_reaches_the_layers_beside_a_skip_connection():
-    """With two layers after the skip connection, nothing in it gets the true gradient."""
+    """What arrives at the output of the skip connection comes from a random matrix, too, and is added."""
     model = Sequential((Dense(4, 5), Residual(Sequential((tanh, Dense(5, 5)))), Dense(5, 3)))
     params = model.init(KEY)
     gradient, feedback = compile_gradient(DirectFeedbackAlignment(), model, SquaredError())
@@ -321,7 +321,7 @@ def test_direct_feedback_reaches_the_layers_beside_a_skip_connection():
     h, error = np.array(saved[1][0][1]), np.array(y - T) / 13
     direct = error @ np.array(feedback["2"]).T
     np.testing.assert_allclose(grads[1][1]["W"], direct.T @ h, rtol=1e-11, atol=1e-15)
-    below = direct + (1 - h**2) * (error @ np.array(feedback["1.1"]).T)  # what passes the skip connection is added
+    below = direct + (1 - h**2) * (error @ np.array(feedback["1.1"]).T)
     np.testing.assert_allclose(grads[0]["W"], below.T @ np.array(X), rtol=1e-11, atol=1e-15)
 
 
