@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Shaped
 
-from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0, join_path, map_parts
+from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0, map_parts, part_path
 from jaxann.nn.batch import backward_batch, forward_batch
 from jaxann.nn.loss import Loss
 
@@ -81,8 +81,8 @@ class BackwardRecord:
 def with_probes(model: Layer, path: str = "") -> Layer:
     """Returns a model with a `Probe` around each of its layers, at any depth.
 
-    Layers inside another one get probes of their own if that one `exposes_parts`, as `Sequential` and `MixedPrecision`
-    do. Any other layer that is made of layers may change their gradients, so it gets a single probe.
+    Layers inside another one get probes of their own if that one `exposes_parts`, as `Sequential`, `Residual` and
+    `MixedPrecision` do. Any other layer that is made of layers may change their gradients, so it gets a single probe.
 
     Args:
         model: The network, a layer.
@@ -93,9 +93,7 @@ def with_probes(model: Layer, path: str = "") -> Layer:
     """
     if not model.exposes_parts:
         return Probe(model, path)
-    # A wrapper has no parameters of its own: those of the layer inside lie at its path.
-    wraps = isinstance(model, Wrapper)
-    return map_parts(model, lambda name, part: with_probes(part, path if wraps else join_path(path, name)))
+    return map_parts(model, lambda name, part: with_probes(part, part_path(model, path, name)))
 
 
 @partial(jax.jit, static_argnames=("model", "loss"))
@@ -126,9 +124,13 @@ def observe(
     y, saved = forward_batch(observed, params, x, key)
     losses, dy = jax.vmap(loss.value)(y, t), jax.vmap(loss.gradient)(y, t)
     grads, _ = backward_batch(observed, params, saved, dy)  # y, saved = forward_batch(observed, params, x, key)
-    forwards = jax.tree.leaves(saved, is_leaf=lambda leaf: isinstance(leaf, ForwardRecord))
-    backwards = jax.tree.leaves(grads, is_leaf=lambda leaf: isinstance(leaf, BackwardRecord))
-    return forwards, losses, dy, backwards[::-1]
+    return _collect(ForwardRecord, saved), losses, dy, _collect(BackwardRecord, grads)[::-1]
+
+
+def _collect(kind: type, tree: PyTree) -> list[Any]:
+    """Returns the records in a tree, without what the layers around the probes save or return themselves."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]
 
 
 def find_nonfinite(

@@ -14,7 +14,7 @@ A layer is three pure functions on one example, and a network is a layer too:
   parameter is an array of its shape.
 - A loss has a `value(y, t)` and a `gradient(y, t)`, again for one example. `jax.vmap` applies them to a batch.
 - At a kink, the slope is the one that `jax.nn` takes: relu'(0) = 0, leaky_relu'(0) = 1, elu'(0) = 1 and
-  hard_tanh'(±1) = 1. The slope of |x| at 0 is 1.
+  hard_tanh'(±1) = 1. The slope of |x| at 0 is 1. Of equal entries, the first is the maximum of `MaxPool`.
 - The derivative at a NaN is a NaN, also for an `Elementwise` of your own if its function returns NaN there.
 
 One example, forward and backward:
@@ -40,6 +40,12 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 ## What it contains
 
 - Layers: `Dense`, `Dropout`, `Sequential`, and `mlp`, which builds a `Sequential`.
+- Composite layers: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds
+  or concatenates their outputs.
+- Normalizations: `LayerNorm` and `RMSNorm` over the features, `InstanceNorm` over the places, `GroupNorm` over both.
+  They work on inputs [..., n] with any number of axes of places before the features.
+- Pooling of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `MaxPool`, `AvgPool`, `GlobalAvgPool` and
+  `AdaptiveAvgPool`. `Reshape` and `Flatten` change the shape and nothing else.
 - Activations, which are layers without parameters: `identity`, `sigmoid`, `tanh`, `relu`, `leaky_relu`, `elu`, `selu`,
   `softplus`, `gelu`, `silu`, `hard_tanh` and `softmax`. `ACTIVATIONS` has them by name.
 - Losses: `SquaredError`, `AbsoluteError`, `Huber`, `Hinge`, `Poisson`, `CrossEntropy`, `SoftmaxCrossEntropy` and
@@ -153,25 +159,41 @@ from jaxann.nn.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from jaxann.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from jaxann.nn.outer import Outer, materialize, sum_examples
+from jaxann.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 from jaxann.nn.precision import MixedPrecision
+from jaxann.nn.reshape import Flatten, Reshape
+from jaxann.nn.residual import Parallel, Residual
 from jaxann.nn.sequential import Sequential, mlp
 
 __all__ = [
     "ACTIVATIONS",
     "LOSSES",
     "AbsoluteError",
+    "AdaptiveAvgPool",
+    "AvgPool",
     "CrossEntropy",
     "Dense",
     "Dropout",
     "Elementwise",
+    "Flatten",
+    "GlobalAvgPool",
+    "GroupNorm",
     "Hinge",
     "Huber",
+    "InstanceNorm",
     "Layer",
+    "LayerNorm",
     "Loss",
+    "MaxPool",
     "MixedPrecision",
     "Outer",
+    "Parallel",
     "Poisson",
+    "RMSNorm",
+    "Reshape",
+    "Residual",
     "Sequential",
     "SigmoidCrossEntropy",
     "Softmax",

@@ -166,6 +166,19 @@ def parts(layer: Layer) -> dict[str, Layer]:
     return named
 
 
+def part_path(layer: Layer, path: str, name: str) -> str:
+    """Returns the path of a part's parameters inside those of a model.
+
+    A wrapper has no parameters of its own: those of the layer inside lie at its path.
+
+    Args:
+        layer: The layer that the part belongs to.
+        path: The path of that layer.
+        name: The name of the part, as `map_parts` gives it.
+    """
+    return path if isinstance(layer, Wrapper) else join_path(path, name)
+
+
 def path_name(path: tuple[Any, ...]) -> str:
     """Returns the path of a leaf in a pytree as reports write it, for instance "2.W".
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.activations import identity, sigmoid
-from jaxann.nn.base import InputGradient, Layer, drop_float0, join_path, map_parts, parts
+from jaxann.nn.base import InputGradient, Layer, drop_float0, map_parts, part_path, parts
 from jaxann.nn.dense import Dense, glorot_uniform
 from jaxann.nn.dropout import Dropout
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
@@ -135,28 +135,28 @@ def mlp(
 
 
 def leaf_layers(model: Layer, path: str = "") -> dict[str, Layer]:
-    """Collects the layers of a chain, and those of the chains in it.
+    """Collects the layers of a network at any depth: those inside every layer that `exposes_parts`.
 
     Args:
-        model: A `Sequential`, or any other layer, which is then the only leaf.
+        model: A `Sequential`, a `Residual` or another layer that exposes its parts. Any other layer is the only leaf.
         path: The path of the model inside a larger one; empty by default.
 
     Returns:
-        The layers that are not a `Sequential`, by their paths such as "2" or "1.0", from first to last.
+        The layers that do not expose parts, by the paths of their parameters such as "2" or "1.0", from first to last.
     """
-    if not isinstance(model, Sequential):
+    if not model.exposes_parts:
         return {path: model}
     leaves: dict[str, Layer] = {}
     for name, part in parts(model).items():
-        leaves |= leaf_layers(part, join_path(path, name))
+        leaves |= leaf_layers(part, part_path(model, path, name))
     return leaves
 
 
 def map_layers(model: Layer, change: Callable[[str, Layer], Layer], path: str = "") -> Layer:
-    """Replaces each layer of a chain, and of the chains in it.
+    """Replaces each layer of a network at any depth: those inside every layer that `exposes_parts`.
 
     Args:
-        model: A `Sequential`, or any other layer, which is then replaced itself.
+        model: A `Sequential`, a `Residual` or another layer that exposes its parts. Any other layer is replaced itself.
         change: Maps the path of a layer and the layer to the one that takes its place. The paths are those of
             `leaf_layers`.
         path: The path of the model inside a larger one; empty by default.
@@ -164,6 +164,6 @@ def map_layers(model: Layer, change: Callable[[str, Layer], Layer], path: str = 
     Returns:
         A copy of the model with the new layers.
     """
-    if not isinstance(model, Sequential):
+    if not model.exposes_parts:
         return change(path, model)
-    return map_parts(model, lambda name, part: map_layers(part, change, join_path(path, name)))
+    return map_parts(model, lambda name, part: map_layers(part, change, part_path(model, path, name)))

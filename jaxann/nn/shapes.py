@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from jaxann.nn.base import Layer, Wrapper, join_path, map_parts
+from jaxann.nn.base import Layer, Wrapper, map_parts, part_path
 from jaxann.nn.hyperparameters import SettingError
 from jaxann.nn.text import shorten
 
@@ -156,9 +156,7 @@ class _Guard(Wrapper):
 
 
 def _add_guards(model: Layer, path: str, taken: list[str]) -> Layer:
-    # A wrapper has no parameters of its own: those of the layer inside lie at its path.
-    wraps = isinstance(model, Wrapper)
-    guarded = map_parts(model, lambda name, part: _add_guards(part, path if wraps else join_path(path, name), taken))
+    guarded = map_parts(model, lambda name, part: _add_guards(part, part_path(model, path, name), taken))
     return _Guard(guarded, model, path, taken)
 
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0, join_path, parts
+from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0, part_path, parts, path_name
 from jaxann.nn.dense import glorot_uniform
-from jaxann.nn.sequential import Sequential, map_layers
+from jaxann.nn.sequential import map_layers
 from jaxann.rules.base import Rule, layers_with_params
 
 
@@ -21,7 +21,8 @@ class DirectFeedbackAlignment(Rule):
 
     dx = B δ at every layer with parameters but the first, where δ = ∂E/∂y is the gradient at the output of the
     network. B [n, m] is drawn as `Dense` draws W, and never changes; n is the number of inputs of the layer, and m the
-    number of outputs of the network.
+    number of outputs of the network. Layers inside a `Residual` or `Parallel` have matrices of their own. A skip
+    connection passes on what arrives at its output, as in backprop, and adds it to the dx of the layer beside it.
 
     A model is refused with a ValueError if it is not a `Sequential`, if the `sizes` of a later layer with parameters do
     not state n, or if its own `sizes` do not state m.
@@ -52,10 +53,12 @@ class DirectFeedbackAlignment(Rule):
         def add_dx(layer: Layer, params: PyTree, path: str = "") -> PyTree:
             if isinstance(layer, _DirectFeedback):
                 return params, feedback[path].astype(dy.dtype) @ dy
-            if not isinstance(layer, Sequential):
+            if not layer.exposes_parts:
                 return params
+            if isinstance(layer, Wrapper):
+                return add_dx(layer.layer, params, path)
             inner = zip(parts(layer).items(), params, strict=True)
-            return tuple(add_dx(part, p, join_path(path, name)) for (name, part), p in inner)
+            return tuple(add_dx(part, p, part_path(layer, path, name)) for (name, part), p in inner)
 
         return altered.backward(add_dx(altered, params), saved, dy)
 
@@ -78,20 +81,22 @@ class _DirectFeedback(Wrapper):
 class OutputLayerOnly(Rule):
     """Training of nothing but the last layer that has parameters: the control for rules that claim to train more.
 
-    dx = 0 at that layer, so that no error reaches the layers before it. A model that is not a `Sequential` is refused
-    with a ValueError.
+    The gradients of all other layers are 0, and so is dx, also where an error reaches them past the last layer, through
+    a skip connection. A model that is not a `Sequential` is refused with a ValueError.
     """
 
     def alter(self, model: Layer) -> Layer:
-        *_, last = layers_with_params(self, model)
-        return map_layers(model, lambda path, layer: _OutputLayer(layer) if path == last else layer)
+        layers_with_params(self, model)  # raises if this rule does not apply
+        return model
 
-
-@dataclass(frozen=True)
-class _OutputLayer(Wrapper):
-    """A layer that passes no error on to the layers below it."""
-
-    def backward(self, params: PyTree, saved: Any, dy: Array) -> tuple[PyTree, InputGradient]:
-        grads, dx = self.layer.backward(params, saved, dy)
+    def backward(
+        self, altered: Layer, params: PyTree, feedback: PyTree, saved: Any, dy: Array
+    ) -> tuple[PyTree, InputGradient]:
+        *_, last = layers_with_params(self, altered)
+        grads, dx = altered.backward(params, saved, dy)
+        # What is computed for the zeros below is not used, and a compiled program leaves it out.
+        grads = jax.tree_util.tree_map_with_path(
+            lambda path, g: g if path_name(path).startswith(f"{last}.") else jnp.zeros_like(g), grads
+        )
         floats = drop_float0(dx)
         return grads, dx if floats is None else jnp.zeros_like(floats)

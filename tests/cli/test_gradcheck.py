@@ -160,7 +160,7 @@ def test_functions_of_the_users_own(call_gradcheck):
         (("shaped:Embedding(5, 3)",), "the gradient is right"),  # it is given integers
         (("shaped:Embedding(5, 3)", "--shape", 2, 3), "the gradient is right"),
         (("shaped:Conv(1, 2, 2)", "--shape", 3, 3, 1), "all 3 gradients are right"),
-        (("shaped:Flatten", "--shape", 2, 2, 1), "the gradient is right"),
+        (("jaxann.nn:Flatten", "--shape", 2, 2, 1), "the gradient is right"),
     ],
 )
 def test_a_layer_that_states_no_sizes(call_gradcheck, arguments, summary):
@@ -177,8 +177,9 @@ def test_a_layer_that_states_no_sizes(call_gradcheck, arguments, summary):
             "expected --shape to be given, because Conv(channels=1, filters=2, size=2) cannot take an input of shape",
         ),
         (
-            ("--layer", "shaped:MeanPool(2)", "--shape", 3, 2, 1),
-            "expected --shape to be the shape of an input that MeanPool(size=2) can take (",
+            ("--layer", "jaxann.nn:AvgPool((2, 2))", "--shape", 1, 2, 1),
+            "expected --shape to be the shape of an input that AvgPool(size=(2, 2), stride=(2, 2), "
+            "padding=((0, 0), (0, 0))) can take (",
         ),
         (
             ("--layer", "own"),

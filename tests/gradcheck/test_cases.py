@@ -10,12 +10,12 @@ import pytest
 from support.cases_public import RIGHT, SQUARE, TIED, VECTOR, WRONG, WRONG_MORE, Case, NoBias
 from support.convolution import StridedConv
 from support.kinked import KINKED, Pair
-from support.layers import Average, Embedding, Flatten, WrongLayer
+from support.layers import Average, Embedding, WrongLayer
 from support.pooling import MaxPool
 from support.selection import choose
 
 from jaxann import backprop, check, check_layer
-from jaxann.nn import Dense, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, relu
+from jaxann.nn import Dense, Flatten, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, relu
 
 
 def run(case, **settings):

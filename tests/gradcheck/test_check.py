@@ -10,7 +10,7 @@ import optax
 import pytest
 from support import cases
 from support.dropped import Dropped
-from support.layers import LayerNorm, Neurons, Residual, Tied, Twice, WrongLayer
+from support.layers import Neurons, Tied, Twice, WrongLayer
 
 from jaxann import autodiff, backprop, check, check_layer, compare, fit
 from jaxann.gradcheck.arguments import Args
@@ -23,6 +23,10 @@ from jaxann.nn import (
     Dropout,
     Elementwise,
     Layer,
+    LayerNorm,
+    Parallel,
+    Residual,
+    RMSNorm,
     Sequential,
     SoftmaxCrossEntropy,
     SquaredError,
@@ -45,8 +49,10 @@ def draw_network(seed):
     for kind in rng.integers(8, size=rng.integers(1, 4)):
         m = int(rng.choice([1, 3, 5]))
         activation = ACTIVATIONS[rng.choice(sorted(ACTIVATIONS))]
-        residual = Residual(Sequential((Dense(n, n), tanh))) if rng.random() < 0.5 else Residual(relu)
-        other = {3: activation, 4: LayerNorm(n), 5: Dropout(0.3), 6: residual, 7: Tied(n, 3)}
+        composites = Residual(Sequential((Dense(n, n), tanh))), Residual(relu), Parallel((Dense(n, n), activation))
+        composite = composites[rng.integers(3)]
+        norm = activation if n == 1 else (LayerNorm(n), RMSNorm(n))[rng.integers(2)]
+        other = {3: activation, 4: norm, 5: Dropout(0.3), 6: composite, 7: Tied(n, 3)}
         layers.append(other.get(int(kind), Neurons(n, m) if kind == 2 else Dense(n, m)))
         n = m if kind < 3 else n
     name = rng.choice(sorted(cases.LOSSES))
@@ -67,6 +73,16 @@ def assert_right(seeds):
 
 def test_random_right_networks_are_right():
     assert_right(range(3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cases.LAYERS)
+def test_every_layer_of_the_library_is_right(name):
+    layer, shape = cases.LAYERS[name]
+    key = jax.random.key(0)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), layer.init(key))
+    report = check_layer(layer, params, jax.random.normal(jax.random.key(1), shape))
+    assert report.ok, report
 
 
 @pytest.mark.slow
@@ -98,7 +114,7 @@ def network(layer, n=5):
 def test_every_gradient_has_a_row():
     model, loss, params, x, t = network(Residual(Sequential((Dense(5, 5), tanh))))
     report = check(model, loss, params, x, t)
-    inside = ["1.inner.0.W", "1.inner.0.b", "1.inner.0.dx", "1.inner.1.dx"]
+    inside = ["1.layer.0.W", "1.layer.0.b", "1.layer.0.dx", "1.layer.1.dx"]
     leaves = [row.path for row in report.rows if not row.composite]
     assert leaves == ["0.W", "0.b", "0.dx", *inside, "2.W", "2.b", "2.dx", "loss"]
     of_composites = [row.path for row in report.rows if row.composite]
@@ -110,7 +126,7 @@ def test_every_gradient_has_a_row():
         "chain.2.W",
         "chain.2.b",
     ]
-    assert {"1.0.W", "1.dx", "1.inner.chain.0.W", "gradient.2.b", "gradient.weighted.value"} <= set(of_composites)
+    assert {"1.0.W", "1.dx", "1.layer.chain.0.W", "gradient.2.b", "gradient.weighted.value"} <= set(of_composites)
     assert (report.examples, report.total) == (6, 6)
 
 
@@ -483,7 +499,7 @@ def test_a_layer_with_an_integer_input_has_no_dx():
 def test_the_layers_inside_a_layer_are_checked():
     wrong = replace(sigmoid, derivative=lambda x, y: y)
     model = Sequential((Dense(4, 4), Residual(Sequential((Dense(4, 4), wrong)))))
-    assert check_layer(model, model.init(jax.random.key(0)), X[0]).wrong == ("1.inner.1.dx",)
+    assert check_layer(model, model.init(jax.random.key(0)), X[0]).wrong == ("1.layer.1.dx",)
 
 
 def test_a_loss_with_integer_labels_is_checked():

@@ -21,18 +21,48 @@ from jaxann.gradients.curvature import (
     hessian_product,
 )
 from jaxann.gradients.per_example import inner_products, materialize
-from jaxann.nn import Dense, Dropout, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, softmax, tanh
+from jaxann.nn import (
+    AvgPool,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GroupNorm,
+    LayerNorm,
+    Parallel,
+    Residual,
+    Sequential,
+    SoftmaxCrossEntropy,
+    SquaredError,
+    mlp,
+    softmax,
+    tanh,
+)
 
 KEY = jax.random.key(0)
 WEIGHTS = jnp.array([0.3, 0.0, 1.7, 1.0])
 
 
+NORMALIZED = Sequential(
+    (
+        Residual(Sequential((GroupNorm(2, 1), tanh))),
+        AvgPool((2,), stride=1),
+        Parallel((Flatten(), GlobalAvgPool()), "concatenation"),
+        LayerNorm(6),
+        Dense(6, 2),
+    )
+)
 MODELS = {  # each model with the shape of x and the key of its calls
     "mlp": (mlp((3, 4, 2), hidden=tanh), (3,), None),
     "matrix used twice": (Sequential((Tied(3, 2), Dense(3, 2))), (3,), None),
     "shared over positions": (SHARING, (5, 2), None),
+    "normalized and pooled": (NORMALIZED, (3, 2), None),
     "Dropout": (mlp((3, 6, 2), hidden=tanh, dropout=0.5), (3,), jax.random.key(7)),
 }
+
+
+def mark_slow(names):
+    return [pytest.param(name, marks=pytest.mark.slow) if name == "normalized and pooled" else name for name in names]
 
 
 def draw(model, shape, loss="SoftmaxCrossEntropy, smoothed labels"):
@@ -91,7 +121,7 @@ def judge_products(model, loss, params, x, t, key=None, weights=None):
     judge(*both(x, t, weights), x.dtype)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", mark_slow(MODELS))
 def test_products_are_those_with_the_dense_matrices_for_every_kind_of_model(name):
     model, shape, key = MODELS[name]
     judge_products(model, *draw(model, shape), key, WEIGHTS)
@@ -103,7 +133,7 @@ def test_products_are_those_with_the_dense_matrices_for_every_loss(loss):
     judge_products(model, *draw(model, (3,), loss))
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"Dropout"}))
+@pytest.mark.parametrize("name", mark_slow(sorted(set(MODELS) - {"Dropout"})))
 def test_vectors_diagonal_and_kernel_are_those_of_the_dense_matrix(name):
     model, shape, _ = MODELS[name]
     loss, params, x, t = draw(model, shape)

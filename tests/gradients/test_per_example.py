@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from support.judges import cast
-from support.layers import LayerNorm, Tied
+from support.layers import Tied
 
 from jaxann import autodiff, backprop, fit
 from jaxann.data import Examples
@@ -32,9 +32,16 @@ from jaxann.gradients.per_example import (
 )
 from jaxann.nn import (
     Dense,
+    Flatten,
+    GroupNorm,
     Layer,
+    LayerNorm,
+    MaxPool,
     MixedPrecision,
     Outer,
+    Parallel,
+    Residual,
+    RMSNorm,
     Sequential,
     SoftmaxCrossEntropy,
     SquaredError,
@@ -103,6 +110,15 @@ def shared_chain(n, m):
     return Sequential((Shared(n, m), tanh, Shared(m, n)))
 
 
+IMAGE_NETWORK = Sequential(
+    (
+        Residual(Sequential((GroupNorm(2, 1), Shared(2, 3), tanh, Shared(3, 2)))),
+        MaxPool((2, 2), stride=(2, 1)),
+        Parallel((Shared(2, 2), RMSNorm(2)), "concatenation"),
+        Flatten(),
+        Dense(16, 3),
+    )
+)
 NETWORKS = {  # each model with its loss and the shapes of an input and of a target; () is a label
     "mlp": (mlp((4, 6, 5, 3), hidden=tanh), SoftmaxCrossEntropy(), (4,), ()),
     "a matrix used twice": (Sequential((Dense(4, 5), tanh, Tied(5, 4), Dense(5, 3))), SquaredError(), (4,), (3,)),
@@ -111,6 +127,7 @@ NETWORKS = {  # each model with its loss and the shapes of an input and of a tar
     "places of an image": (shared_chain(3, 2), SquaredError(), (2, 3, 3), (2, 3, 3)),
     "full matrices and a number": (Sequential((Amplified(4, 5), tanh, Dense(5, 3))), SquaredError(), (4,), (3,)),
     "a scale and a shift": (Sequential((LayerNorm(4), Dense(4, 3))), SquaredError(), (4,), (3,)),
+    "images": (IMAGE_NETWORK, SoftmaxCrossEntropy(), (4, 3, 2), ()),
 }
 
 
@@ -220,7 +237,10 @@ def kronecker_by_loops(grads, s):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n in ("places of an image", "mlp") else n for n in sorted(NETWORKS)],
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("images", "places of an image", "mlp") else n
+        for n in sorted(NETWORKS)
+    ],
 )
 def test_every_quantity_is_its_definition_on_the_gradients_of_autodiff(name):
     model, loss, *_ = NETWORKS[name]

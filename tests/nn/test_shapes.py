@@ -7,11 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.layers import Average, Conv, Embedding, Flatten, MeanPool, Residual
+from support.layers import Average, Conv, Embedding
 
 from jaxann import backprop, compare
 from jaxann.gradients.autodiff import AutodiffLayer
-from jaxann.nn import Dense, Dropout, Elementwise, Layer, MixedPrecision, Sequential, SquaredError, mlp, relu, tanh
+from jaxann.nn import (
+    AvgPool,
+    Dense,
+    Dropout,
+    Elementwise,
+    Flatten,
+    Layer,
+    MixedPrecision,
+    Residual,
+    Sequential,
+    SquaredError,
+    mlp,
+    relu,
+    tanh,
+)
 from jaxann.nn.hyperparameters import SettingError
 from jaxann.nn.shapes import InputError, output_shape, resolve_input
 
@@ -36,7 +50,7 @@ def shapes_of(model):
         ((tanh, Dense(4, 5), relu), (4, 5), False),
         ((Flatten(), Dense(4, 5)), (None, 5), False),
         ((Dense(4, 5), Flatten()), (4, None), False),
-        ((Embedding(5, 3), Average(), Dense(3, 2), Residual(tanh)), (None, None), False),
+        ((Embedding(5, 3), Average(), Dense(3, 2), Average()), (None, None), False),
         ((MixedPrecision(tanh), mlp((4, 5, 3))), (4, 3), False),
     ],
 )
@@ -58,7 +72,7 @@ NETWORK = Sequential((Conv(2, 3, 3), relu, Flatten(), Sequential((tanh, Dense(27
 
 def test_the_shape_of_an_output_comes_from_the_forward():
     assert output_shape(NETWORK, shapes_of(NETWORK), example(5, 5, 2)) == example(3)
-    assert output_shape(MeanPool(2), (), example(4, 6, 1)) == example(2, 3, 1)
+    assert output_shape(AvgPool((2, 2)), (), example(4, 6, 1)) == example(2, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -96,8 +110,8 @@ class Picky(Layer):
             (6, 6, 2),
             r"layer 3.1, Dense\(27, 3\), can take, got shape \(48,\) and dtype bfloat16",
         ),
-        (Sequential((tanh, Residual(Dense(4, 4)))), (5,), r"layer 1.inner, Dense\(4, 4\), can take, got shape \(5,\)"),
-        (Sequential((tanh, Residual(Dense(4, 3)))), (4,), r"layer 1, Residual\(.*\), can take, got shape \(4,\)"),
+        (Sequential((tanh, Residual(Dense(4, 4)))), (5,), r"layer 1, Dense\(4, 4\), can take, got shape \(5,\)"),
+        (Sequential((tanh, Residual(Flatten()))), (2, 2), r"layer 1, Residual\(.*\), can take, got shape \(2, 2\)"),
         (Picky(Dense(4, 3)), (5,), r"Picky\(inner=Dense\(4, 3\)\) can take, got shape \(5,\)"),
         (
             Sequential((tanh, Embedding(5, 3))),

@@ -21,13 +21,18 @@ from jaxann.nn import (
     Dropout,
     Elementwise,
     Layer,
+    LayerNorm,
     MixedPrecision,
+    Parallel,
+    Residual,
     Sequential,
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
     SquaredError,
+    identity,
     mlp,
     softmax,
+    sum_examples,
     tanh,
 )
 from jaxann.nn.hyperparameters import SettingError
@@ -46,6 +51,7 @@ from jaxann.rules import (
     threshold,
 )
 from jaxann.rules.angles import angle
+from jaxann.rules.base import RuledLayer
 from jaxann.training import Recipe, optimizer
 from jaxann.training.recipe import start, train
 
@@ -119,10 +125,15 @@ CHAINS = {
     "a matrix used twice": Sequential((Dense(4, 5), Tied(5, 4), Dense(5, 3))),
     "no chain": Dense(4, 3),
     "dropout": mlp((4, 6, 3), hidden=tanh, dropout=0.4),
+    "skip connections and parallel layers": Sequential(
+        (Residual(mlp((4, 5, 4), hidden=tanh)), Parallel((Dense(4, 2), LayerNorm(4)), "concatenation"), Dense(6, 3))
+    ),
 }
 
 
-@pytest.mark.parametrize("name", sorted(CHAINS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("skip") else n for n in sorted(CHAINS)]
+)
 def test_a_rule_that_changes_nothing_is_backprop(name):
     model = CHAINS[name]
     params = model.init(KEY)
@@ -285,6 +296,45 @@ def test_only_the_last_layer_with_parameters_learns(end):
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(grads[:3]))
     assert all(jnp.any(leaf) for leaf in jax.tree.leaves(full[:3]))
     assert jax.tree.structure(grads) == jax.tree.structure(params)
+
+
+def test_only_the_last_layer_learns_where_a_skip_connection_passes_it():
+    model = Sequential((Dense(4, 3), tanh, Residual(Sequential((Dense(3, 3), tanh)))))
+    params = model.init(KEY)
+    _, grads = compile_gradient(OutputLayerOnly(), model, SquaredError())[0](params, X, T)
+    full = jax.jit(backprop(model, SquaredError()))(params, X, T)[1]
+    assert compare(grads[2], full[2]).error < 1e-12
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(grads[:2]))
+    ruled = RuledLayer(model, OutputLayerOnly())
+    y, saved = ruled.forward((params, ()), X[0])
+    assert not jnp.any(ruled.backward((params, ()), saved, y)[1])
+
+
+def test_direct_feedback_reaches_the_layers_beside_a_skip_connection():
+    """What arrives at the output of the skip connection comes from a random matrix, too, and is added."""
+    model = Sequential((Dense(4, 5), Residual(Sequential((tanh, Dense(5, 5)))), Dense(5, 3)))
+    params = model.init(KEY)
+    gradient, feedback = compile_gradient(DirectFeedbackAlignment(), model, SquaredError())
+    assert {path: B.shape for path, B in feedback.items()} == {"1.1": (5, 3), "2": (5, 3)}
+    grads = gradient(params, X, T)[1]
+    y, saved = jax.vmap(model.forward, (None, 0))(params, X)
+    h, error = np.array(saved[1][0][1]), np.array(y - T) / 13
+    direct = error @ np.array(feedback["2"]).T
+    np.testing.assert_allclose(grads[1][1]["W"], direct.T @ h, rtol=1e-11, atol=1e-15)
+    below = direct + (1 - h**2) * (error @ np.array(feedback["1.1"]).T)
+    np.testing.assert_allclose(grads[0]["W"], below.T @ np.array(X), rtol=1e-11, atol=1e-15)
+
+
+def test_a_threshold_inside_a_skip_connection_passes_the_error_straight_through():
+    model = Sequential((Dense(4, 5), Residual(threshold), Dense(5, 3)))
+    params = model.init(KEY)
+    _, grads = compile_gradient(StraightThrough(), model, SquaredError())[0](params, X, T)
+    doubled = Sequential((Dense(4, 5), Residual(identity), Dense(5, 3)))  # dx = dy + dy
+    y, saved = jax.vmap(model.forward, (None, 0))(params, X)
+    expected = jax.vmap(doubled.backward, (None, 0, 0))(
+        params, (saved[0], (saved[1][0], saved[1][0]), saved[2]), (y - T) / 13
+    )
+    assert compare(grads, sum_examples(expected[0])).error < 1e-12
 
 
 def test_direct_feedback_reaches_into_chains_and_past_what_has_no_parameters():

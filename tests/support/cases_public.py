@@ -15,12 +15,12 @@ from support.attention import Attention
 from support.batch_norm import BatchNorm
 from support.convolution import StridedConv
 from support.dropped import Dropped
-from support.layers import Embedding, Residual, Tied, WrongDropout
+from support.layers import Embedding, Tied, WrongDropout, WrongResidual
 from support.pooling import MaxPool
 from support.recurrent import LSTM
 from support.shared_paths import Diamond, SkipTwice, TiedEncoder
 
-from jaxann.nn import Dense, Dropout, Layer, Outer, Sequential, tanh
+from jaxann.nn import Dense, Dropout, Layer, Outer, Residual, Sequential, tanh
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,14 @@ WRONG = {
         WeightForInput(3, 4), VECTOR, "W", r'multiplies by `params\["W"\]` where it should multiply by `x`'
     ),
     "dense with relu: slope": Case(Rectified(3, 4, wrong="all"), VECTOR, "W b dx", MASK),
-    "residual: skip lost": Case(Residual(BRANCH, "skip"), VECTOR, "dx", "a missing term dy"),
+    "residual: skip lost": Case(WrongResidual(BRANCH, "skip"), VECTOR, "dx", "a missing term dy"),
     "dropout around a layer: mask and scale": Case(
         Dropped(Dense(3, 4), 0.25, "mask and scale"),
         VECTOR,
         "random.W random.b random.dx",
         r"leaves out the derivative of `y \* mask / \(1 - self.rate\)` in .*\(dropped.py:\d+\)",
     ),
-    "residual: branch lost": Case(Residual(BRANCH, "inner"), VECTOR, "dx", "dx = dy: the derivative is left out"),
+    "residual: branch lost": Case(WrongResidual(BRANCH, "inner"), VECTOR, "dx", "dx = dy: the derivative is left out"),
     "tied: encoder": Case(
         TiedEncoder(3, 4), VECTOR, "W", r'treats the result of the transpose `params\["W"\].T` .* as a constant'
     ),

@@ -1,4 +1,4 @@
-"""Layers of kinds that jaxann does not have, several of which can be made wrong.
+"""Layers of kinds that jaxann does not have, and the library's own layers with mistakes.
 
 A field `wrong`, where a layer has one, names the mistake that its backward makes; with "" the backward is right.
 """
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import logistic
 
-from jaxann.nn import Dense, Dropout, Layer, Outer, Sequential
+from jaxann.nn import Dense, Dropout, Layer, LayerNorm, Outer, Residual, Sequential
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,20 @@ class WrongLayer(Layer):
 
 
 @dataclass(frozen=True)
-class LayerNorm(Layer):
-    """y = scale (x - mean x) / sd + shift (Ba et al. 2016)"""
+class WrongLayerNorm(LayerNorm):
+    """The library's layer norm, with a mistake in its backward."""
 
-    n: int
     wrong: str = ""
 
-    @property
-    def sizes(self):
-        return self.n, self.n
-
     def init(self, key):
-        return {"scale": jax.random.normal(key, (self.n,)), "shift": jnp.zeros(self.n)}
-
-    def forward(self, params, x, key=None):
-        sd = jnp.sqrt(jnp.var(x) + 1e-5)
-        z = (x - x.mean()) / sd
-        return params["scale"] * z + params["shift"], (z, sd)
+        return super().init(key) | {"scale": jax.random.normal(key, (self.n,))}  # ones would hide a forgotten scale
 
     def backward(self, params, saved, dy):
-        z, sd = saved
+        z, r = saved
         dz = dy if self.wrong == "scale" else params["scale"] * dy
         mean = 0 if self.wrong == "mean" else dz.mean()
         along = 0 if self.wrong == "variance" else z * jnp.mean(dz * z)
-        return {"scale": dy if self.wrong == "scale's" else z * dy, "shift": dy}, (dz - mean - along) / sd
+        return {"scale": dy if self.wrong == "scale's" else z * dy, "shift": dy}, (dz - mean - along) * r
 
 
 @dataclass(frozen=True)
@@ -94,22 +84,16 @@ class Positions(Layer):
 
 
 @dataclass(frozen=True)
-class Residual(Layer):
-    """y = x + f(x) (He et al. 2016)"""
+class WrongResidual(Residual):
+    """The library's skip connection, with a mistake in its backward."""
 
-    inner: Layer
-    wrong: str = ""
+    wrong: str
 
-    def init(self, key):
-        return self.inner.init(key)
-
-    def forward(self, params, x, key=None):
-        y, saved = self.inner.forward(params, x, key)
-        return x + y, saved
+    exposes_parts = False
 
     def backward(self, params, saved, dy):
-        grads, dx = self.inner.backward(params, saved, dy)
-        return grads, {"skip": dx, "inner": dy}.get(self.wrong, dx + dy)
+        grads, dx = self.layer.backward(params, saved, dy)
+        return grads, {"skip": dx, "inner": dy}[self.wrong]
 
 
 @dataclass(frozen=True)
@@ -259,29 +243,3 @@ class Conv(Layer):
             dW = dW.at[place].set(jnp.tensordot(x[window], dy, ((0, 1), (0, 1))))
             dx = dx.at[window].add(dy @ W[place].T)
         return {"W": dW, "b": dy.sum(axis=(0, 1))}, dx
-
-
-@dataclass(frozen=True)
-class MeanPool(Layer):
-    """The means of the size x size squares of x [height, width, channels]"""
-
-    size: int
-
-    def forward(self, params, x, key=None):
-        height, width, channels = x.shape
-        squares = x.reshape(height // self.size, self.size, width // self.size, self.size, channels)
-        return squares.mean(axis=(1, 3)), ()
-
-    def backward(self, params, saved, dy):
-        return (), jnp.repeat(jnp.repeat(dy, self.size, axis=0), self.size, axis=1) / self.size**2
-
-
-@dataclass(frozen=True)
-class Flatten(Layer):
-    """y = the entries of x, of any shape, in one row"""
-
-    def forward(self, params, x, key=None):
-        return x.ravel(), x
-
-    def backward(self, params, saved, dy):
-        return (), dy.reshape(saved.shape)

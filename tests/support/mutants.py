@@ -7,15 +7,15 @@ without a mistake.
 import jax.numpy as jnp
 from jax.lax import erfc, logistic
 from support.layers import (
-    LayerNorm,
     Neurons,
     Positions,
-    Residual,
     ReversedGradients,
     ShiftedSaved,
     Tied,
     WrongDropout,
     WrongLayer,
+    WrongLayerNorm,
+    WrongResidual,
 )
 from support.mutations import (
     Mutant,
@@ -44,8 +44,10 @@ from jaxann.nn import (
     Elementwise,
     Hinge,
     Huber,
+    LayerNorm,
     Outer,
     Poisson,
+    Residual,
     Sequential,
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
@@ -146,16 +148,22 @@ MUTANTS = NOTEBOOK | {
     "softmax: without the diagonal": mutate_softmax(lambda y, dy: -y * (y @ dy - y * dy), "diagonal"),
     "softmax: without the sum": mutate_softmax(lambda y, dy: y * dy, "softmax"),
     "softmax: sign": mutate_softmax(lambda y, dy: -y * (dy - y @ dy), "sign"),
-    "layer norm: without the mean": insert_layer(LayerNorm(5, "mean"), "1.dx", cause="constant"),
-    "layer norm: the variance constant": insert_layer(LayerNorm(5, "variance"), "1.dx", cause="constant"),
-    "layer norm: dx without its scale": insert_layer(LayerNorm(5, "scale"), "1.dx", cause="argument missing"),
-    "layer norm: dy for its scale": insert_layer(LayerNorm(5, "scale's"), "1.scale", cause="another gradient"),
+    "layer norm: without the mean": insert_layer(WrongLayerNorm(5, wrong="mean"), "1.dx", cause="constant"),
+    "layer norm: the variance constant": insert_layer(WrongLayerNorm(5, wrong="variance"), "1.dx", cause="constant"),
+    "layer norm: dx without its scale": insert_layer(
+        WrongLayerNorm(5, wrong="scale"), "1.dx", cause="argument missing"
+    ),
+    "layer norm: dy for its scale": insert_layer(
+        WrongLayerNorm(5, wrong="scale's"), "1.scale", cause="another gradient"
+    ),
     "dropout: without 1 / (1 - rate)": insert_layer(WrongDropout(0.3, "scale"), "1.random.dx", cause="factor"),
     "dropout: without its mask": insert_layer(WrongDropout(0.3, "mask"), "1.random.dx", cause="derivative missing"),
     "positions: b summed over the neurons": Mutant(Positions(4, 3, "axis"), SquaredError(), ("b",), "axis"),
     "positions: b not summed": Mutant(Positions(4, 3, "not summed"), SquaredError(), ("b",), "not summed"),
-    "residual: without the skip connection": insert_layer(Residual(tanh, "skip"), "1.dx", cause="residual"),
-    "residual: the skip connection alone": insert_layer(Residual(tanh, "inner"), "1.dx", cause="derivative missing"),
+    "residual: without the skip connection": insert_layer(WrongResidual(tanh, "skip"), "1.dx", cause="residual"),
+    "residual: the skip connection alone": insert_layer(
+        WrongResidual(tanh, "inner"), "1.dx", cause="derivative missing"
+    ),
     "a matrix used twice: its first use forgotten": insert_layer(Tied(5, 4, "first"), "1.W", cause="constant"),
     "neurons: σ' left out": insert_layer(Neurons(5, 5, "derivative"), "1.W", "1.b", "1.dx", cause="derivative missing"),
     "neurons: σ' at the output": insert_layer(Neurons(5, 5, "output"), "1.W", "1.b", "1.dx", cause="local derivative"),

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from support.layers import Residual, Tied
+from support.layers import Tied
 
-from jaxann.nn import Layer, Outer
+from jaxann.nn import Layer, Outer, Residual
 
 
 @dataclass(frozen=True)
