@@ -43,7 +43,7 @@ def judge_case(sizes, hidden, output, name, size, weighted, seed, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, pytest.param(jnp.float32, marks=pytest.mark.slow)])
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(**NETWORKS)
 def test_by_hand_is_automatic_for_any_network(dtype, **case):
     judge_case(**case, dtype=dtype)
