@@ -11,6 +11,7 @@ import pytest
 from support import cases
 from support.dropped import Dropped
 from support.layers import Neurons, Tied, Twice, WrongLayer
+from support.selection import choose
 
 from jaxann import autodiff, backprop, check, check_layer, compare, fit
 from jaxann.gradcheck.arguments import Args
@@ -91,7 +92,7 @@ def test_a_thousand_random_right_networks_are_right(hundred):
     assert_right(range(100 * hundred, 100 * hundred + 100))
 
 
-@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("x64", choose([True, False], 2))
 def test_a_right_network_is_right_at_a_minimum(x64):
     """There the gradients of the examples cancel, and the two routes agree in few digits of float32."""
     with jax.enable_x64(x64):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.layers import Positions
 from support.mutants import CHOICES, MUTANTS, NOTEBOOK, RIGHT
+from support.selection import choose
 
 from jaxann import check, predict
 from jaxann.gradcheck.verdict import TOLERANCE
@@ -55,7 +56,7 @@ def test_every_mutant_is_found_located_and_diagnosed(capsys):
     assert found == located == diagnosed == len(RESULTS)
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", choose(CHOICES, 3))
 def test_another_slope_at_a_kink_is_right_and_told_as_a_choice(name):
     choice = CHOICES[name]
     report = check_mutant(choice)
@@ -66,7 +67,7 @@ def test_another_slope_at_a_kink_is_right_and_told_as_a_choice(name):
         assert report[path].diagnosis.startswith("another choice of slope at a kink")
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", choose(RIGHT, 4))
 def test_the_same_without_the_mistake_is_right(name):
     report = check_mutant(RIGHT[name])
     assert report.ok, f"\n{report}"

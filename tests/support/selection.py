@@ -3,6 +3,7 @@
 import pytest
 
 
-def choose(names, step):
-    """Returns the names as parameters of a test: all but every few of them are slow."""
-    return [name if i % step == 0 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(names)]
+def choose(cases, step):
+    """Returns cases, single values or tuples, as parameters of a test: all but one of every `step` are slow."""
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*v, marks=[pytest.mark.slow] if i % step else []) for i, v in enumerate(values)]
