@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxann.gradcheck.arguments import is_float
 from jaxann.gradcheck.compilation import clear_programs, precision
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.declarations import Declarations, accept_on_purpose, name_check
 from jaxann.gradcheck.function_points import draw_points
 from jaxann.gradcheck.function_subject import FunctionSubject
-from jaxann.gradcheck.host_arguments import parameter_names, to_array
+from jaxann.gradcheck.host_arguments import is_list_of_numbers, parameter_names, to_array
 from jaxann.gradcheck.host_code import HostCode, StructureError
 from jaxann.gradcheck.report import RIGHT, WRONG, Report, Row
 from jaxann.gradcheck.verdict import judge
@@ -95,7 +96,8 @@ def check_function(
         backward: The backward pass, in one of the three forms. It returns a gradient for each argument of `forward`
             that holds floats: as a tuple in the order of the arguments, as a dictionary by their names, or bare if
             there is only one. A gradient of None is not judged.
-        *args: Arguments of `forward`: arrays, tensors, numbers, or pytrees of them. All that are not floats, such as
+        *args: Arguments of `forward`: arrays, tensors, numbers, or pytrees of them. A list of numbers is given as an
+            array. All that are not floats, such as
             indices, stay as they are.
         parameters: For methods of an object, the names of its attributes with parameters, each with the name of the
             attribute that has the gradient after `backward`.
@@ -121,9 +123,12 @@ def check_function(
         raise TypeError(
             f"expected two functions, forward and backward, got {type(wrong).__name__}; {name_check(wrong)}"
         )
+    if not args and not parameters:
+        raise ValueError("expected at least one argument of forward that holds floats, got no arguments")
+    args = tuple(np.asarray(arg) if is_list_of_numbers(arg) else arg for arg in args)
     named = dict(zip(parameter_names(forward, len(args)), args, strict=True))
     code = _call(lambda: HostCode(forward, backward, args, cache, parameters), named)
-    return _check_code(code, "", on_purpose, seconds, seed, cotangents=3)
+    return _check_code(code, on_purpose, seconds, seed, cotangents=3)
 
 
 def check_gradient(
@@ -200,12 +205,10 @@ def check_gradient(
     shape = np.shape(_call(lambda: code.forward({a.name: a.example for a in code.arguments}), (params,)))
     if shape != ():
         raise ValueError(f"expected one number from the value, got an array of shape {shape}")
-    return _check_code(code, "", on_purpose, seconds, seed, cotangents=1)
+    return _check_code(code, on_purpose, seconds, seed, cotangents=1)
 
 
-def _check_code(
-    code: HostCode, path: str, on_purpose: Declarations, seconds: float | int, seed: int, cotangents: int
-) -> Report:
+def _check_code(code: HostCode, on_purpose: Declarations, seconds: float | int, seed: int, cotangents: int) -> Report:
     """Returns the report on a user's code; `cotangents` of the points are at the given arguments."""
     validate_number("seconds", seconds, least=0)
     if not code.arguments:
@@ -213,7 +216,11 @@ def _check_code(
     values = OrderedDict((a.name, np.asarray(to_array(a.example), float)) for a in code.arguments)
     for name, value in values.items():
         _require_finite(value, f"finite numbers in {name}")
-    first, second = (np.asarray(_call(lambda: code.forward(values), values), float) for _ in range(2))
+        if not value.size:
+            raise ValueError(f"expected at least one number in {name}, got shape {value.shape}")
+    first, second = (np.asarray(_call(lambda: code.forward(values), values)) for _ in range(2))
+    if not is_float(first):
+        raise ValueError(f"expected real floats from {code.name}, which have a gradient, got {first.dtype}")
     _require_finite(first, f"arguments at which the output of {code.name} is finite")
     if first.shape != second.shape or not np.array_equal(first, second):
         raise ValueError(
@@ -225,7 +232,7 @@ def _check_code(
         _call(lambda: code.backward(values, rng.normal(size=first.shape)), values)
     except StructureError as error:
         return Report((Row("backward", code.name, (), WRONG, "structure", str(error)),), 1, 1)
-    subject = FunctionSubject(path, code, values)
+    subject = FunctionSubject("", code, values)
     without = [name for name in values if f"{name}.".startswith(tuple(f"{n}." for n in code.without_gradient))]
     without = without if len(without) < len(values) else []
     points = draw_points(code, values, without, first.shape, cotangents, rng)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from jaxann.gradcheck.compilation import precision
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.evidence import Evidence, NotDefinedError
+from jaxann.gradcheck.gradient_subject import GradientSubject
 from jaxann.gradcheck.jacobian_diagnoses import assigned, diagonal, forward_applied
 from jaxann.gradcheck.rerun_diagnoses import (
     changed_cotangent,
@@ -77,7 +78,8 @@ def diagnose(evidence: dict[str, Evidence], deadline: Deadline | None = None) ->
         for name, e in evidence.items():
             for cause, find in DIAGNOSES.items():
                 late = late or (deadline is not None and deadline.is_over())
-                mistake = None if late else _try(cause, find, e)
+                applies = cause not in OF_BACKWARDS or not isinstance(e.subject, GradientSubject | LossSubject)
+                mistake = _try(cause, find, e) if applies and not late else None
                 bar.update()
                 if mistake:
                     diagnoses[name] = cause, f"consistent with {mistake}"
@@ -126,6 +128,9 @@ WEAK = frozenset(
         *("varying factor", "missing term", "not linear"),
     )
 )
+
+# What a loss or a gradient function, whose cotangent the check applies itself, cannot get wrong.
+OF_BACKWARDS = frozenset({"cotangent", "wrong argument", "argument missing", "not linear"})
 
 # In the order in which they are tried. Each returns the mistake as it follows "consistent with", or None.
 DIAGNOSES: dict[str, Callable[[Evidence], str | None]] = {

@@ -122,3 +122,12 @@ def is_integer(leaf: Any) -> bool:
     if is_tensor(leaf):
         return not leaf.dtype.is_floating_point and not leaf.dtype.is_complex
     return isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.integer)
+
+
+def is_list_of_numbers(value: Any) -> bool:
+    """Returns whether a value is a list of numbers, or of such lists, which stands for an array."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(v, int | float) or is_list_of_numbers(v) for v in value)
+    )

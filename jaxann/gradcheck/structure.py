@@ -33,7 +33,10 @@ def find_structure_errors(subject: Subject, one: Args) -> dict[str, str]:
     errors = {name: "backward does not return it" for name in expected if name not in returned}
     for name, leaf in returned.items():
         if name not in arguments and name != "dx":
-            errors[name] = "backward returns it, but the layer has no such parameter"
+            owner = (
+                "layer has no such parameter" if isinstance(subject, LayerSubject) else "forward has no such argument"
+            )
+            errors[name] = f"backward returns it, but the {owner}"
         elif name in expected and leaf.shape != expected[name].shape:
             errors[name] = f"expected shape {expected[name].shape}, got {leaf.shape}"
             if isinstance(subject, LayerSubject) and len(leaf.shape) < len(expected[name].shape):  # summed over a batch

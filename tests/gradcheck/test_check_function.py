@@ -113,6 +113,11 @@ def test_arguments_may_be_pytrees_and_indices_stay_whole_numbers():
     assert_right(check_function(forward, backward, params, indices), "params.shift", "params.table")
 
 
+def test_a_list_of_numbers_stands_for_an_array():
+    report = check_function(lambda x: np.tanh(x), lambda dy, x: dy * (1 - np.tanh(x) ** 2), [0.1, 0.2])
+    assert_right(report, "x")
+
+
 def test_a_gradient_of_none_is_not_judged():
     report = check_function(lambda x, w: x @ w, lambda dy, x, w: (dy @ w.T, None), X, W)
     assert_right(report, "x")
@@ -275,6 +280,14 @@ def test_code_in_float32_has_honest_tolerances():
             ValueError,
             "methods of one object",
         ),
+        (lambda: check_function(lambda: 1.0, lambda dy: dy), ValueError, "at least one argument of forward that holds"),
+        (
+            lambda: check_function(np.tanh, lambda dy, x: dy, np.zeros(0)),
+            ValueError,
+            "at least one number in x, got",
+        ),
+        (lambda: check_function(lambda x: x > 0, lambda dy, x: dy, B), ValueError, "real floats from .*, got bool"),
+        (lambda: check_function(lambda x: x * 1j, lambda dy, x: dy, B), ValueError, "real floats from .*, got complex"),
         (lambda: check_function(np.tanh, lambda dy, x: dy, B, on_purpose="z"), ValueError, "on_purpose"),
         (lambda: check_function(np.tanh, lambda dy, x: dy, B, seconds=-1), ValueError, "seconds"),
         (lambda: check_gradient(lambda w: w**2, lambda w: 2 * w, W), ValueError, "expected one number from the value"),
