@@ -167,8 +167,8 @@ def test_tensors_of_pytorch_are_given_as_tensors():
         return dy * (1 - torch.tanh(x) ** 2)
 
     x = torch.randn(4, dtype=torch.float32)
-    assert_right(check_function(torch.tanh, backward, x), "input")
-    assert_wrong(check_function(torch.tanh, lambda dy, x: dy, x), input="derivative missing")
+    assert_right(check_function(lambda x: torch.tanh(x), backward, x), "x")
+    assert_wrong(check_function(lambda x: torch.tanh(x), lambda dy, x: dy, x), x="derivative missing")
 
 
 # A number and its gradient.
