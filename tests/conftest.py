@@ -8,11 +8,13 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_backend_optimization_level=1",
+        "--xla_cpu_parallel_codegen_split_count=1",  # splitting the many small programs takes a fifth of the time
         # Newer versions do not know this flag, and abort at one that they do not know.
         "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith(("0.9.", "0.10.")) else "",
     ]
 ).strip()
 
+import gc
 import importlib
 import pkgutil
 
@@ -31,6 +33,10 @@ with install_import_hook("jaxann", "beartype.beartype"):  # every annotation is 
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
 
+
+# Tracing makes many objects that live on: looking for garbage among them as often as usual takes 7 % of the time.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
 
 jax.devices()  # now they are there, and no script that a test calls makes fewer of them
 

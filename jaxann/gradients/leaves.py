@@ -1,6 +1,6 @@
 """The leaves of per-example gradients, and the functions that the modules which reduce them have in common.
 
-A leaf is an array [B, ...] with an entry for each of B examples, or an `Outer` whose factors are [B, ..., m] and
+A leaf is an array [B, ...] with an entry for each of B examples, or an `Outer` whose factors have rows [B, ..., m] and
 [B, ..., n]. The axes in between, T places in all, are the positions of a sequence or the uses of a shared matrix:
 example i's gradient is Σ_t left_it right_itᵀ.
 """
@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxann.nn.outer import Outer, accumulation_dtype, map_leaves
+from jaxann.nn.factors import accumulation_dtype, count_features, gram, row_cost
+from jaxann.nn.outer import Outer, map_leaves
 
 
 def is_outer(leaf: PyTree) -> bool:
@@ -68,17 +69,17 @@ def scale_examples(grads: PyTree, factors: Float[Array, " B"]) -> PyTree:
         Per-example gradients in the structure of `grads`.
     """
 
-    def scale(leaf: Array) -> Array:
+    def array(leaf: Array) -> Array:
         return factors.astype(accumulation_dtype(leaf)).reshape(-1, *[1] * (leaf.ndim - 1)) * leaf
 
-    return map_leaves(lambda leaf: Outer(scale(leaf.left), leaf.right), scale, grads)
+    return map_leaves(lambda leaf: jax.vmap(Outer.__mul__)(leaf, factors), array, grads)
 
 
 def squared_norms(grads: PyTree) -> PyTree:
     """Returns ‖g_i‖² for every example i, separately for each leaf.
 
-    ‖Σ_t l_t r_tᵀ‖² = Σ_ts (l_t·l_s) (r_t·r_s), which takes T² (m + n) multiplications for each example. Where
-    materializing the matrix takes fewer, it is materialized.
+    ‖Σ_t l_t r_tᵀ‖² = Σ_ts (l_t·l_s) (r_t·r_s), with T² inner products of either factor's rows for each example. Where
+    materializing the matrix takes fewer multiplications, it is materialized.
 
     Args:
         grads: Per-example gradients.
@@ -88,11 +89,10 @@ def squared_norms(grads: PyTree) -> PyTree:
     """
 
     def outer(leaf: Outer) -> Array:
-        left, right = flatten_places(leaf)
-        (_, T, m), n = left.shape, right.shape[2]
-        if T * (m + n) > m * n:
-            return jnp.sum(materialize_places(left, right) ** 2, axis=(1, 2))
-        return jnp.sum(jnp.einsum("itm,ism->its", left, left) * jnp.einsum("itn,isn->its", right, right), axis=(1, 2))
+        m, n = map(count_features, (leaf.left, leaf.right))
+        if count_places(leaf) * (row_cost(leaf.left) + row_cost(leaf.right)) > m * n:
+            return jnp.sum(materialize_places(leaf) ** 2, axis=(1, 2))
+        return jax.vmap(lambda one: jnp.sum(gram(one.left, one.left) * gram(one.right, one.right)))(leaf)
 
     def array(leaf: Array) -> Array:
         return jnp.sum(leaf.astype(accumulation_dtype(leaf)) ** 2, axis=range(1, leaf.ndim))
@@ -100,13 +100,16 @@ def squared_norms(grads: PyTree) -> PyTree:
     return map_leaves(outer, array, grads)
 
 
+def count_places(outer: Outer) -> int:
+    """Returns T, the number of places that the matrix of one example is summed over."""
+    return jax.eval_shape(flatten_places, outer)[0].shape[1]
+
+
 def flatten_places(outer: Outer) -> tuple[Float[Array, "B T m"], Float[Array, "B T n"]]:
-    """Returns the factors of an `Outer` with the axes between first and last made one, in float32 or higher."""
-    dtype = accumulation_dtype(outer.left, outer.right)
-    left, right = (f.reshape(len(f), -1, f.shape[-1]).astype(dtype) for f in (outer.left, outer.right))
-    return left, right
+    """Returns the factors of an `Outer` as arrays in float32 or higher, with all axes of places made one."""
+    return jax.vmap(Outer.rows)(outer)
 
 
-def materialize_places(left: Float[Array, "B T m"], right: Float[Array, "B T n"]) -> Float[Array, "B m n"]:
+def materialize_places(outer: Outer) -> Float[Array, "B m n"]:
     """Returns every example's matrix Σ_t left_t right_tᵀ."""
-    return jnp.einsum("btm,btn->bmn", left, right)
+    return jax.vmap(Outer.sum)(outer)

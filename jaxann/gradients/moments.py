@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxann.gradients.leaves import (
     add_leaves,
     count_examples,
+    count_places,
     flatten_places,
     is_outer,
     materialize_places,
@@ -19,8 +20,9 @@ from jaxann.gradients.leaves import (
     squared_norms,
 )
 from jaxann.nn.base import path_name
+from jaxann.nn.factors import accumulation_dtype, count_features
 from jaxann.nn.loss import mean_weights
-from jaxann.nn.outer import Outer, accumulation_dtype, map_leaves, sum_examples
+from jaxann.nn.outer import Outer, map_leaves, sum_examples
 
 MAX_ENTRIES = 4096  # A larger array's matrix of second moments, its size squared, takes more than 64 MiB in float32.
 
@@ -61,10 +63,10 @@ def second_moment(grads: PyTree, weights: Float[Array, " B"] | None = None) -> P
     s = mean_weights(weights, count_examples(grads))
 
     def outer(leaf: Outer) -> Array:
-        left, right = flatten_places(leaf)
-        (_, T, m), n = left.shape, right.shape[2]
+        T, m, n = count_places(leaf), count_features(leaf.left), count_features(leaf.right)
         if T * T * (m + n) > m * n:
-            return jnp.einsum("b,bmn->mn", s, materialize_places(left, right) ** 2)
+            return jnp.einsum("b,bmn->mn", s, materialize_places(leaf) ** 2)
+        left, right = flatten_places(leaf)
         return Outer(s[:, None, None] * _multiply_pairs(left), _multiply_pairs(right)).sum()
 
     return map_leaves(outer, lambda leaf: jnp.tensordot(s, leaf.astype(accumulation_dtype(leaf)) ** 2, 1), grads)

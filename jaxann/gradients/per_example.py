@@ -19,15 +19,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.gradients.clipping import clipped_mean, leaf_norms, norms
-from jaxann.gradients.leaves import add_leaves, count_examples, flatten_places, is_outer, materialize_places
+from jaxann.gradients.leaves import add_leaves, count_examples, count_places, is_outer, materialize_places
 from jaxann.gradients.moments import Kronecker, kronecker_factors, mean, noise_scale, second_moment, variance
 from jaxann.gradients.stateful import Stateful
 from jaxann.nn import outer
 from jaxann.nn.base import Layer
 from jaxann.nn.batch import backward_batch, forward_batch
+from jaxann.nn.factors import accumulation_dtype, count_features, gram
 from jaxann.nn.hyperparameters import Number, validate_number
 from jaxann.nn.loss import Loss, mean_weights
-from jaxann.nn.outer import Outer, accumulation_dtype
+from jaxann.nn.outer import Outer
 
 __all__ = [
     "Kronecker",
@@ -158,11 +159,14 @@ def inner_products(grads: PyTree, others: PyTree | None = None) -> Float[Array, 
     """
 
     def outers(g: Outer, h: Outer) -> Array:
-        left, right = zip(flatten_places(g), flatten_places(h), strict=True)
-        (B, T, m), (C, S, _), n = left[0].shape, left[1].shape, right[0].shape[2]
-        if max(B, C) * m * n < B * T * C * S:
-            return arrays(materialize_places(left[0], right[0]), materialize_places(left[1], right[1]))
-        return jnp.sum(jnp.einsum("itm,jsm->itjs", *left) * jnp.einsum("itn,jsn->itjs", *right), axis=(1, 3))
+        (B, T), (C, S) = ((len(jax.tree.leaves(leaf)[0]), count_places(leaf)) for leaf in (g, h))
+        if max(B, C) * count_features(g.left) * count_features(g.right) < B * T * C * S:
+            return arrays(materialize_places(g), materialize_places(h))
+
+        def multiply(g: Outer, h: Outer) -> Array:
+            return jnp.sum(gram(g.left, h.left) * gram(g.right, h.right))
+
+        return jax.vmap(jax.vmap(multiply, in_axes=(None, 0)), in_axes=(0, None))(g, h)
 
     def arrays(g: Float[Array, "B ..."], h: Float[Array, "C ..."]) -> Array:
         dtype = accumulation_dtype(g, h)

@@ -40,6 +40,8 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 ## What it contains
 
 - Layers: `Dense`, `Dropout`, `Sequential`, and `mlp`, which builds a `Sequential`.
+- Convolutions of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with
+  stride, padding, dilation and groups.
 - Composite layers: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds
   or concatenates their outputs.
 - Normalizations: `LayerNorm` and `RMSNorm` over the features, `InstanceNorm` over the places, `GroupNorm` over both.
@@ -145,6 +147,7 @@ from jaxann.nn.activations import (
     tanh,
 )
 from jaxann.nn.base import Layer, Wrapper
+from jaxann.nn.convolution import Conv, ConvTransposed
 from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
 from jaxann.nn.loss import Loss
@@ -173,6 +176,8 @@ __all__ = [
     "AbsoluteError",
     "AdaptiveAvgPool",
     "AvgPool",
+    "Conv",
+    "ConvTransposed",
     "CrossEntropy",
     "Dense",
     "Dropout",

@@ -13,8 +13,8 @@ from jax.lax import rsqrt
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
+from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import SettingError, validate_number
-from jaxann.nn.outer import accumulation_dtype
 
 Values = Float[Array, "*places n"]
 Means = Float[Array, "..."]  # as many axes as x has, of length 1 where a mean was taken

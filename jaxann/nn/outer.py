@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
+
+from jaxann.nn.factors import Factor, Joined, Rows, accumulation_dtype, flatten_rows
 
 # On a CPU, XLA needs less time for a fused loop of this many multiplications than for starting a matrix product.
 _LOOP_MULTIPLICATIONS = 2**14
@@ -23,28 +27,57 @@ class Outer:
     leading axis is a batch, the positions of a sequence or the steps of a recurrence.
 
     Attributes:
-        left: [..., m], the gradients that arrive at the output of the product W x.
+        left: [..., m], the gradients that arrive at the output of the product W x. One of the factors may be a
+            `Factor`, such as the patches of an image, whose rows are not held in memory.
         right: [..., n], the inputs of that product.
     """
 
-    left: Float[Array, "*t m"]
-    right: Float[Array, "*t n"]
+    left: Rows
+    right: Rows
+
+    @property
+    def terms(self) -> list[Outer]:
+        """The gradients that were added to make this one, or this one alone."""
+        if isinstance(self.left, Joined) and isinstance(self.right, Joined):
+            return [Outer(*pair) for pair in zip(self.left.parts, self.right.parts, strict=True)]
+        return [self]
 
     def sum(self) -> Float[Array, "m n"]:
-        """Returns the matrix, as the one product leftᵀ right, summed in float32 or a higher precision."""
-        dtype = accumulation_dtype(self.left, self.right)
-        left, right = (factor.reshape(-1, factor.shape[-1]).astype(dtype) for factor in (self.left, self.right))
-        if left.size * right.shape[1] <= _LOOP_MULTIPLICATIONS:
-            return jnp.sum(left[:, :, None] * right[:, None, :], axis=0)
-        return left.T @ right
+        """Returns the matrix, as one product leftᵀ right for each term, summed in float32 or a higher precision."""
+        return reduce(add, map(_multiply, self.terms))
+
+    def rows(self) -> tuple[Float[Array, "T m"], Float[Array, "T n"]]:
+        """Returns both factors as arrays in float32 or a higher precision, with all axes of places made one."""
+        return flatten_rows(self.left), flatten_rows(self.right)
 
     def __add__(self, other: Outer) -> Outer:
         """Returns the sum of two gradients of one matrix, for the backward of a layer that uses the matrix twice."""
-        return Outer(_concatenate(self.left, other.left), _concatenate(self.right, other.right))
+        terms = [*self.terms, *other.terms]
+        return Outer(Joined(tuple(term.left for term in terms)), Joined(tuple(term.right for term in terms)))
+
+    def __mul__(self, number: Float[Array, ""]) -> Outer:
+        """Returns the gradient times a number. Of two factors, the one that is an array is multiplied."""
+        return reduce(add, [_scale(term, number) for term in self.terms])
 
 
-def _concatenate(*factors: Float[Array, "... k"]) -> Float[Array, "terms k"]:
-    return jnp.concatenate([factor.reshape(-1, factor.shape[-1]) for factor in factors])
+def _multiply(outer: Outer) -> Float[Array, "m n"]:
+    left, right = outer.left, outer.right
+    dtype = accumulation_dtype(*jax.tree.leaves(outer))
+    if isinstance(right, Factor):
+        return right.multiply(left.astype(dtype)).T
+    if isinstance(left, Factor):
+        return left.multiply(right.astype(dtype))
+    left, right = (factor.reshape(-1, factor.shape[-1]).astype(dtype) for factor in (left, right))
+    if left.size * right.shape[1] <= _LOOP_MULTIPLICATIONS:
+        return jnp.sum(left[:, :, None] * right[:, None, :], axis=0)
+    return left.T @ right
+
+
+def _scale(outer: Outer, number: Float[Array, ""]) -> Outer:
+    left, right = outer.left, outer.right
+    if isinstance(left, Factor):
+        return Outer(left, number.astype(accumulation_dtype(right)) * right)
+    return Outer(number.astype(accumulation_dtype(left)) * left, right)
 
 
 def materialize(grads: PyTree) -> PyTree:
@@ -69,11 +102,6 @@ def sum_examples(grads: PyTree) -> PyTree:
         The sum, in the structure and shapes of the parameters. Each `Outer` becomes one matrix product.
     """
     return map_leaves(Outer.sum, lambda leaf: leaf.sum(axis=0, dtype=accumulation_dtype(leaf)), grads)
-
-
-def accumulation_dtype(*terms: Array) -> jnp.dtype:
-    """Returns the dtype in which to sum many terms like these: their own, but at least float32."""
-    return jnp.result_type(jnp.float32, *terms)
 
 
 def map_leaves(outer: Callable[[Outer], Any], array: Callable[[Array], Any], grads: PyTree) -> PyTree:

@@ -19,9 +19,9 @@ from jax import lax
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
-from jaxann.nn.hyperparameters import SettingError, validate_number
-from jaxann.nn.outer import accumulation_dtype
+from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.reshape import save_shape, validate_shape
+from jaxann.nn.window import parse_padding, repeat_setting
 
 Values = Float[Array, "*places C"]
 Pooled = Float[Array, "*pooled C"]
@@ -50,15 +50,9 @@ class Pool(Layer):
     def __post_init__(self) -> None:
         size = validate_shape("size", self.size)
         stride = size if self.stride is None else self.stride
-        stride = validate_shape("stride", _repeat("stride", stride, len(size)))
-        pairs = [(p, p) if np.ndim(p) == 0 else tuple(p) for p in _repeat("padding", self.padding, len(size))]
-        for axis, (pair, length) in enumerate(zip(pairs, size, strict=True)):
-            if len(pair) != 2:
-                raise SettingError(f"padding[{axis}]", "to be a number or a pair (before, after)", pair)
-            for number in pair:
-                note = "the window's size"
-                validate_number(f"padding[{axis}]", number, least=0, below=length, integer=True, note=note)
-        for name, value in (("size", size), ("stride", stride), ("padding", tuple(pairs))):
+        stride = validate_shape("stride", repeat_setting("stride", stride, len(size)))
+        padding = parse_padding(self.padding, len(size), size)
+        for name, value in (("size", size), ("stride", stride), ("padding", padding)):
             object.__setattr__(self, name, value)
 
     @property
@@ -248,12 +242,3 @@ def _averages(n: int, m: int) -> np.ndarray:
 def _multiply(A: np.ndarray, x: Values, axis: int) -> Pooled:
     y = jnp.tensordot(jnp.asarray(A, x.dtype), x, (1, axis), precision=lax.Precision.HIGHEST)
     return jnp.moveaxis(y, 0, axis)
-
-
-def _repeat(name: str, value: Any, axes: int) -> tuple[Any, ...]:
-    """Returns a setting with a value for each axis, from one value for all of them or from a tuple."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return (value,) * axes
-    if len(value) != axes:
-        raise SettingError(name, f"to have {axes} entries, as size has", value)
-    return tuple(value)

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxann.gradients.curvature import gauss_newton_factors
 from jaxann.gradients.per_example import Kronecker
 from jaxann.nn.base import Layer, path_name
+from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.loss import Loss
-from jaxann.nn.outer import accumulation_dtype
 
 
 class KfacState(NamedTuple):

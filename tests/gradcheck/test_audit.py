@@ -131,6 +131,7 @@ def test_a_rule_that_is_wrong_on_purpose_is_declared_by_name():
         audit(program, X, on_purpose="other")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:jax.interpreters")  # older versions of the libraries use what JAX deprecates
 def test_models_and_losses_of_other_libraries():
     eqx, nn = pytest.importorskip("equinox"), pytest.importorskip("flax.linen")

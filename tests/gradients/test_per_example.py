@@ -31,6 +31,8 @@ from jaxann.gradients.per_example import (
     variance,
 )
 from jaxann.nn import (
+    Conv,
+    ConvTransposed,
     Dense,
     Flatten,
     GroupNorm,
@@ -110,6 +112,16 @@ def shared_chain(n, m):
     return Sequential((Shared(n, m), tanh, Shared(m, n)))
 
 
+CONVOLUTIONS = Sequential(
+    (
+        Conv(2, 3, (2, 2), stride=(2, 1), padding=1),
+        tanh,
+        ConvTransposed(3, 2, (2, 2), padding=1, bias=False),
+        Conv(2, 4, (2, 1), groups=2),
+        Flatten(),
+        Dense(12, 3),
+    )
+)
 IMAGE_NETWORK = Sequential(
     (
         Residual(Sequential((GroupNorm(2, 1), Shared(2, 3), tanh, Shared(3, 2)))),
@@ -127,6 +139,7 @@ NETWORKS = {  # each model with its loss and the shapes of an input and of a tar
     "places of an image": (shared_chain(3, 2), SquaredError(), (2, 3, 3), (2, 3, 3)),
     "full matrices and a number": (Sequential((Amplified(4, 5), tanh, Dense(5, 3))), SquaredError(), (4,), (3,)),
     "a scale and a shift": (Sequential((LayerNorm(4), Dense(4, 3))), SquaredError(), (4,), (3,)),
+    "convolutions": (CONVOLUTIONS, SoftmaxCrossEntropy(), (4, 3, 2), ()),
     "images": (IMAGE_NETWORK, SoftmaxCrossEntropy(), (4, 3, 2), ()),
 }
 
@@ -228,7 +241,7 @@ def kronecker_by_loops(grads, s):
 
     def factors(leaf):
         if isinstance(leaf, Outer):
-            left, right = np.asarray(leaf.left), np.asarray(leaf.right)
+            left, right = map(np.asarray, jax.vmap(Outer.rows)(leaf))
             return Kronecker(moments(left), moments(right, 1 / left[0, ..., 0].size))
         return Kronecker(moments(np.asarray(leaf).reshape(B, -1)), np.eye(1))
 
@@ -283,7 +296,7 @@ def test_both_ways_of_reducing_a_shared_matrix_are_taken(monkeypatch):
     """Sizes alone decide whether matrices are formed, and the networks of the tests above cover both cases."""
     calls, original = [], leaves.materialize_places
     for module in (leaves, moments, per_example):
-        monkeypatch.setattr(module, "materialize_places", lambda *factors: calls.append(1) or original(*factors))
+        monkeypatch.setattr(module, "materialize_places", lambda leaf: calls.append(1) or original(leaf))
 
     def forms(name, reduce):
         calls.clear()

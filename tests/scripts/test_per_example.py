@@ -78,6 +78,7 @@ def test_bad_input_gets_a_sentence(monkeypatch, capsys, arguments, sentence):
     assert capsys.readouterr() == ("", f"per_example.py: {sentence}\n")
 
 
+@pytest.mark.slow
 def test_as_a_process_it_prints_a_table():
     quick = ("--seeds", "1", "--epochs", "1")
     ended = subprocess.run([sys.executable, SCRIPTS / "per_example.py", *quick], capture_output=True, text=True)

@@ -129,6 +129,7 @@ def test_without_matplotlib_a_figure_is_refused_before_anything_runs(monkeypatch
     assert capsys.readouterr() == ("", "rules.py: a picture needs matplotlib: pip install 'jaxann[plots]'\n")
 
 
+@pytest.mark.slow
 def test_as_a_process_it_prints_a_row_a_rule():
     quick = ("--rules", "kolen_pollack", "output_layer_only", "--seeds", "2", "--epochs", "1", "--hidden", "8")
     ended = subprocess.run([sys.executable, SCRIPTS / "rules.py", *quick], capture_output=True, text=True)
