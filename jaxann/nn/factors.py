@@ -102,9 +102,14 @@ def accumulation_dtype(*terms: Array) -> jnp.dtype:
     return jnp.result_type(jnp.float32, *terms)
 
 
+def as_array(factor: Rows) -> Float[Array, "*t k"]:
+    """Returns a factor as an array of its rows."""
+    return factor.rows() if isinstance(factor, Factor) else factor
+
+
 def flatten_rows(factor: Rows) -> Float[Array, "T k"]:
     """Returns the rows of a factor with all axes of places made one, in float32 or a higher precision."""
-    rows = factor.rows() if isinstance(factor, Factor) else factor
+    rows = as_array(factor)
     return rows.reshape(-1, rows.shape[-1]).astype(accumulation_dtype(rows))
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxann.nn.factors import Factor, Joined, Rows, accumulation_dtype, flatten_rows
+from jaxann.nn.factors import Factor, Joined, Rows, accumulation_dtype, as_array, flatten_rows
 
 # On a CPU, XLA needs less time for a fused loop of this many multiplications than for starting a matrix product.
 _LOOP_MULTIPLICATIONS = 2**14
@@ -64,7 +64,7 @@ def _multiply(outer: Outer) -> Float[Array, "m n"]:
     left, right = outer.left, outer.right
     dtype = accumulation_dtype(*jax.tree.leaves(outer))
     if isinstance(right, Factor):
-        return right.multiply(left.astype(dtype)).T
+        return right.multiply(as_array(left).astype(dtype)).T
     if isinstance(left, Factor):
         return left.multiply(right.astype(dtype))
     left, right = (factor.reshape(-1, factor.shape[-1]).astype(dtype) for factor in (left, right))
@@ -74,10 +74,13 @@ def _multiply(outer: Outer) -> Float[Array, "m n"]:
 
 
 def _scale(outer: Outer, number: Float[Array, ""]) -> Outer:
-    left, right = outer.left, outer.right
-    if isinstance(left, Factor):
-        return Outer(left, number.astype(accumulation_dtype(right)) * right)
-    return Outer(number.astype(accumulation_dtype(left)) * left, right)
+    def scale(factor: Rows) -> Array:
+        rows = as_array(factor)
+        return number.astype(accumulation_dtype(rows)) * rows
+
+    if isinstance(outer.left, Factor):
+        return Outer(outer.left, scale(outer.right))
+    return Outer(scale(outer.left), outer.right)
 
 
 def materialize(grads: PyTree) -> PyTree:
