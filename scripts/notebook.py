@@ -32,9 +32,9 @@ from jaxann import backprop, check
 from jaxann.cli.program import run_program
 from jaxann.data.extras import require_packages
 from jaxann.gradcheck import Report, style
-from jaxann.gradients.table import format_table
 from jaxann.nn.batch import forward_batch
 from jaxann.nn.hyperparameters import validate_number
+from jaxann.nn.table import format_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,9 +26,9 @@ from jaxann.cli.program import run_program
 from jaxann.data.extras import require_packages
 from jaxann.gradcheck import style
 from jaxann.gradients import per_example
-from jaxann.gradients.table import format_table
 from jaxann.nn import SoftmaxCrossEntropy, mlp, relu
 from jaxann.nn.hyperparameters import validate_number
+from jaxann.nn.table import format_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

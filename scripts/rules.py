@@ -30,9 +30,9 @@ from jaxann.data import load
 from jaxann.data.extras import require_packages
 from jaxann.data.validation import validate_schedule
 from jaxann.gradcheck import style
-from jaxann.gradients.table import format_table
 from jaxann.nn import SoftmaxCrossEntropy, mlp, tanh
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.table import format_table
 from jaxann.rules import RULES, KolenPollack, Rule, WithAngles
 from jaxann.training import optimizer
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxann.cli.grid import format_value
-from jaxann.gradients.table import format_table
+from jaxann.nn.table import format_table
 from jaxann.runs.files import write_picture
 from jaxann.runs.plots import plot_scores
 

@@ -89,7 +89,7 @@ def check(
     except ValueError:
         raise
     except Exception as error:  # the forward pass raised it, so it becomes a row
-        return Report((failure_row("forward", str(model), error),), 0, len(x))
+        return Report((failure_row("forward", repr(model), error),), 0, len(x))
     rng = np.random.default_rng(seed)
     chosen = _choose_examples(np.asarray(t), examples, rng)
     data = Args(params, np.asarray(x)[chosen], np.asarray(t)[chosen], ()).cast("float64")
@@ -97,7 +97,7 @@ def check(
     try:
         cases, y, notes = collect_layer_cases(model, loss, data, rng)
     except Exception as error:
-        return Report((failure_row("forward", str(model), error),), len(chosen), len(x))
+        return Report((failure_row("forward", repr(model), error),), len(chosen), len(x))
     loss_cases, loss_notes = collect_loss_cases(model, loss, gradient, data, y, rng)
     rows = _judge_cases(cases + loss_cases, seed, seconds)
     if any(row.verdict == NOT_FINITE or row.cause == "range" for row in rows):
@@ -159,7 +159,7 @@ def check_layer(
     except InputError:
         raise
     except Exception as error:
-        return Report((failure_row("forward", str(layer), error),), 0, 1)
+        return Report((failure_row("forward", repr(layer), error),), 0, 1)
     return Report(accept_on_purpose(_judge_cases(cases, seed, seconds), on_purpose), 1, 1, notes)
 
 

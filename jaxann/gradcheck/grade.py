@@ -20,10 +20,10 @@ from jaxann.gradcheck.function_answers import judge_functions
 from jaxann.gradcheck.inputs import SUBSAMPLE, draw_layer_points
 from jaxann.gradcheck.places import Place
 from jaxann.gradcheck.report import RIGHT, Report, Row
-from jaxann.gradients.table import format_html_table, format_table
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.shapes import resolve_input
+from jaxann.nn.table import format_html_table, format_table
 
 HEADER = ("part", "points", "verdict")
 # The causes that are shown without hints, too, and the word for each.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxann.gradients.table import format_html_table, format_table
+from jaxann.nn.table import format_html_table, format_table
 
 RIGHT, WRONG, ON_PURPOSE, NOT_FINITE, REFUSED = "right", "wrong", "on purpose", "not finite", "refused"
 _FAILURES = WRONG, NOT_FINITE, REFUSED

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxann.gradients.table import format_html_table, format_table
 from jaxann.nn.base import path_name
 from jaxann.nn.outer import materialize
+from jaxann.nn.table import format_html_table, format_table
 
 _NUMBERS = (2, 3, 4)  # the columns that are aligned to the right
 

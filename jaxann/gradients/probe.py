@@ -39,7 +39,7 @@ class Probe(Wrapper):
         return BackwardRecord(self, dy, grads, drop_float0(dx)), dx
 
     def __repr__(self) -> str:
-        return f"layer {self.path}, {self.layer}" if self.path else str(self.layer)
+        return f"layer {self.path}, {self.layer}" if self.path else repr(self.layer)
 
 
 @jax.tree_util.register_dataclass

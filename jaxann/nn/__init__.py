@@ -39,7 +39,8 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 
 ## What it contains
 
-- Layers: `Dense`, `Dropout`, `Sequential`, and `mlp`, which builds a `Sequential`.
+- Layers: `Dense`, `Dropout`, `Sequential`, and `mlp`, which builds a `Sequential`. `Input` at the head of a chain
+  states the shape of its input, so that the chain checks itself when it is built.
 - Convolutions of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with
   stride, padding, dilation and groups.
 - Composite layers: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds
@@ -150,6 +151,7 @@ from jaxann.nn.base import Layer, Wrapper
 from jaxann.nn.convolution import Conv, ConvTransposed
 from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
+from jaxann.nn.input import Input
 from jaxann.nn.loss import Loss
 from jaxann.nn.losses import (
     LOSSES,
@@ -187,6 +189,7 @@ __all__ = [
     "GroupNorm",
     "Hinge",
     "Huber",
+    "Input",
     "InstanceNorm",
     "Layer",
     "LayerNorm",

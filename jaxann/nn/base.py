@@ -1,4 +1,4 @@
-"""The contract of a layer, and how layers that are made of other layers are taken apart and named."""
+"""The contract of a layer, and the functions that visit and name the layers that a layer is made of."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -41,10 +41,19 @@ class Layer(ABC):
 
     exposes_parts: bool = False
 
+    def __format__(self, specification: str) -> str:
+        """Returns the layer as an expression of one line, for messages, where `str` may return a table."""
+        return format(repr(self), specification)
+
     @property
     def sizes(self) -> tuple[int | None, int | None]:
         """The lengths (n, m) of the last axes of x and y, each None where the layer does not state it, the default."""
         return None, None
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The shape of x, or None where the layer does not state it, the default. An `Input` states it for a chain."""
+        return None
 
     @property
     def keeps_shape(self) -> bool:
@@ -145,25 +154,31 @@ def map_parts(layer: Layer, change: Callable[[str, Layer], Layer]) -> Layer:
         A copy of the layer with the new parts, or the layer itself if it has no parts.
     """
     replaced: dict[str, Any] = {}
-    for field in fields(layer) if is_dataclass(layer) else ():
-        value = getattr(layer, field.name)
+    for name, value in _part_fields(layer).items():
         if isinstance(value, Layer):
-            replaced[field.name] = change(field.name, value)
-        elif isinstance(value, tuple) and value and all(isinstance(part, Layer) for part in value):
-            replaced[field.name] = tuple(change(str(position), part) for position, part in enumerate(value))
+            replaced[name] = change(name, value)
+        else:
+            replaced[name] = tuple(change(str(position), part) for position, part in enumerate(value))
     return replace(cast(Any, layer), **replaced) if replaced else layer
 
 
 def parts(layer: Layer) -> dict[str, Layer]:
     """Returns the layers that a layer is made of, by the names that `map_parts` gives them; {} if it has none."""
     named: dict[str, Layer] = {}
-
-    def collect(name: str, part: Layer) -> Layer:
-        named[name] = part
-        return part
-
-    map_parts(layer, collect)
+    for name, value in _part_fields(layer).items():
+        named |= {name: value} if isinstance(value, Layer) else {str(i): part for i, part in enumerate(value)}
     return named
+
+
+def _part_fields(layer: Layer) -> dict[str, Layer | tuple[Layer, ...]]:
+    """Returns the fields of a layer that hold a layer or a tuple of layers."""
+    values = {field.name: getattr(layer, field.name) for field in fields(layer)} if is_dataclass(layer) else {}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, Layer)
+        or (isinstance(value, tuple) and value and all(isinstance(part, Layer) for part in value))
+    }
 
 
 def part_path(layer: Layer, path: str, name: str) -> str:
@@ -177,6 +192,41 @@ def part_path(layer: Layer, path: str, name: str) -> str:
         name: The name of the part, as `map_parts` gives it.
     """
     return path if isinstance(layer, Wrapper) else join_path(path, name)
+
+
+def leaf_layers(model: Layer, path: str = "") -> dict[str, Layer]:
+    """Collects the layers of a network at any depth: those inside every layer that `exposes_parts`.
+
+    Args:
+        model: A `Sequential`, a `Residual` or another layer that exposes its parts. Any other layer is the only leaf.
+        path: The path of the model inside a larger one; empty by default.
+
+    Returns:
+        The layers that do not expose parts, by the paths of their parameters such as "2" or "1.0", from first to last.
+    """
+    if not model.exposes_parts:
+        return {path: model}
+    leaves: dict[str, Layer] = {}
+    for name, part in parts(model).items():
+        leaves |= leaf_layers(part, part_path(model, path, name))
+    return leaves
+
+
+def map_layers(model: Layer, change: Callable[[str, Layer], Layer], path: str = "") -> Layer:
+    """Replaces each layer of a network at any depth: those inside every layer that `exposes_parts`.
+
+    Args:
+        model: A `Sequential`, a `Residual` or another layer that exposes its parts. Any other layer is replaced itself.
+        change: Maps the path of a layer and the layer to the one that takes its place. The paths are those of
+            `leaf_layers`.
+        path: The path of the model inside a larger one; empty by default.
+
+    Returns:
+        A copy of the model with the new layers.
+    """
+    if not model.exposes_parts:
+        return change(path, model)
+    return map_parts(model, lambda name, part: map_layers(part, change, part_path(model, path, name)))
 
 
 def path_name(path: tuple[Any, ...]) -> str:

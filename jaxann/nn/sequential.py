@@ -1,4 +1,4 @@
-"""Chains of layers: `Sequential`, `mlp`, and the functions that visit the layers of a chain."""
+"""Chains of layers: `Sequential` and `mlp`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.activations import identity, sigmoid
-from jaxann.nn.base import InputGradient, Layer, drop_float0, map_parts, part_path, parts
+from jaxann.nn.base import InputGradient, Layer, drop_float0
 from jaxann.nn.dense import Dense, glorot_uniform
 from jaxann.nn.dropout import Dropout
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
+from jaxann.nn.shapes import example_of
+from jaxann.nn.summary import NUMBERS, list_layers
+from jaxann.nn.table import format_html_table, format_table
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,18 @@ class Sequential(Layer):
     tuples with an entry for each layer. A key is split into one for each layer. Where a layer takes integers and
     its dx has JAX's dtype float0, no gradient reaches the layers before it, and their gradients are zero.
 
+    `print(model)` shows a table of the layers with their numbers of parameters. If the chain begins with an `Input`,
+    the table also has the shapes of their outputs, and the chain checks when it is built that every layer can take
+    what the layer before it returns.
+
     Attributes:
         layers: The layers f_1 ... f_N, stored as a tuple.
 
     Raises:
         ValueError: If the chain is empty, or if the `sizes` of a layer state that it takes a different number of
-            features than the layer before it returns, apart from layers between them that keep the shape. In
-            `backward`, if a layer returns None for dx although a layer before it has parameters.
+            features than the layer before it returns, apart from layers between them that keep the shape. If the chain
+            begins with an `Input` and a layer cannot take what the layer before it returns; the error is an
+            `InputError`. In `backward`, if a layer returns None for dx although a layer before it has parameters.
     """
 
     layers: Sequence[Layer]
@@ -45,6 +53,8 @@ class Sequential(Layer):
         object.__setattr__(self, "layers", tuple(self.layers))
         if not self.layers:
             raise ValueError("expected at least one layer in Sequential, got none")
+        if self.input_shape is not None:
+            example_of(self, self.input_shape)
         before, size = None, None
         for layer in self.layers:
             n, m = layer.sizes
@@ -61,8 +71,19 @@ class Sequential(Layer):
         return (deciding[0][0], deciding[-1][1]) if deciding else (None, None)
 
     @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        return self.layers[0].input_shape
+
+    @property
     def keeps_shape(self) -> bool:
         return all(layer.keeps_shape for layer in self.layers)
+
+    def __str__(self) -> str:
+        return format_table(list_layers(self), right=NUMBERS)
+
+    def _repr_html_(self) -> str:
+        """Returns the table of the layers as Jupyter shows it."""
+        return format_html_table(list_layers(self), right=NUMBERS)
 
     def init(self, key: PRNGKeyArray) -> tuple[PyTree, ...]:
         keys = jax.random.split(key, len(self.layers))
@@ -132,38 +153,3 @@ def mlp(
     for n, m in pairwise(sizes):
         layers += [Dense(n, m, weights), hidden]
     return Sequential((*layers[:-1], output))
-
-
-def leaf_layers(model: Layer, path: str = "") -> dict[str, Layer]:
-    """Collects the layers of a network at any depth: those inside every layer that `exposes_parts`.
-
-    Args:
-        model: A `Sequential`, a `Residual` or another layer that exposes its parts. Any other layer is the only leaf.
-        path: The path of the model inside a larger one; empty by default.
-
-    Returns:
-        The layers that do not expose parts, by the paths of their parameters such as "2" or "1.0", from first to last.
-    """
-    if not model.exposes_parts:
-        return {path: model}
-    leaves: dict[str, Layer] = {}
-    for name, part in parts(model).items():
-        leaves |= leaf_layers(part, part_path(model, path, name))
-    return leaves
-
-
-def map_layers(model: Layer, change: Callable[[str, Layer], Layer], path: str = "") -> Layer:
-    """Replaces each layer of a network at any depth: those inside every layer that `exposes_parts`.
-
-    Args:
-        model: A `Sequential`, a `Residual` or another layer that exposes its parts. Any other layer is replaced itself.
-        change: Maps the path of a layer and the layer to the one that takes its place. The paths are those of
-            `leaf_layers`.
-        path: The path of the model inside a larger one; empty by default.
-
-    Returns:
-        A copy of the model with the new layers.
-    """
-    if not model.exposes_parts:
-        return change(path, model)
-    return map_parts(model, lambda name, part: map_layers(part, change, part_path(model, path, name)))

@@ -6,7 +6,7 @@ What a layer states in `sizes` is a help for early errors. Whether an input fits
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,22 +39,20 @@ class InputError(ValueError):
         dtype: The dtype of that input.
         reason: What the forward raised.
         depth: How many layers of the model, at any depth, had taken their inputs before.
+        source: The layer that returned the input, such as "layer 1, Flatten()"; "" where no single layer did.
     """
 
-    def __init__(self, path: str, layer: str, shape: Any, dtype: Any, reason: str, depth: int = 0) -> None:
-        self.path, self.layer, self.shape, self.dtype, self.reason, self.depth = (
-            path,
-            layer,
-            shape,
-            dtype,
-            reason,
-            depth,
-        )
-        super().__init__(path, layer, shape, dtype, reason, depth)  # as they are, so that the error can be pickled
+    def __init__(
+        self, path: str, layer: str, shape: Any, dtype: Any, reason: str, depth: int = 0, source: str = ""
+    ) -> None:
+        self.path, self.layer, self.shape, self.dtype = path, layer, shape, dtype
+        self.reason, self.depth, self.source = reason, depth, source
+        # the arguments as they are, so that the error can be pickled
+        super().__init__(path, layer, shape, dtype, reason, depth, source)
 
     def __str__(self) -> str:
         name = f"layer {self.path}, {self.layer}," if self.path else self.layer
-        found = f"shape {self.shape} and dtype {self.dtype}"
+        found = f"shape {self.shape} and dtype {self.dtype}" + (f" from {self.source}" if self.source else "")
         return f"expected an input that {name} can take, got {found}: {self.reason}"
 
 
@@ -95,7 +93,41 @@ def output_shape(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> jax.S
         raise located from refusal
     except Exception:  # a user's layer may do anything with its parts, and then no part can be named
         pass
-    raise _describe_refusal("", model, x, refusal, 0) from refusal
+    raise _describe_refusal("", model, x, refusal, []) from refusal
+
+
+def layer_shapes(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> dict[str, jax.ShapeDtypeStruct]:
+    """Finds the shapes and dtypes of what the layers of a model return for one example, without computing them.
+
+    Args:
+        model: The layer or network.
+        params: Its parameters, or their shapes and dtypes.
+        x: The shape and dtype of one example.
+
+    Returns:
+        The shape and dtype of each layer's output, by the path of the layer, at any depth.
+
+    Raises:
+        Exception: Anything that a forward raises.
+    """
+    taken: list[_Taken] = []
+    guarded = _add_guards(model, "", taken)
+    jax.eval_shape(lambda params, x: guarded.forward(params, x)[0], params, x)
+    return {layer.path: jax.ShapeDtypeStruct(layer.y.shape, layer.y.dtype) for layer in taken}
+
+
+def example_of(model: Layer, shape: tuple[int, ...]) -> tuple[PyTree, jax.ShapeDtypeStruct]:
+    """Returns the shapes and dtypes of a model's parameters and of an input of a given shape that the model takes.
+
+    Args:
+        model: The layer or network.
+        shape: The shape of one example.
+
+    Raises:
+        InputError: If the model takes neither floats nor integers of this shape.
+    """
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    return params, resolve_input(model, params, jax.ShapeDtypeStruct(shape, jnp.int32))[0]
 
 
 def resolve_input(
@@ -133,13 +165,21 @@ def resolve_input(
         raise (error if is_further else rejection) from None
 
 
+class _Taken(NamedTuple):
+    """A layer that took its input, and what it returned."""
+
+    path: str
+    layer: Layer
+    y: Any
+
+
 @dataclass(frozen=True)
 class _Guard(Wrapper):
     """A layer that names itself in the error for an input that its forward does not take."""
 
     original: Layer
     path: str
-    taken: list[str] = field(hash=False, compare=False)  # the paths of the layers that took their inputs
+    taken: list[_Taken] = field(hash=False, compare=False)  # the layers that took their inputs, in the order of calls
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.layer, name)  # a composite layer may read the settings of its parts
@@ -150,16 +190,17 @@ class _Guard(Wrapper):
         except InputError:
             raise
         except REFUSALS as error:
-            raise _describe_refusal(self.path, self.original, x, error, len(self.taken)) from error
-        self.taken.append(self.path)
+            raise _describe_refusal(self.path, self.original, x, error, self.taken) from error
+        self.taken.append(_Taken(self.path, self.original, pair[0]))
         return pair
 
 
-def _add_guards(model: Layer, path: str, taken: list[str]) -> Layer:
+def _add_guards(model: Layer, path: str, taken: list[_Taken]) -> Layer:
     guarded = map_parts(model, lambda name, part: _add_guards(part, part_path(model, path, name), taken))
     return _Guard(guarded, model, path, taken)
 
 
-def _describe_refusal(path: str, layer: Layer, x: Any, error: Exception, depth: int) -> InputError:
+def _describe_refusal(path: str, layer: Layer, x: Any, error: Exception, taken: list[_Taken]) -> InputError:
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return InputError(path, shorten(str(layer), 120), jnp.shape(x), jnp.result_type(x), reason, depth)
+    source = next((f"layer {t.path}, {shorten(repr(t.layer))}" for t in reversed(taken) if t.y is x), "")
+    return InputError(path, shorten(repr(layer), 120), jnp.shape(x), jnp.result_type(x), reason, len(taken), source)

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxann.gradients import per_example
 from jaxann.gradients.moments import mean
 from jaxann.gradients.stateful import Stateful
-from jaxann.nn.base import InputGradient, Layer
+from jaxann.nn.base import InputGradient, Layer, leaf_layers
 from jaxann.nn.loss import Loss, mean_weights
-from jaxann.nn.sequential import Sequential, leaf_layers
+from jaxann.nn.sequential import Sequential
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.activations import Elementwise
-from jaxann.nn.base import InputGradient, Layer, Wrapper
+from jaxann.nn.base import InputGradient, Layer, Wrapper, leaf_layers, map_layers
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.nn.sequential import leaf_layers, map_layers
 from jaxann.rules.base import Rule, layers_with_params
 
 threshold = Elementwise(

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0, part_path, parts, path_name
+from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0, map_layers, part_path, parts, path_name
 from jaxann.nn.dense import glorot_uniform
-from jaxann.nn.sequential import map_layers
 from jaxann.rules.base import Rule, layers_with_params
 
 

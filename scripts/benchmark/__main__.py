@@ -26,7 +26,7 @@ from programs import measure_check, measure_folder, measure_script
 from settings import BenchmarkSettings, Section
 from sweeps import measure_sweep
 
-from jaxann.gradients.table import format_table
+from jaxann.nn.table import format_table
 from jaxann.training import cpu_devices
 
 SECTIONS: dict[Section, Callable[[BenchmarkSettings], list[Row]]] = {

@@ -7,7 +7,7 @@ import pytest
 from jax.scipy import linalg, special, stats
 
 from jaxann import audit
-from jaxann.gradients.table import format_table
+from jaxann.nn.table import format_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:jax.interpreters")  # older libraries use what JAX deprecates
 

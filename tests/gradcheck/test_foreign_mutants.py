@@ -12,7 +12,7 @@ from support.numpy_mutants import PAIRS
 from support.selection import choose
 
 from jaxann import audit, check_function, check_gradient
-from jaxann.gradients.table import format_table
+from jaxann.nn.table import format_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:jax.interpreters")  # older libraries use what JAX deprecates
 

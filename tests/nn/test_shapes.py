@@ -101,7 +101,7 @@ class Picky(Layer):
         (
             NETWORK,
             (6, 6, 2),
-            r"layer 3.1, Dense\(27, 3\), can take, got shape \(48,\) and dtype float64: Dense\(27, 3\) ",
+            r"layer 3.1, Dense\(27, 3\), can take, got shape \(48,\) .* from layer 3.0, tanh: Dense\(27, 3\) ",
         ),
         (NETWORK, (5, 5), r"layer 0, Conv\(channels=2.*\), can take, got shape \(5, 5\) and dtype float64: .*shape"),
         (Conv(2, 3, 3), (5, 5, 1), r"Conv\(.*\) can take, got shape \(5, 5, 1\) and dtype float64: "),
@@ -116,7 +116,7 @@ class Picky(Layer):
         (
             Sequential((tanh, Embedding(5, 3))),
             (2,),
-            r"layer 1, Embedding\(.*\), can take, .* dtype float64: Indexer must",
+            r"layer 1, Embedding\(.*\), can take, .* dtype float64 from layer 0, tanh: Indexer must",
         ),
     ],
 )

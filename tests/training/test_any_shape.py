@@ -129,12 +129,12 @@ def test_a_single_integer_for_each_example_is_enough():
         (
             PICTURES,
             IMAGES[:, :2, :2],
-            r"layer 2, AvgPool\(size=\(2, 2\), .*\), can take, got shape \(1, 1, 2\) and dtype float64: ",
+            r"layer 2, AvgPool\(size=\(2, 2\), .*\), can take, got shape \(1, 1, 2\) .* from layer 1, tanh: ",
         ),
         (
             PICTURES,
             np.ones((12, 7, 7, 1)),
-            r"layer 4, Dense\(8, 3\), can take, got shape \(18,\) and dtype float64: Dense",
+            r"layer 4, Dense\(8, 3\), can take, got shape \(18,\) and dtype float64 from layer 3, Flatten\(\): Dense",
         ),
         (PICTURES, IMAGES[:, 0], r"layer 0, Conv\(channels=1, .*\), can take, got shape \(5, 1\) and dtype float64: "),
         (
@@ -142,7 +142,11 @@ def test_a_single_integer_for_each_example_is_enough():
             1.0 * WORDS,
             r"layer 0, Embedding\(.*\), can take, got shape \(4,\) and dtype float64: Indexer must",
         ),
-        (SENTENCES, WORDS[:, :, None], r"layer 2, Dense\(4, 3\), can take, got shape \(1, 4\) and dtype float64: "),
+        (
+            SENTENCES,
+            WORDS[:, :, None],
+            r"layer 2, Dense\(4, 3\), can take, got shape \(1, 4\) .* from layer 1, Average\(\): ",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_in_one_sentence_by_every_function(model, x, sentence):
