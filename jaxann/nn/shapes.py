@@ -181,6 +181,10 @@ class _Guard(Wrapper):
     path: str
     taken: list[_Taken] = field(hash=False, compare=False)  # the layers that took their inputs, in the order of calls
 
+    @property
+    def sizes(self) -> tuple[None, None]:
+        return None, None  # a chain compares sizes when it is built, and the trace is to find what does not fit
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.layer, name)  # a composite layer may read the settings of its parts
 

@@ -56,7 +56,7 @@ def test_in_a_message_a_network_is_one_line():
         (
             (Input((9, 8, 1)), Conv(1, 6, (2, 1)), Flatten(), Dense(96, 10)),
             r"^expected an input that layer 3, Dense\(96, 10\), can take, got shape \(384,\) and dtype float64 "
-            r"from layer 2, Flatten\(\): Dense\(96, 10\) expected x of shape \(96,\), got \(384,\)$",
+            r"from layer 2, Flatten\(\): Dense\(96, 10\) expected x of shape \(96,\), got \(384,\)(\n|$)",
         ),
         (
             (Input((9, 8, 1)), BLOCK),
