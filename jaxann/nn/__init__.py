@@ -41,6 +41,7 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 
 - Layers: `Dense`, `Dropout`, `Sequential`, and `mlp`, which builds a `Sequential`. `Input` at the head of a chain
   states the shape of its input, so that the chain checks itself when it is built.
+- `lenet` and `resnet`, which build convolutional networks as chains that you can take apart.
 - Convolutions of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with
   stride, padding, dilation and groups.
 - Composite layers: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds
@@ -164,6 +165,7 @@ from jaxann.nn.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from jaxann.nn.networks import lenet, resnet
 from jaxann.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from jaxann.nn.outer import Outer, materialize, sum_examples
 from jaxann.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
@@ -213,9 +215,11 @@ __all__ = [
     "hard_tanh",
     "identity",
     "leaky_relu",
+    "lenet",
     "materialize",
     "mlp",
     "relu",
+    "resnet",
     "selu",
     "sigmoid",
     "silu",
