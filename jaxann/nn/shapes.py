@@ -96,8 +96,20 @@ def output_shape(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> jax.S
     raise _describe_refusal("", model, x, refusal, []) from refusal
 
 
-def layer_shapes(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> dict[str, jax.ShapeDtypeStruct]:
-    """Finds the shapes and dtypes of what the layers of a model return for one example, without computing them.
+class LayerShapes(NamedTuple):
+    """The shapes of a layer's input and output for one example.
+
+    Attributes:
+        x: The shape of the input.
+        y: The shape of the output.
+    """
+
+    x: tuple[int, ...]
+    y: tuple[int, ...]
+
+
+def layer_shapes(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> dict[str, LayerShapes]:
+    """Finds the shapes of what the layers of a model take and return for one example, without computing it.
 
     Args:
         model: The layer or network.
@@ -105,7 +117,7 @@ def layer_shapes(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> dict[
         x: The shape and dtype of one example.
 
     Returns:
-        The shape and dtype of each layer's output, by the path of the layer, at any depth.
+        The shapes of each layer's input and output, by the path of the layer, at any depth.
 
     Raises:
         Exception: Anything that a forward raises.
@@ -113,7 +125,7 @@ def layer_shapes(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> dict[
     taken: list[_Taken] = []
     guarded = _add_guards(model, "", taken)
     jax.eval_shape(lambda params, x: guarded.forward(params, x)[0], params, x)
-    return {layer.path: jax.ShapeDtypeStruct(layer.y.shape, layer.y.dtype) for layer in taken}
+    return {layer.path: LayerShapes(layer.x.shape, layer.y.shape) for layer in taken}
 
 
 def example_of(model: Layer, shape: tuple[int, ...]) -> tuple[PyTree, jax.ShapeDtypeStruct]:
@@ -166,10 +178,11 @@ def resolve_input(
 
 
 class _Taken(NamedTuple):
-    """A layer that took its input, and what it returned."""
+    """A layer that took its input x and returned y."""
 
     path: str
     layer: Layer
+    x: Any
     y: Any
 
 
@@ -195,7 +208,7 @@ class _Guard(Wrapper):
             raise
         except REFUSALS as error:
             raise _describe_refusal(self.path, self.original, x, error, self.taken) from error
-        self.taken.append(_Taken(self.path, self.original, pair[0]))
+        self.taken.append(_Taken(self.path, self.original, x, pair[0]))
         return pair
 
 

@@ -28,7 +28,7 @@ def list_layers(model: Layer) -> list[list[str]]:
     for path, layer in leaf_layers(model).items():
         count = _count_parameters(layer)
         total += count
-        shape = list(shapes[path].shape) if path in shapes else "?"
+        shape = list(shapes[path].y) if path in shapes else "?"
         rows.append([path, shorten(repr(layer)), str(shape), f"{count:,}" if count else ""])
     return [*rows, ["", "total", "", f"{total:,}"]]
 

@@ -17,9 +17,12 @@ from jaxann.gradcheck.report import ON_PURPOSE
 from jaxann.gradients import Stateful
 from jaxann.gradients.stateful import as_stateful
 from jaxann.nn import (
+    Conv,
     Dense,
     Dropout,
     Elementwise,
+    Flatten,
+    Input,
     Layer,
     LayerNorm,
     MixedPrecision,
@@ -352,6 +355,27 @@ def test_direct_feedback_reaches_into_chains_and_past_what_has_no_parameters():
     np.testing.assert_allclose(grads[2]["b"], logits.sum(axis=0), rtol=1e-11)
     np.testing.assert_allclose(grads[1][1][1]["W"], delta2.T @ h1, rtol=1e-11, atol=1e-15)
     np.testing.assert_allclose(grads[1][0]["W"], delta1.T @ np.tanh(np.array(X)), rtol=1e-11, atol=1e-15)
+
+
+def test_direct_feedback_gives_every_place_of_a_feature_map_an_error_of_its_own():
+    layers = (Input((4, 3, 2)), Conv(2, 3, (2, 2)), tanh, Residual(Conv(3, 3, (1, 1))), Flatten(), Dense(18, 2))
+    model, x, t = Sequential(layers), jax.random.normal(KEY, (5, 4, 3, 2)), jnp.ones((5, 2))
+    params = model.init(KEY)
+    gradient, feedback = compile_gradient(DirectFeedbackAlignment(), model, SquaredError())
+    assert {path: B.shape for path, B in feedback.items()} == {"3": (3, 2, 3, 2), "5": (18, 2)}
+    grads = gradient(params, x, t)[1]
+    y, saved = jax.vmap(model.forward, (None, 0))(params, x)
+    error = (y - t) / 5
+    above = (error @ feedback["5"].T).reshape(5, 3, 2, 3)  # what the skip connection passes on
+    delta = (1 - saved[2][1] ** 2) * (above + jnp.einsum("hwcm,bm->bhwc", feedback["3"], error))
+    expected = jax.vmap(layers[1].backward, (None, 0, 0))(params[1], x, delta)[0]
+    assert compare(grads[1], sum_examples(expected)).error < 1e-12
+    without = Sequential((Conv(2, 3, (2, 2)), tanh, Conv(3, 3, (1, 1)), Flatten(), Dense(18, 2)))
+    sentence = (
+        r"^expected a model that begins with an Input for DirectFeedbackAlignment, because Conv\(3, 3, .*\(3, 2, 3\)"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        compile_gradient(DirectFeedbackAlignment(), without, SquaredError())[0](without.init(KEY), x, t)
 
 
 # Other deltas
