@@ -10,7 +10,7 @@ from jax.lax import logistic
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxann.nn.hyperparameters import Number, validate_number
-from jaxann.nn.recurrent import Recurrent, State, Sums
+from jaxann.nn.recurrent import Blocks, Recurrent, State
 
 Vector = Float[Array, " m"]
 
@@ -28,11 +28,11 @@ class RNN(Recurrent):
     Source: Elman 1990.
     """
 
-    def step(self, zx: Sums, zh: Sums, state: State) -> tuple[State, Vector]:
+    def step(self, zx: Blocks, zh: Blocks, state: State) -> tuple[State, Vector]:
         h = jnp.tanh(zx + zh)
         return (h,), h
 
-    def back(self, saved: Vector, state: State, dstate: State) -> tuple[Sums, Sums, State]:
+    def back(self, saved: Vector, state: State, dstate: State) -> tuple[Blocks, Blocks, State]:
         h, (dh,) = saved, dstate
         dz = dh * (1 - h * h)  # h = tanh(zx + zh)
         return dz, dz, (jnp.zeros_like(dh),)  # h_(t-1) reaches this step only through zh
@@ -44,19 +44,26 @@ class GRU(Recurrent):
 
     With the blocks xr, xu, xn of W_x x_t + b and hr, hu, hn of W_h h_(t-1), where hn has a bias b_h of its own,
 
-        r = σ(xr + hr)              dr = dn hn r (1 - r)
-        u = σ(xu + hu)              du = dh (h_(t-1) - n) u (1 - u)
-        n = tanh(xn + r hn)         dn = dh (1 - u) (1 - n²)
+        r = σ(xr + hr)
+        u = σ(xu + hu)
+        n = tanh(xn + r hn)
         h_t = (1 - u) n + u h_(t-1)
 
-    The gradients on the right are those of the arguments of σ and tanh, and dh is that of h_t. So dzx = (dr, du, dn)
-    and dzh = (dr, du, dn r), from which `Recurrent` has the gradients of the parameters, and dh_(t-1) has a term dh u
-    beside W_hᵀ dzh.
+    so that, with dh for the gradient of h_t and dr, du, dn for those of the arguments of σ and tanh,
+
+        dn = dh (1 - u) (1 - n²)
+        du = dh (h_(t-1) - n) u (1 - u)
+        dr = dn hn r (1 - r)
+        dh_(t-1) = W_hᵀ (dr, du, dn r) + dh u
+
+    and ∂E/∂W_x = Σ_t (dr, du, dn) x_tᵀ, ∂E/∂W_h = Σ_t (dr, du, dn r) h_(t-1)ᵀ, ∂E/∂b = Σ_t (dr, du, dn),
+    ∂E/∂b_h = Σ_t dn r and dx_t = W_xᵀ (dr, du, dn).
 
     x is [T, n] and y = (h_1, ..., h_T) is [T, m], with h_0 = 0. The parameters are {"Wx": [3m, n], "Wh": [3m, m],
-    "b": [3m], "bh": [m]}, with the gates in the order r, u, n. Only n needs b_h, since elsewhere two biases would be
-    added: PyTorch's `bias_ih` and `bias_hh` are the same layer with the sum of both in b for r and u. `Recurrent`
-    states the settings and what is raised.
+    "b": [3m], "bh": [m]}, with the gates in the order r, u, n. Only hn needs a bias of its own, because hr and hu are
+    added to xr and xu, which have one. PyTorch's layer is the same if the blocks r and u of b are those of `bias_ih`
+    plus `bias_hh`, the block n of b is that of `bias_ih`, and b_h is the block n of `bias_hh`. `Recurrent` states the
+    settings and what is raised.
 
     Source: Cho et al. 2014, section 2.3, with r inside as in cuDNN and PyTorch.
     """
@@ -64,7 +71,7 @@ class GRU(Recurrent):
     gates: ClassVar[int] = 3
     hidden_biases: ClassVar[int] = 1
 
-    def step(self, zx: Sums, zh: Sums, state: State) -> tuple[State, tuple[Vector, ...]]:
+    def step(self, zx: Blocks, zh: Blocks, state: State) -> tuple[State, tuple[Vector, ...]]:
         (xr, xu, xn), (hr, hu, hn), (before,) = jnp.split(zx, 3), jnp.split(zh, 3), state
         r = logistic(xr + hr)
         u = logistic(xu + hu)
@@ -72,7 +79,7 @@ class GRU(Recurrent):
         h = (1 - u) * n + u * before
         return (h,), (r, u, n, hn)
 
-    def back(self, saved: tuple[Vector, ...], state: State, dstate: State) -> tuple[Sums, Sums, State]:
+    def back(self, saved: tuple[Vector, ...], state: State, dstate: State) -> tuple[Blocks, Blocks, State]:
         (r, u, n, hn), (before,), (dh,) = saved, state, dstate
         dn = dh * (1 - u) * (1 - n * n)  # h = (1 - u) n + u before, n = tanh(xn + r hn)
         du = dh * (before - n) * u * (1 - u)  # h = (1 - u) n + u before, u = σ(xu + hu)
@@ -85,23 +92,29 @@ class GRU(Recurrent):
 class LSTM(Recurrent):
     """Long short-term memory with a forget gate.
 
-    With the blocks i, f, g, o of z = W_x x_t + b + W_h h_(t-1),
+    With the blocks z_i, z_f, z_g, z_o of z = W_x x_t + b + W_h h_(t-1),
 
-        i, f, o = σ(i), σ(f), σ(o)      di = dc g, df = dc c_(t-1), do = dh tanh(c_t), each times σ' = σ (1 - σ)
-        g = tanh(g)                     dg = dc i (1 - g²)
-        c_t = f c_(t-1) + i g           dc_(t-1) = dc f
-        h_t = o tanh(c_t)               dc = dc_t + dh o (1 - tanh²(c_t))
+        i, f, o = σ(z_i), σ(z_f), σ(z_o) and g = tanh(z_g)
+        c_t = f c_(t-1) + i g
+        h_t = o tanh(c_t)
 
-    where dh is the gradient of h_t, and dc_t what the next step returns for c_t. Then dz = (di, df, dg, do), from which
-    `Recurrent` has the gradients of the parameters.
+    so that, with dh for the gradient of h_t, dc for that of c_t, and f' and dc' for those of the next step,
+
+        dc = dc' f' + dh o (1 - tanh²(c_t))
+        dz_i = dc g i (1 - i)
+        dz_f = dc c_(t-1) f (1 - f)
+        dz_g = dc i (1 - g²)
+        dz_o = dh tanh(c_t) o (1 - o)
+
+    and dh_(t-1) = W_hᵀ dz, ∂E/∂W_x = Σ_t dz x_tᵀ, ∂E/∂W_h = Σ_t dz h_(t-1)ᵀ, ∂E/∂b = Σ_t dz and dx_t = W_xᵀ dz.
 
     x is [T, n] and y = (h_1, ..., h_T) is [T, m], with h_0 = c_0 = 0. The parameters are {"Wx": [4m, n],
-    "Wh": [4m, m], "b": [4m]}, with the gates in the order i, f, g, o. PyTorch's `bias_ih` and `bias_hh` are the same
-    layer with their sum in b. `Recurrent` states the settings and what is raised.
+    "Wh": [4m, m], "b": [4m]}, with the gates in the order i, f, g, o. PyTorch's layer is the same if b is `bias_ih`
+    plus `bias_hh`. `Recurrent` states the settings and what is raised.
 
     Attributes:
-        forget_bias: The number that `init` adds to the biases of f; 1 by default, so that the layer remembers from the
-            start. PyTorch has 0.
+        forget_bias: The number that `init` adds to the biases of f, 1 by default. Then f is near 1 when training
+            begins, and c keeps what it holds. PyTorch's initial biases are around 0.
 
     Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000 for f; Jozefowicz et al. 2015, section 2.2, for its bias.
     """
@@ -120,7 +133,7 @@ class LSTM(Recurrent):
         params = super().init(key)
         return params | {"b": params["b"].at[self.m : 2 * self.m].add(self.forget_bias)}
 
-    def step(self, zx: Sums, zh: Sums, state: State) -> tuple[State, tuple[Vector, ...]]:
+    def step(self, zx: Blocks, zh: Blocks, state: State) -> tuple[State, tuple[Vector, ...]]:
         _, before = state
         i, f, g, o = jnp.split(zx + zh, 4)
         i, f, g, o = logistic(i), logistic(f), jnp.tanh(g), logistic(o)
@@ -129,7 +142,7 @@ class LSTM(Recurrent):
         h = o * t
         return (h, c), (i, f, g, o, t)
 
-    def back(self, saved: tuple[Vector, ...], state: State, dstate: State) -> tuple[Sums, Sums, State]:
+    def back(self, saved: tuple[Vector, ...], state: State, dstate: State) -> tuple[Blocks, Blocks, State]:
         (i, f, g, o, t), (_, before), (dh, dc) = saved, state, dstate
         dc = dc + dh * o * (1 - t * t)  # h = o t, t = tanh(c), and c also goes to the next step
         do = dh * t * o * (1 - o)  # h = o t, o = σ(z)

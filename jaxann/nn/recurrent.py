@@ -18,7 +18,7 @@ from jaxann.nn.dense import glorot_uniform
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.outer import Outer, accumulation_dtype
 
-Sums = Float[Array, " k"]  # a block of m numbers for each gate, so that k = gates · m
+Blocks = Float[Array, " k"]  # a block of m numbers for each gate, so that k = gates · m
 State = tuple[Float[Array, " m"], ...]
 States = tuple[Float[Array, "T m"], ...]
 
@@ -52,10 +52,10 @@ class Recurrent(Layer):
         hidden_weights: Initializer of W_h, which draws an array [m, m] for each gate; orthogonal by default.
         biases: Initializer of the biases; zeros by default.
         reverse: Whether to go from the last step to the first: t = T ... 1 in forward, from s_(T+1) = 0.
-        truncate: The number of steps after which backward forgets, at least 1; None by default. No gradient flows back
-            from a step to the one before it if their boundary is a multiple of `truncate` steps from the start of the
-            recurrence. Forward is the same with and without it. This is not the true gradient, on purpose: it costs
-            the long dependencies, and keeps gradients from growing or vanishing over many steps.
+        truncate: A number of steps, at least 1; None by default. With it, no gradient flows from a step to the one
+            before it if that many steps, or a multiple of that many, have been taken before the step. Forward is the
+            same with and without it. On purpose, this is not the true gradient: it leaves out how earlier pieces of the
+            sequence act on later ones, so that products over many steps can neither grow nor vanish.
         gates: Number of blocks of m rows in W_x, W_h and b, a constant of the cell; 1 by default.
         states: Number of vectors [m] in the state, a constant of the cell; 1 by default, which is h alone.
         hidden_biases: For how many of its last gates zh has a bias of its own, a constant of the cell; 0 by default.
@@ -90,7 +90,7 @@ class Recurrent(Layer):
             validate_number("truncate", self.truncate, least=1, integer=True, note="steps")
 
     @abstractmethod
-    def step(self, zx: Sums, zh: Sums, state: State) -> tuple[State, Any]:
+    def step(self, zx: Blocks, zh: Blocks, state: State) -> tuple[State, Any]:
         """Computes one step.
 
         Args:
@@ -103,7 +103,7 @@ class Recurrent(Layer):
         """
 
     @abstractmethod
-    def back(self, saved: Any, state: State, dstate: State) -> tuple[Sums, Sums, State]:
+    def back(self, saved: Any, state: State, dstate: State) -> tuple[Blocks, Blocks, State]:
         """Computes the gradients of one step: `step` transposed.
 
         Args:
@@ -135,7 +135,7 @@ class Recurrent(Layer):
         if x.ndim != 2 or x.shape[1] != self.n or not len(x):
             raise ValueError(f"{self} expected x of shape (T, {self.n}) with at least one step, got {x.shape}")
         Wh, bias = params["Wh"], self._pad(params["bh"]) if self.hidden_biases else 0
-        zx = x @ params["Wx"].T + params["b"][None, :]
+        zx = x @ params["Wx"].T + params["b"][None, :]  # one product for all steps
         dtype = accumulation_dtype(zx)
 
         def step(state, zx):
@@ -148,33 +148,30 @@ class Recurrent(Layer):
 
     def backward(self, params: PyTree, saved: Any, dy: Float[Array, "T m"]) -> tuple[PyTree, Float[Array, "T n"]]:
         x, states, saved = saved
-        before = self._shift(states)
-        dtype = accumulation_dtype(dy)
+        before, dtype = self._shift(states), accumulation_dtype(dy)
 
         def back(dstate, step):
             dy, connected, state, saved = step
-            dh, *others = dstate
-            dh = dh + dy  # y = h, which also goes to the next step
-            dzx, dzh, dstate = self.back(_cast(saved, dtype), _cast(state, dtype), (dh, *others))
+            dstate = _add_to_first(dstate, dy)  # y = h, and the next step gets h, too
+            dzx, dzh, dstate = self.back(_cast(saved, dtype), _cast(state, dtype), dstate)
             dz = _cast((dzx,) if dzx is dzh else (dzx, dzh), dy.dtype)
-            dh, *others = dstate
-            dh = dh + dz[-1] @ params["Wh"]  # zh = W_h h + its bias
-            dstate = dh.astype(dtype), *others
-            return dstate if connected is None else tuple(jnp.where(connected, d, 0) for d in dstate), dz
+            dstate = _cast(_add_to_first(dstate, dz[-1] @ params["Wh"]), dtype)  # zh = W_h h + its bias
+            if connected is not None:
+                dstate = tuple(jnp.where(connected, d, 0) for d in dstate)
+            return dstate, dz
 
         steps = dy, self._connections(len(x)), before, saved
         _, dz = lax.scan(back, self._zeros(dtype), steps, reverse=not self.reverse)
         dzx, dzh = dz[0], dz[-1]
-        sums = accumulation_dtype(dy)
         # zx = W_x x + b and zh = W_h h + its bias, at every step
-        grads = {"Wx": Outer(dzx, x), "Wh": Outer(dzh, before[0]), "b": dzx.sum(0, sums)}
-        grads |= {"bh": dzh[:, -self.hidden_biases * self.m :].sum(0, sums)} if self.hidden_biases else {}
-        return grads, (dzx @ params["Wx"]).astype(dy.dtype)
+        grads = {"Wx": Outer(dzx, x), "Wh": Outer(dzh, before[0]), "b": dzx.sum(0, dtype)}
+        grads |= {"bh": dzh[:, -self.hidden_biases * self.m :].sum(0, dtype)} if self.hidden_biases else {}
+        return grads, (dzx @ params["Wx"]).astype(dy.dtype)  # zx = W_x x + b
 
     def _draw(self, weights: Callable, key: PRNGKeyArray, n: int) -> Float[Array, "k n"]:
         return jnp.concatenate([weights(k, (n, self.m)).T for k in jax.random.split(key, self.gates)])
 
-    def _pad(self, bias: Float[Array, " j"]) -> Sums:
+    def _pad(self, bias: Float[Array, " j"]) -> Blocks:
         return jnp.pad(bias, (self.gates * self.m - len(bias), 0))
 
     def _zeros(self, dtype: Any) -> State:
@@ -199,5 +196,9 @@ class Recurrent(Layer):
         return f"{type(self).__name__}({self.n}, {self.m}{reverse}{truncate})"
 
 
+def _add_to_first(state: State, a: Float[Array, " m"]) -> State:
+    return state[0] + a, *state[1:]
+
+
 def _cast(tree: PyTree, dtype: Any) -> PyTree:
-    return jax.tree.map(lambda a: a.astype(dtype), tree)
+    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)

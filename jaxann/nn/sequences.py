@@ -1,4 +1,4 @@
-"""What makes networks of recurrent layers: the last step, both directions, a dense layer at every step, a builder."""
+"""Sequences: the last step, a dense layer at every step, and builders of networks with recurrent layers."""
 
 from __future__ import annotations
 

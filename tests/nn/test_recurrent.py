@@ -153,7 +153,7 @@ def test_a_check_accepts_truncation_as_a_purpose():
     assert report.ok, report
 
 
-@pytest.mark.parametrize("name", choose(MUTANTS, 16))
+@pytest.mark.parametrize("name", choose(MUTANTS, 32))
 def test_a_wrong_term_of_a_backward_is_found(name):
     layer, wrong = MUTANTS[name]
     report = check_layer(layer, draw(layer), X[:4], seconds=0)
