@@ -50,6 +50,9 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
   They work on inputs [..., n] with any number of axes of places before the features.
 - Pooling of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `MaxPool`, `AvgPool`, `GlobalAvgPool` and
   `AdaptiveAvgPool`. `Reshape` and `Flatten` change the shape and nothing else.
+- Recurrent layers of sequences [T, n]: `RNN`, `GRU` and `LSTM`, which are cells of the base class `Recurrent`.
+  `LastStep` keeps h_T alone, and `DenseSteps` is a dense layer at every step. `bidirectional` and `recurrent_network`
+  build networks of them.
 - Activations, which are layers without parameters: `identity`, `sigmoid`, `tanh`, `relu`, `leaky_relu`, `elu`, `selu`,
   `softplus`, `gelu`, `silu`, `hard_tanh` and `softmax`. `ACTIVATIONS` has them by name.
 - Losses: `SquaredError`, `AbsoluteError`, `Huber`, `Hinge`, `Poisson`, `CrossEntropy`, `SoftmaxCrossEntropy` and
@@ -105,6 +108,32 @@ past layers that define `keeps_shape` as True, as activations do.
 Integer features stay integers only in a model whose forward rejects floats, as an embedding does: `params["E"][x]`.
 Integers have no gradient, so `backward` of such a layer returns None for dx.
 
+## Add a recurrent cell
+
+A cell is one step of a recurrence and, below it, the transpose of that step. `Recurrent` multiplies the input and the
+state by their matrices, and does backpropagation through time. This cell keeps half of its state:
+
+```python
+from jaxann.nn import Recurrent, recurrent_network
+
+
+class LeakyRNN(Recurrent):
+    \"\"\"h_t = ½ h_(t-1) + ½ tanh(W_x x_t + b + W_h h_(t-1))\"\"\"
+
+    def step(self, zx, zh, state):
+        (before,) = state
+        y = jnp.tanh(zx + zh)
+        return ((before + y) / 2,), y
+
+    def back(self, saved, state, dstate):
+        y, (dh,) = saved, dstate
+        dz = dh / 2 * (1 - y * y)  # h = (before + y) / 2, y = tanh(zx + zh)
+        return dz, dz, (dh / 2,)  # h = (before + y) / 2: what reaches h_(t-1) on another path than zh
+
+
+model = recurrent_network((4, 8, 3), cell=LeakyRNN, output=softmax)
+```
+
 ## Add a loss
 
 A loss is its value and, below it, its gradient. `match_target` checks the shape of the target.
@@ -149,6 +178,7 @@ from jaxann.nn.activations import (
     tanh,
 )
 from jaxann.nn.base import Layer, Wrapper
+from jaxann.nn.cells import GRU, LSTM, RNN
 from jaxann.nn.convolution import Conv, ConvTransposed
 from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
@@ -170,13 +200,18 @@ from jaxann.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from jaxann.nn.outer import Outer, materialize, sum_examples
 from jaxann.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 from jaxann.nn.precision import MixedPrecision
+from jaxann.nn.recurrent import Recurrent
 from jaxann.nn.reshape import Flatten, Reshape
 from jaxann.nn.residual import Parallel, Residual
+from jaxann.nn.sequences import DenseSteps, LastStep, bidirectional, recurrent_network
 from jaxann.nn.sequential import Sequential, mlp
 
 __all__ = [
     "ACTIVATIONS",
+    "GRU",
     "LOSSES",
+    "LSTM",
+    "RNN",
     "AbsoluteError",
     "AdaptiveAvgPool",
     "AvgPool",
@@ -184,6 +219,7 @@ __all__ = [
     "ConvTransposed",
     "CrossEntropy",
     "Dense",
+    "DenseSteps",
     "Dropout",
     "Elementwise",
     "Flatten",
@@ -193,6 +229,7 @@ __all__ = [
     "Huber",
     "Input",
     "InstanceNorm",
+    "LastStep",
     "Layer",
     "LayerNorm",
     "Loss",
@@ -202,6 +239,7 @@ __all__ = [
     "Parallel",
     "Poisson",
     "RMSNorm",
+    "Recurrent",
     "Reshape",
     "Residual",
     "Sequential",
@@ -210,6 +248,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "SquaredError",
     "Wrapper",
+    "bidirectional",
     "elu",
     "gelu",
     "hard_tanh",
@@ -218,6 +257,7 @@ __all__ = [
     "lenet",
     "materialize",
     "mlp",
+    "recurrent_network",
     "relu",
     "resnet",
     "selu",

@@ -31,6 +31,8 @@ from jaxann.gradients.per_example import (
     variance,
 )
 from jaxann.nn import (
+    GRU,
+    LSTM,
     Conv,
     ConvTransposed,
     Dense,
@@ -48,6 +50,7 @@ from jaxann.nn import (
     SoftmaxCrossEntropy,
     SquaredError,
     mlp,
+    recurrent_network,
     relu,
     tanh,
 )
@@ -141,6 +144,7 @@ NETWORKS = {  # each model with its loss and the shapes of an input and of a tar
     "a scale and a shift": (Sequential((LayerNorm(4), Dense(4, 3))), SquaredError(), (4,), (3,)),
     "convolutions": (CONVOLUTIONS, SoftmaxCrossEntropy(), (4, 3, 2), ()),
     "images": (IMAGE_NETWORK, SoftmaxCrossEntropy(), (4, 3, 2), ()),
+    "sequences": (Sequential((LSTM(2, 2), *recurrent_network((2, 2, 3), GRU).layers)), SquaredError(), (4, 2), (3,)),
 }
 
 
@@ -251,7 +255,7 @@ def kronecker_by_loops(grads, s):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow) if n in ("images", "places of an image", "mlp") else n
+        pytest.param(n, marks=pytest.mark.slow) if n in ("images", "places of an image", "sequences", "mlp") else n
         for n in sorted(NETWORKS)
     ],
 )

@@ -5,6 +5,9 @@ from support.layers import Tied
 
 from jaxann.nn import (
     ACTIVATIONS,
+    GRU,
+    LSTM,
+    RNN,
     AbsoluteError,
     AdaptiveAvgPool,
     AvgPool,
@@ -12,6 +15,7 @@ from jaxann.nn import (
     ConvTransposed,
     CrossEntropy,
     Dense,
+    DenseSteps,
     Dropout,
     Flatten,
     GlobalAvgPool,
@@ -20,6 +24,7 @@ from jaxann.nn import (
     Huber,
     Input,
     InstanceNorm,
+    LastStep,
     LayerNorm,
     MaxPool,
     Parallel,
@@ -75,6 +80,12 @@ LAYERS = {  # a layer and the shape of an input for it
     "Residual": (Residual(Sequential((Dense(3, 4), tanh, Dense(4, 3)))), (3,)),
     "Parallel, added": (Parallel((Dense(3, 3), tanh, Residual(Dense(3, 3)))), (3,)),
     "Parallel, concatenated": (Parallel((Dense(3, 2), tanh, Dense(3, 1)), "concatenation"), (3,)),
+    "RNN": (RNN(2, 3), (4, 2)),
+    "GRU, reversed": (GRU(2, 3, reverse=True), (3, 2)),
+    "LSTM": (LSTM(2, 3), (3, 2)),
+    "LSTM of one step": (LSTM(2, 2), (1, 2)),
+    "LastStep": (LastStep(), (3, 2)),
+    "DenseSteps": (DenseSteps(3, 2), (4, 3)),
 }
 # The fast tests compare every layer with autodiff in float64, and these layers with nothing else.
 BRIEFLY = {
@@ -99,6 +110,12 @@ BRIEFLY = {
     "Flatten",
     "Residual",
     "Parallel, added",
+    "RNN",
+    "GRU, reversed",
+    "LSTM",
+    "LSTM of one step",
+    "LastStep",
+    "DenseSteps",
 }
 
 
