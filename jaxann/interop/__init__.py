@@ -29,8 +29,8 @@ by_rule = differentiable(model, FeedbackAlignment(), batched=True)  # differenti
 print(compare(jax.grad(mean_loss(by_rule))(params), gradient))
 ```
 
-The function's derivative is registered by `jax.custom_vjp`, so the function can be part of an Equinox or a Flax model,
-and works under `jit`, `vmap` and `jax.grad`. Forward mode, as in `jax.jvp`, raises JAX's TypeError.
+The function's derivative is registered with JAX, so the function can be part of an Equinox or a Flax model, and works
+under `jit`, `vmap`, `jax.grad`, `jax.jvp` and `jax.hessian`. Forward mode uses the transposed backward.
 
 The other way round, `torch_pair` makes a forward and a backward of a `torch.autograd.Function` or a `torch.nn.Module`,
 which `jaxann.check_function` judges (`pip install 'jaxann[oracles]'`):

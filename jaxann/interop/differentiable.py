@@ -22,9 +22,10 @@ from jaxann.rules.base import Rule, RuledLayer
 def differentiable(model: Layer, rule: Rule | None = None, *, batched: bool = False) -> Callable[..., Array]:
     """Returns a model as a plain function whose derivative is the model's backward, or a learning rule's.
 
-    The derivative is registered by `jax.custom_vjp`, so the function works under `jax.grad`, `jit` and `vmap`, and in
-    all code that uses them. Forward mode, as in `jax.jvp` and `jax.jacfwd`, raises JAX's TypeError, because it would
-    have to differentiate the forward pass. Forward mode over `jax.grad` works: it differentiates the backward.
+    The derivative is registered with JAX, so the function works under `jax.grad`, `jax.jvp`, `jit` and `vmap`, and in
+    all code that uses them. Forward mode, as in `jax.jvp`, `jax.jacfwd` and `jax.hessian`, uses the transposed
+    backward: for a backward that maps dy to Jᵀ dy it is J. A rule whose `linear` is False has no transposed backward,
+    and forward mode then raises JAX's TypeError about a custom_vjp function.
 
     Args:
         model: The network, a layer.
@@ -47,28 +48,48 @@ def differentiable(model: Layer, rule: Rule | None = None, *, batched: bool = Fa
             return forward_batch(layer, (params, feedback), x, key)
         return layer.forward((params, feedback), x, key)
 
-    @jax.custom_vjp
-    def apply(params: PyTree, x: Array, key: PRNGKeyArray | None, feedback: PyTree) -> Array:
-        return forward(params, x, key, feedback)[0]
-
-    def apply_forward(params: PyTree, x: Array, key: PRNGKeyArray | None, feedback: PyTree) -> tuple[Array, Any]:
-        y, saved = forward(params, x, key, feedback)
-        return y, (params, x, key, feedback, saved)
-
-    def apply_backward(residuals: Any, dy: Array) -> tuple[PyTree, ...]:
-        params, x, key, feedback, saved = residuals  # y, saved = forward(params, x, key, feedback)
+    def backward(args: Any, saved: Any, dy: Array) -> tuple[PyTree, Any]:
+        params, x, _, feedback = args  # y, saved = forward(params, x, key, feedback)
         if batched:
             grads, dx = backward_batch(layer, (params, feedback), saved, dy)
             grads = sum_examples(grads)
         else:
             grads, dx = layer.backward((params, feedback), saved, dy)
             grads = materialize(grads)
-        return _cast_like(grads, params), _cast_like(dx, x), _zeros_like(key), _zeros_like(feedback)
+        return _cast_like(grads, params), _cast_like(dx, x)
 
-    apply.defvjp(apply_forward, apply_backward)
+    def apply(params: PyTree, x: Array, key: PRNGKeyArray | None, feedback: PyTree) -> Array:
+        return forward(params, x, key, feedback)[0]
+
+    def push(args: Any, tangents: Any) -> tuple[Array, Array]:
+        y, saved = forward(*args)
+
+        def back(dy: Array) -> list[Array]:
+            return _list_floats(backward(args, saved, dy))
+
+        transposed = jax.linear_transpose(back, y)  # dy ↦ Jᵀ dy becomes v ↦ J v
+        try:
+            return y, transposed(_list_floats(tangents[:2]))[0]
+        except Exception as error:  # JAX raises several types where an operation is not linear
+            raise ValueError(f"expected a backward that is linear in dy for {model}, got one that is not") from error
+
+    def apply_forward(*args: Any) -> tuple[Array, Any]:
+        y, saved = forward(*args)
+        return y, (args, saved)
+
+    def apply_backward(residuals: Any, dy: Array) -> tuple[PyTree, ...]:
+        args, saved = residuals
+        return *backward(args, saved, dy), _zeros_like(args[2]), _zeros_like(args[3])
+
+    if rule.linear:
+        registered: Any = jax.custom_jvp(apply)
+        registered.defjvp(push)
+    else:
+        registered = jax.custom_vjp(apply)
+        registered.defvjp(apply_forward, apply_backward)
 
     def function(params: PyTree, x: Array, key: PRNGKeyArray | None = None, feedback: PyTree = None) -> Array:
-        return apply(params, x, key, rule.init(model, jax.random.key(0)) if feedback is None else feedback)
+        return registered(params, x, key, rule.init(model, jax.random.key(0)) if feedback is None else feedback)
 
     return function
 
@@ -83,5 +104,9 @@ def _zeros_like(primal: PyTree) -> PyTree:
     return jax.tree.map(lambda p: jnp.zeros_like(p) if _is_float(p) else np.zeros(p.shape, jax.dtypes.float0), primal)
 
 
-def _is_float(leaf: Array) -> bool:
+def _list_floats(tree: PyTree) -> list[Array]:
+    return [leaf for leaf in jax.tree.leaves(tree) if _is_float(leaf)]
+
+
+def _is_float(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -32,6 +32,11 @@ class Rule:
         """Whether `update` draws random numbers with its key."""
         return False
 
+    @property
+    def linear(self) -> bool:
+        """Whether the backward is linear in dy, as that of backprop is; forward mode needs it."""
+        return True
+
     def alter(self, model: Layer) -> Layer:
         """Returns the model with backward passes of its own.
 

@@ -68,6 +68,10 @@ class ClippedDeltas(Rule):
     def __post_init__(self) -> None:
         validate_number("max_norm", self.max_norm, above=0)
 
+    @property
+    def linear(self) -> bool:
+        return False
+
     def alter(self, model: Layer) -> Layer:
         layers = layers_with_params(self, model)
         return map_layers(model, lambda path, layer: _ClippedDelta(layer, self.max_norm) if path in layers else layer)
@@ -103,6 +107,10 @@ class NoisyDeltas(Rule):
 
     def __post_init__(self) -> None:
         validate_number("noise", self.noise, least=0)
+
+    @property
+    def linear(self) -> bool:
+        return False
 
     def alter(self, model: Layer) -> Layer:
         layers = layers_with_params(self, model)

@@ -12,8 +12,30 @@ from support.layers import Tied
 from support.mutants import MUTANTS
 
 from jaxann import compare, differentiable
-from jaxann.nn import Dense, Layer, MixedPrecision, Outer, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, tanh
-from jaxann.rules import DirectFeedbackAlignment, FeedbackAlignment, KolenPollack, NoisyDeltas, SignSymmetric
+from jaxann.nn import (
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    LayerNorm,
+    MaxPool,
+    MixedPrecision,
+    Outer,
+    Sequential,
+    SoftmaxCrossEntropy,
+    SquaredError,
+    mlp,
+    softmax,
+    tanh,
+)
+from jaxann.rules import (
+    ClippedDeltas,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    KolenPollack,
+    NoisyDeltas,
+    SignSymmetric,
+)
 
 KEY = jax.random.key(0)
 MODEL, LOSS = mlp((3, 4, 2), hidden=tanh), SquaredError()
@@ -244,14 +266,54 @@ def test_parameters_may_be_none():
     judge(gradients(differentiable(model, batched=True), params, X), gradients(plain(model), params, X), X.dtype)
 
 
-def test_forward_mode_raises_a_type_error():
-    function = differentiable(MODEL)
-    for call in (
-        lambda: jax.jvp(lambda params: function(params, X[0]), (PARAMS,), (PARAMS,)),
-        lambda: jax.jacfwd(lambda x: function(PARAMS, x))(X[0]),
+def test_forward_mode_is_the_transposed_backward():
+    function, forward = differentiable(MODEL), lambda params, x: MODEL.forward(params, x)[0]
+    tangents = jax.tree.map(jnp.cos, (PARAMS, X[0]))
+    compute = jax.jit(
+        lambda f: (jax.jvp(f, (PARAMS, X[0]), tangents), jax.jacfwd(f, 1)(PARAMS, X[0])), static_argnums=0
+    )
+    judge(compute(function), compute(forward), X.dtype)
+    many = jax.jit(lambda f: jax.jvp(lambda x: f(PARAMS, x), (X,), (jnp.sin(X),)), static_argnums=0)
+    judge(many(differentiable(MODEL, batched=True)), many(plain(MODEL)), X.dtype)
+
+
+@pytest.mark.slow
+def test_the_hessian_by_forward_over_reverse_is_that_of_autodiff():
+    model = Sequential((Conv(1, 2, (2, 2)), tanh, MaxPool((2, 1)), Flatten(), Dense(8, 3), LayerNorm(3), softmax))
+    params, x = model.init(KEY), jax.random.normal(KEY, (5, 3, 1))
+    by_hand, expected = (
+        jax.jit(jax.hessian(lambda params, f=f: jnp.sum(jnp.sin(f(params, x)))))(params)
+        for f in (differentiable(model), lambda params, x: model.forward(params, x)[0])
+    )
+    judge(by_hand, expected, x.dtype)
+
+
+def test_forward_mode_uses_the_weights_of_a_rule():
+    function = differentiable(MODEL, FeedbackAlignment())
+    feedback = FeedbackAlignment().init(MODEL, jax.random.key(4))
+    forward, reverse = (
+        jax.jit(jacobian(lambda x: function(PARAMS, x, None, feedback)))(X[0]) for jacobian in (jax.jacfwd, jax.jacrev)
+    )
+    np.testing.assert_allclose(forward, reverse, rtol=1e-12)
+    assert compare(forward, jax.jacfwd(lambda x: MODEL.forward(PARAMS, x)[0])(X[0])).error > 0.1
+
+
+def test_what_is_not_linear_in_dy_has_no_forward_mode():
+    function = differentiable(MODEL, ClippedDeltas(0.1))
+    with pytest.raises(TypeError, match=r"forward-mode .* to a custom_vjp function"):
+        jax.jvp(lambda params: function(params, X[0]), (PARAMS,), (PARAMS,))
+
+    class Squared(Layer):
+        def forward(self, params, x, key=None):
+            return x, ()
+
+        def backward(self, params, saved, dy):
+            return (), dy * dy
+
+    with pytest.raises(
+        ValueError, match="^expected a backward of .*Squared.* that is linear in dy, got one that is not"
     ):
-        with pytest.raises(TypeError, match=r"forward-mode .* to a custom_vjp function"):
-            call()
+        jax.grad(lambda x: differentiable(Squared())((), x).sum())(X[0])
 
 
 def test_the_backward_can_itself_be_differentiated():
