@@ -70,7 +70,8 @@ def test_only_autodiff_differentiates(name):
     named = {node.attr for node in attributes if ast.unparse(node) not in SETTINGS}
     named |= {path.rsplit(".", 1)[1] for path in imports(MODULES[name]) if path.startswith("jax.")}
     # One module tells JAX a derivative instead, and one has PyTorch run a handwritten backward.
-    allowed = {"interop.differentiable": {"custom_vjp"}, "interop.torch": {"grad"}}
+    registering = {"custom_jvp", "custom_vjp", "linear_transpose"}
+    allowed = {"interop.differentiable": registering, "interop.torch": {"grad"}}
     assert named & DIFFERENTIATING == allowed.get(name, set())
 
 

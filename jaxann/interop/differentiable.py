@@ -1,6 +1,7 @@
 """The handwritten backward in other code: a plain function that `jax.grad` differentiates by the handwritten backward.
 
-Besides `autodiff`, this is the only module that touches JAX's differentiation: it registers a derivative.
+Besides `autodiff`, this is the only module that touches JAX's differentiation: it registers a derivative, and
+transposes the handwritten backward for forward mode.
 """
 
 from __future__ import annotations

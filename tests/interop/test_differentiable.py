@@ -310,9 +310,7 @@ def test_what_is_not_linear_in_dy_has_no_forward_mode():
         def backward(self, params, saved, dy):
             return (), dy * dy
 
-    with pytest.raises(
-        ValueError, match="^expected a backward of .*Squared.* that is linear in dy, got one that is not"
-    ):
+    with pytest.raises(ValueError, match=r"^expected a backward that is linear in dy for .*Squared"):
         jax.grad(lambda x: differentiable(Squared())((), x).sum())(X[0])
 
 
