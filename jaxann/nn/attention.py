@@ -17,10 +17,11 @@ from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_
 from jaxann.nn.outer import Outer, accumulation_dtype
 from jaxann.nn.positional import rotate
 
-Sequence = Float[Array, "T n"]
-Queries = Float[Array, "G R T d"]  # the heads are G groups of R, and those of a group share their keys and values
+Tokens = Float[Array, "T n"]
+Queries = Float[Array, "G R t d"]  # the heads are G groups of R, and those of a group share their keys and values
 Keys = Float[Array, "G T d"]
 Weights = Float[Array, "G R t T"]  # of T keys, for each of t queries
+RowSums = Float[Array, "G R t 1"]
 Kept = Bool[Array, "G R t T"]
 
 
@@ -98,7 +99,7 @@ class Attention(Layer):
 
     @property
     def random(self) -> bool:
-        return is_traced(self.dropout) or self.dropout > 0
+        return is_traced(self.dropout) or bool(self.dropout)
 
     @property
     def _groups(self) -> int:
@@ -108,6 +109,11 @@ class Attention(Layer):
     def _size(self) -> int:
         return self.n // self.heads
 
+    @property
+    def _ends(self) -> tuple[int, int]:
+        """Where the heads of the queries, and those of the keys, end among the heads of W_qkv x."""
+        return self.heads, self.heads + self._groups
+
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
         keys = jax.random.split(key, 4)
         sizes = (self.n, self._groups * self._size, self._groups * self._size, self.n)
@@ -115,29 +121,31 @@ class Attention(Layer):
         biases = {"b_qkv": jnp.zeros(sum(sizes[:3])), "b_o": jnp.zeros(self.n)} if self.biases else {}
         return {"W_qkv": jnp.concatenate(qkv), "W_o": W_o} | biases
 
-    def forward(self, params: PyTree, x: Sequence, key: PRNGKeyArray | None = None) -> tuple[Sequence, Any]:
+    def forward(self, params: PyTree, x: Float[Array, "..."], key: PRNGKeyArray | None = None) -> tuple[Tokens, Any]:
         if x.ndim != 2 or x.shape[1] != self.n or not len(x):
             raise ValueError(f"{self} expected x of shape (T, {self.n}) with T of at least 1, got {x.shape}")
         z = x @ params["W_qkv"].T
-        q, k, v = self._split(z + params["b_qkv"][None] if self.biases else z)
-        if self.rotary:
-            q, k = rotate(q), rotate(k)
-        heads, saved = self.attend(q, k, v, key if self.random else None)
-        o = _join_heads(heads)
+        z = z + params["b_qkv"][None] if self.biases else z
+        qk, v = jnp.split(_split_heads(z, self._size), self._ends[1:])
+        q, k = jnp.split(rotate(qk) if self.rotary else qk, self._ends[:1])
+        q = q.reshape(self._groups, -1, *q.shape[1:])
+        heads, attended = self.attend(q, k, v, key if self.random else None)
+        o = _join_heads(heads.reshape(-1, *heads.shape[2:]))
         y = o @ params["W_o"].T
-        return y + params["b_o"][None] if self.biases else y, (x, q, k, v, o, saved)
+        return y + params["b_o"][None] if self.biases else y, (x, q, k, v, o, attended)
 
-    def backward(self, params: PyTree, saved: Any, dy: Sequence) -> tuple[dict[str, Outer | Array], Sequence]:
+    def backward(self, params: PyTree, saved: Any, dy: Tokens) -> tuple[dict[str, Outer | Array], Tokens]:
         x, q, k, v, o, attended = saved
         do = dy @ params["W_o"]  # y = W_o o + b_o
-        dq, dk, dv = self.attend_backward(q, k, v, self._split_heads(o), attended, self._split_heads(do))
-        if self.rotary:
-            dq, dk = rotate(dq, inverse=True), rotate(dk, inverse=True)  # q, k = rotate(q), rotate(k)
-        dz = jnp.concatenate([_join_heads(dq), _join_heads(dk[:, None]), _join_heads(dv[:, None])], axis=1)
+        heads = _split_heads(do, self._size).reshape(q.shape)
+        dq, dk, dv = self.attend_backward(q, k, v, attended, heads, self._row_sums(do, o))
+        dqk = jnp.concatenate([dq.reshape(-1, *dq.shape[2:]), dk])
+        dqk = rotate(dqk, inverse=True) if self.rotary else dqk  # q, k = rotate(qk)
+        dz = _join_heads(jnp.concatenate([dqk, dv]))
         grads: dict[str, Outer | Array] = {"W_qkv": Outer(dz, x), "W_o": Outer(dy, o)}
         if self.biases:
             grads |= {"b_qkv": _sum_places(dz), "b_o": _sum_places(dy)}
-        return grads, dz @ params["W_qkv"]  # (q, k, v) = W_qkv x + b_qkv: ∂E/∂x = W_qkvᵀ dz
+        return grads, dz @ params["W_qkv"]  # z = W_qkv x + b_qkv: ∂E/∂x = W_qkvᵀ dz
 
     def attend(self, q: Queries, k: Keys, v: Keys, key: PRNGKeyArray | None) -> tuple[Queries, Any]:
         """Computes o = P v for each head, and what `attend_backward` needs of it, the weights P among it.
@@ -159,13 +167,13 @@ class Attention(Layer):
         return multiply("grts,gsd->grtd", self.drop(P, kept), v).astype(q.dtype), (P, kept)
 
     def attend_backward(
-        self, q: Queries, k: Keys, v: Keys, o: Queries, saved: Any, do: Queries
+        self, q: Queries, k: Keys, v: Keys, saved: Any, do: Queries, row_sums: RowSums
     ) -> tuple[Queries, Keys, Keys]:
-        """Computes dq, dk and dv from do, with what `attend` took and returned."""
+        """Computes dq, dk and dv from do, with what `attend` took and returned, and with Σ dP ∘ P for each query."""
         P, kept = saved
         dv = multiply("grts,grtd->gsd", self.drop(P, kept), do)  # o = P v
         dP = self.drop(multiply("grtd,gsd->grts", do, v), kept)  # o = P v
-        dS = P * (dP - row_sums(do, o))  # P = softmax(S)
+        dS = P * (dP - row_sums)  # P = softmax(S)
         dq, dk = self.scores_backward(q, k, dS)
         return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
@@ -215,15 +223,11 @@ class Attention(Layer):
         """Returns the weights after dropout; the map is linear and its own transposed."""
         return P if kept is None else jnp.where(kept, P / (1 - self.dropout), 0).astype(P.dtype)
 
-    def _split(self, z: Float[Array, "T m"]) -> tuple[Queries, Keys, Keys]:
-        """Returns the queries, keys and values of z = W_qkv x."""
-        groups = self._groups * self._size
-        q, k, v = jnp.split(z, (self.n, self.n + groups), axis=1)
-        k, v = (a.reshape(len(z), self._groups, self._size).swapaxes(0, 1) for a in (k, v))
-        return self._split_heads(q), k, v
-
-    def _split_heads(self, a: Sequence) -> Queries:
-        return a.reshape(len(a), self._groups, -1, self._size).transpose(1, 2, 0, 3)
+    def _row_sums(self, do: Tokens, o: Tokens) -> RowSums:
+        """Returns Σ_keys dP ∘ P, for each query, without P: it is <do, o>, since o = P v and dP = do vᵀ."""
+        dtype = accumulation_dtype(do, o)
+        products = (do.astype(dtype) * o.astype(dtype)).reshape(len(o), self.heads, -1)
+        return products.sum(-1).T.reshape(self._groups, -1, len(o), 1)
 
 
 def multiply(spec: str, a: Array, b: Array) -> Array:
@@ -231,16 +235,13 @@ def multiply(spec: str, a: Array, b: Array) -> Array:
     return jnp.einsum(spec, a, b, preferred_element_type=accumulation_dtype(a, b))
 
 
-def row_sums(do: Queries, o: Queries) -> Float[Array, "G R t 1"]:
-    """Returns Σ_keys dP ∘ P, for each query, without P: it is <do, o>, since o = P v and dP = do vᵀ."""
-    dtype = accumulation_dtype(do, o)
-    return jnp.sum(do.astype(dtype) * o.astype(dtype), axis=-1, keepdims=True)
+def _split_heads(a: Float[Array, "T m"], size: int) -> Float[Array, "heads T d"]:
+    return a.reshape(len(a), -1, size).swapaxes(0, 1)
 
 
-def _join_heads(a: Queries) -> Sequence:
-    """Inverts `_split_heads`."""
-    return a.transpose(2, 0, 1, 3).reshape(a.shape[2], -1)
+def _join_heads(a: Float[Array, "heads T d"]) -> Float[Array, "T m"]:
+    return a.swapaxes(0, 1).reshape(a.shape[1], -1)  # the inverse of _split_heads
 
 
-def _sum_places(dy: Sequence) -> Float[Array, " n"]:
+def _sum_places(dy: Tokens) -> Float[Array, " n"]:
     return dy.sum(0, dtype=accumulation_dtype(dy))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
-from jaxann.nn.attention import Attention, Keys, Queries, multiply, row_sums
+from jaxann.nn.attention import Attention, Keys, Queries, RowSums, multiply
 from jaxann.nn.hyperparameters import validate_number
 
 
@@ -64,11 +64,11 @@ class LeanAttention(Attention):
             P = self.drop(jnp.exp(S - L).astype(q.dtype), self.draw_kept(key, positions, k))
             return multiply("grts,gsd->grtd", P, v).astype(q.dtype), L
 
-        o, L = lax.map(attend_block, (self._cut(q), self._positions(q)))
+        o, L = lax.map(attend_block, (self._cut(q), self._positions(q.shape[2])))
         return _join(o)[:, :, : q.shape[2]], (L, key)
 
     def attend_backward(
-        self, q: Queries, k: Keys, v: Keys, o: Queries, saved: Any, do: Queries
+        self, q: Queries, k: Keys, v: Keys, saved: Any, do: Queries, row_sums: RowSums
     ) -> tuple[Queries, Keys, Keys]:
         L, key = saved
 
@@ -82,7 +82,7 @@ class LeanAttention(Attention):
             return (sums[0] + dk, sums[1] + dv), dq.astype(q.dtype)
 
         zeros = jnp.zeros(k.shape, L.dtype)
-        blocks = (self._cut(q), self._positions(q), self._cut(do), self._cut(row_sums(do, o)), L)
+        blocks = (self._cut(q), self._positions(q.shape[2]), self._cut(do), self._cut(row_sums), L)
         (dk, dv), dq = lax.scan(add_block, (zeros, zeros), blocks)
         return _join(dq)[:, :, : q.shape[2]], dk.astype(k.dtype), dv.astype(v.dtype)
 
@@ -97,8 +97,7 @@ class LeanAttention(Attention):
         padded = jnp.pad(a, ((0, 0), (0, 0), (0, -T % length), (0, 0)))
         return padded.reshape(G, R, -1, length, d).transpose(2, 0, 1, 3, 4)
 
-    def _positions(self, q: Queries) -> Integer[Array, "N t"]:
-        T = q.shape[2]
+    def _positions(self, T: int) -> Integer[Array, "N t"]:
         return jnp.arange(T + -T % self._length(T)).reshape(-1, self._length(T))
 
 

@@ -14,7 +14,8 @@ from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.outer import accumulation_dtype
 
-Sequence = Float[Array, "T n"]
+Tokens = Float[Array, "T n"]
+Values = Float[Array, "..."]
 
 _normal = initializers.normal(0.02)
 
@@ -25,8 +26,8 @@ class LearnedPositions(Layer):
 
     y_t = x_t + P_t, so that ∂E/∂P_t = dy_t for t < T, 0 for the positions after the sequence, and dx = dy.
 
-    x is [T, n] with T of at most `length`, and y has the same shape. The parameters are {"P": [length, n]}. The gradient
-    of P is an array and not an `Outer`, because P is added and multiplies nothing.
+    x is [T, n] with T of at most `length`, and y has the same shape. The parameters are {"P": [length, n]}. The
+    gradient of P is an array and not an `Outer`, because P is added and multiplies nothing.
 
     Attributes:
         length: The number of positions, at least 1.
@@ -57,15 +58,15 @@ class LearnedPositions(Layer):
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
         return {"P": self.weights(key, (self.length, self.n))}
 
-    def forward(self, params: PyTree, x: Sequence, key: PRNGKeyArray | None = None) -> tuple[Sequence, tuple[()]]:
+    def forward(self, params: PyTree, x: Values, key: PRNGKeyArray | None = None) -> tuple[Tokens, tuple[()]]:
         _match_sequence(self, self.n, x)
         if len(x) > self.length:
             raise ValueError(f"{self} expected x of at most {self.length} positions, got {x.shape}")
         return x + params["P"][: len(x)], ()
 
     def backward(
-        self, params: PyTree, saved: tuple[()], dy: Sequence
-    ) -> tuple[dict[str, Float[Array, "length n"]], Sequence]:
+        self, params: PyTree, saved: tuple[()], dy: Tokens
+    ) -> tuple[dict[str, Float[Array, "length n"]], Tokens]:
         # y = x + P[:T], where the positions from T on have no part in y
         return {"P": jnp.pad(dy, ((0, self.length - len(dy)), (0, 0)))}, dy
 
@@ -97,13 +98,13 @@ class SinusoidalPositions(Layer):
     def sizes(self) -> tuple[int, int]:
         return self.n, self.n
 
-    def forward(self, params: PyTree, x: Sequence, key: PRNGKeyArray | None = None) -> tuple[Sequence, tuple[()]]:
+    def forward(self, params: PyTree, x: Values, key: PRNGKeyArray | None = None) -> tuple[Tokens, tuple[()]]:
         _match_sequence(self, self.n, x)
         angles = _angles(len(x), self.n)
         P = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(x), -1)[:, : self.n]
         return x + jnp.asarray(P, x.dtype), ()
 
-    def backward(self, params: PyTree, saved: tuple[()], dy: Sequence) -> tuple[PyTree, Sequence]:
+    def backward(self, params: PyTree, saved: tuple[()], dy: Tokens) -> tuple[PyTree, Tokens]:
         return (), dy  # y = x + P
 
 
@@ -125,7 +126,9 @@ def rotate(x: Float[Array, "*heads T d"], inverse: bool = False) -> Float[Array,
     """
     angles = _angles(*x.shape[-2:]) * (-1 if inverse else 1)
     dtype = accumulation_dtype(x)
-    cos, sin = (jnp.broadcast_to(jnp.asarray(f(angles), dtype), x.shape[:-1] + angles.shape[1:]) for f in (np.cos, np.sin))
+    cos, sin = (
+        jnp.broadcast_to(jnp.asarray(f(angles), dtype), x.shape[:-1] + angles.shape[1:]) for f in (np.cos, np.sin)
+    )
     a, b = x[..., ::2].astype(dtype), x[..., 1::2].astype(dtype)
     return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape).astype(x.dtype)
 
@@ -135,6 +138,6 @@ def _angles(length: int, n: int) -> np.ndarray:
     return np.arange(length)[:, None] / 10000.0 ** (np.arange(0, n, 2) / n)
 
 
-def _match_sequence(layer: Layer, n: int, x: Sequence) -> None:
+def _match_sequence(layer: Layer, n: int, x: Values) -> None:
     if x.ndim != 2 or x.shape[1] != n:
         raise ValueError(f"{layer} expected x of shape (T, {n}), got {x.shape}")
