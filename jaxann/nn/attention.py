@@ -29,8 +29,8 @@ Kept = Bool[Array, "G R t T"]
 class Attention(Layer):
     """Multi-head scaled dot-product self-attention.
 
-    (q, k, v) = W_qkv x + b_qkv, S = q kᵀ / √d, P = softmax(S) along the keys, o = P v for each head, and
-    y = W_o o + b_o. With do = W_oᵀ dy and dP = do vᵀ, the gradients are dv = Pᵀ do,
+    (q, k, v) = W_qkv x + b_qkv, S = q kᵀ / √d, or -∞ where a query does not see a key, P = softmax(S) along the keys,
+    o = P v for each head, and y = W_o o + b_o. With do = W_oᵀ dy and dP = do vᵀ, the gradients are dv = Pᵀ do,
     dS = P ∘ (dP - Σ_keys dP ∘ P), dq = dS k / √d and dk = dSᵀ q / √d, and with dz = (dq, dk, dv),
     ∂E/∂W_qkv = Σ_t dz_t x_tᵀ, ∂E/∂b_qkv = Σ_t dz_t, ∂E/∂W_o = Σ_t dy_t o_tᵀ, ∂E/∂b_o = Σ_t dy_t and
     dx = W_qkvᵀ dz.
