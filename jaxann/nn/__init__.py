@@ -53,6 +53,9 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 - Recurrent layers of sequences [T, n]: `RNN`, `GRU` and `LSTM`, which are cells of the base class `Recurrent`.
   `LastStep` keeps h_T alone, and `DenseSteps` is a dense layer at every step. `bidirectional` and `recurrent_network`
   build networks of them.
+- Sequences [T, n]: `Attention`, and `LeanAttention`, which needs less memory for many positions. `LearnedPositions` and
+  `SinusoidalPositions` tell them the order.
+- Feed-forward blocks [..., n]: `FeedForward`, and `GLU` and `SwiGLU`, which have a gate.
 - Activations, which are layers without parameters: `identity`, `sigmoid`, `tanh`, `relu`, `leaky_relu`, `elu`, `selu`,
   `softplus`, `gelu`, `silu`, `hard_tanh` and `softmax`. `ACTIVATIONS` has them by name.
 - Losses: `SquaredError`, `AbsoluteError`, `Huber`, `Hinge`, `Poisson`, `CrossEntropy`, `SoftmaxCrossEntropy` and
@@ -177,12 +180,15 @@ from jaxann.nn.activations import (
     softplus,
     tanh,
 )
+from jaxann.nn.attention import Attention
 from jaxann.nn.base import Layer, Wrapper
 from jaxann.nn.cells import GRU, LSTM, RNN
 from jaxann.nn.convolution import Conv, ConvTransposed
 from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
+from jaxann.nn.gated import GLU, FeedForward, SwiGLU
 from jaxann.nn.input import Input
+from jaxann.nn.lean_attention import LeanAttention
 from jaxann.nn.loss import Loss
 from jaxann.nn.losses import (
     LOSSES,
@@ -199,6 +205,7 @@ from jaxann.nn.networks import lenet, resnet
 from jaxann.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from jaxann.nn.outer import Outer, materialize, sum_examples
 from jaxann.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
+from jaxann.nn.positional import LearnedPositions, SinusoidalPositions
 from jaxann.nn.precision import MixedPrecision
 from jaxann.nn.recurrent import Recurrent
 from jaxann.nn.reshape import Flatten, Reshape
@@ -208,12 +215,14 @@ from jaxann.nn.sequential import Sequential, mlp
 
 __all__ = [
     "ACTIVATIONS",
+    "GLU",
     "GRU",
     "LOSSES",
     "LSTM",
     "RNN",
     "AbsoluteError",
     "AdaptiveAvgPool",
+    "Attention",
     "AvgPool",
     "Conv",
     "ConvTransposed",
@@ -222,6 +231,7 @@ __all__ = [
     "DenseSteps",
     "Dropout",
     "Elementwise",
+    "FeedForward",
     "Flatten",
     "GlobalAvgPool",
     "GroupNorm",
@@ -232,6 +242,8 @@ __all__ = [
     "LastStep",
     "Layer",
     "LayerNorm",
+    "LeanAttention",
+    "LearnedPositions",
     "Loss",
     "MaxPool",
     "MixedPrecision",
@@ -244,9 +256,11 @@ __all__ = [
     "Residual",
     "Sequential",
     "SigmoidCrossEntropy",
+    "SinusoidalPositions",
     "Softmax",
     "SoftmaxCrossEntropy",
     "SquaredError",
+    "SwiGLU",
     "Wrapper",
     "bidirectional",
     "elu",

@@ -29,11 +29,13 @@ from jaxann.nn import (
     GlobalAvgPool,
     GroupNorm,
     LayerNorm,
+    LeanAttention,
     Parallel,
     Residual,
     Sequential,
     SoftmaxCrossEntropy,
     SquaredError,
+    SwiGLU,
     mlp,
     softmax,
     tanh,
@@ -57,12 +59,16 @@ MODELS = {  # each model with the shape of x and the key of its calls
     "matrix used twice": (Sequential((Tied(3, 2), Dense(3, 2))), (3,), None),
     "shared over positions": (SHARING, (5, 2), None),
     "normalized and pooled": (NORMALIZED, (3, 2), None),
+    "attention": (Sequential((LeanAttention(2, 1, block=2), SwiGLU(2, 2), Flatten(), Dense(6, 2))), (3, 2), None),
     "Dropout": (mlp((3, 6, 2), hidden=tanh, dropout=0.5), (3,), jax.random.key(7)),
 }
 
 
 def mark_slow(names):
-    return [pytest.param(name, marks=pytest.mark.slow) if name == "normalized and pooled" else name for name in names]
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("normalized and pooled", "attention") else name
+        for name in names
+    ]
 
 
 def draw(model, shape, loss="SoftmaxCrossEntropy, smoothed labels"):

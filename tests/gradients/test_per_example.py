@@ -33,13 +33,17 @@ from jaxann.gradients.per_example import (
 from jaxann.nn import (
     GRU,
     LSTM,
+    Attention,
     Conv,
     ConvTransposed,
     Dense,
+    FeedForward,
     Flatten,
     GroupNorm,
     Layer,
     LayerNorm,
+    LeanAttention,
+    LearnedPositions,
     MaxPool,
     MixedPrecision,
     Outer,
@@ -49,6 +53,7 @@ from jaxann.nn import (
     Sequential,
     SoftmaxCrossEntropy,
     SquaredError,
+    SwiGLU,
     mlp,
     recurrent_network,
     relu,
@@ -134,6 +139,15 @@ IMAGE_NETWORK = Sequential(
         Dense(16, 3),
     )
 )
+TRANSFORMER = Sequential(
+    (
+        LearnedPositions(5, 4),
+        Residual(Attention(4, 2, key_value_heads=1, biases=True)),
+        Residual(FeedForward(4, 3)),
+        LeanAttention(4, 2, rotary=True, block=2),
+        SwiGLU(4, 3),
+    )
+)
 NETWORKS = {  # each model with its loss and the shapes of an input and of a target; () is a label
     "mlp": (mlp((4, 6, 5, 3), hidden=tanh), SoftmaxCrossEntropy(), (4,), ()),
     "a matrix used twice": (Sequential((Dense(4, 5), tanh, Tied(5, 4), Dense(5, 3))), SquaredError(), (4,), (3,)),
@@ -145,6 +159,7 @@ NETWORKS = {  # each model with its loss and the shapes of an input and of a tar
     "convolutions": (CONVOLUTIONS, SoftmaxCrossEntropy(), (4, 3, 2), ()),
     "images": (IMAGE_NETWORK, SoftmaxCrossEntropy(), (4, 3, 2), ()),
     "sequences": (Sequential((LSTM(2, 2), *recurrent_network((2, 2, 3), GRU).layers)), SquaredError(), (4, 2), (3,)),
+    "transformer": (TRANSFORMER, SquaredError(), (3, 4), (3, 4)),
 }
 
 
@@ -255,7 +270,9 @@ def kronecker_by_loops(grads, s):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow) if n in ("images", "places of an image", "sequences", "mlp") else n
+        pytest.param(n, marks=pytest.mark.slow)
+        if n in ("images", "places of an image", "sequences", "transformer", "mlp")
+        else n
         for n in sorted(NETWORKS)
     ],
 )

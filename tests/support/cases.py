@@ -5,11 +5,13 @@ from support.layers import Tied
 
 from jaxann.nn import (
     ACTIVATIONS,
+    GLU,
     GRU,
     LSTM,
     RNN,
     AbsoluteError,
     AdaptiveAvgPool,
+    Attention,
     AvgPool,
     Conv,
     ConvTransposed,
@@ -17,6 +19,7 @@ from jaxann.nn import (
     Dense,
     DenseSteps,
     Dropout,
+    FeedForward,
     Flatten,
     GlobalAvgPool,
     GroupNorm,
@@ -26,6 +29,8 @@ from jaxann.nn import (
     InstanceNorm,
     LastStep,
     LayerNorm,
+    LeanAttention,
+    LearnedPositions,
     MaxPool,
     Parallel,
     Poisson,
@@ -34,8 +39,10 @@ from jaxann.nn import (
     RMSNorm,
     Sequential,
     SigmoidCrossEntropy,
+    SinusoidalPositions,
     SoftmaxCrossEntropy,
     SquaredError,
+    SwiGLU,
     Wrapper,
     mlp,
     relu,
@@ -86,6 +93,13 @@ LAYERS = {  # a layer and the shape of an input for it
     "LSTM of one step": (LSTM(2, 2), (1, 2)),
     "LastStep": (LastStep(), (3, 2)),
     "DenseSteps": (DenseSteps(3, 2), (4, 3)),
+    "FeedForward": (FeedForward(3, 5), (2, 3)),
+    "GLU": (GLU(3, 4), (3,)),
+    "SwiGLU at places": (SwiGLU(3, 4), (2, 2, 3)),
+    "LearnedPositions": (LearnedPositions(5, 3), (4, 3)),
+    "SinusoidalPositions": (SinusoidalPositions(3), (4, 3)),
+    "Attention": (Attention(4, 2), (3, 4)),
+    "LeanAttention": (LeanAttention(8, 4, key_value_heads=2, rotary=True, biases=True, block=2), (3, 8)),
 }
 # The fast tests compare every layer with autodiff in float64, and these layers with nothing else.
 BRIEFLY = {
@@ -116,6 +130,13 @@ BRIEFLY = {
     "LSTM of one step",
     "LastStep",
     "DenseSteps",
+    "FeedForward",
+    "GLU",
+    "SwiGLU at places",
+    "LearnedPositions",
+    "SinusoidalPositions",
+    "Attention",
+    "LeanAttention",
 }
 
 
