@@ -13,8 +13,9 @@ from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
 from jaxann.nn.dense import glorot_uniform
+from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
-from jaxann.nn.outer import Outer, accumulation_dtype
+from jaxann.nn.outer import Outer
 from jaxann.nn.positional import rotate
 
 Tokens = Float[Array, "T n"]

@@ -11,8 +11,8 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
+from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.nn.outer import accumulation_dtype
 
 Tokens = Float[Array, "T n"]
 Values = Float[Array, "..."]

@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
 from jaxann.nn.dense import glorot_uniform
+from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.nn.outer import Outer, accumulation_dtype
+from jaxann.nn.outer import Outer
 
 Blocks = Float[Array, " k"]  # a block of m numbers for each gate, so that k = gates · m
 State = tuple[Float[Array, " m"], ...]

@@ -12,8 +12,9 @@ from jaxann.nn.activations import identity
 from jaxann.nn.base import Layer
 from jaxann.nn.cells import LSTM
 from jaxann.nn.dense import Dense
+from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import SettingError, validate_number
-from jaxann.nn.outer import Outer, accumulation_dtype
+from jaxann.nn.outer import Outer
 from jaxann.nn.recurrent import Recurrent
 from jaxann.nn.reshape import save_shape
 from jaxann.nn.residual import Parallel
