@@ -1,0 +1,41 @@
+"""Networks of random layers on images and on sequences: their gradients are those of autodiff, and a check says so."""
+
+import jax.numpy as jnp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.judges import cast, judge_network
+from support.networks import draw_network
+
+from jaxann import check
+
+
+def judge_drawn(seed, dtype):
+    model, loss, *data = draw_network(seed)
+    try:
+        judge_network(model, loss, *cast(data, dtype))
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}: {model!r}, {loss}{error}") from None
+
+
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1))
+def test_by_hand_is_automatic_for_any_network(seed):
+    judge_drawn(seed, jnp.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hundred", range(10))
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_by_hand_is_automatic_for_a_thousand_networks(dtype, hundred):
+    for seed in range(100 * hundred, 100 * hundred + 100):
+        judge_drawn(seed, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twenty", range(50))
+def test_a_check_finds_nothing_wrong_in_a_thousand_networks(twenty):
+    for seed in range(20 * twenty, 20 * twenty + 20):
+        model, loss, *data = draw_network(seed)
+        report = check(model, loss, *data, seed=seed)
+        assert report.ok, f"seed {seed}: {model!r}, {loss}\n{report}"
