@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 from jaxann.data.validation import validate
 from jaxann.gradcheck.arguments import Args, is_float
 from jaxann.gradcheck.cases import Case, collect_layer_cases, collect_loss_cases
-from jaxann.gradcheck.compilation import clear_programs
+from jaxann.gradcheck.compilation import clear_programs, rare_collections
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.declarations import Declarations, accept_on_purpose, require_layer
 from jaxann.gradcheck.inputs import SUBSAMPLE
@@ -29,6 +29,7 @@ from jaxann.nn.loss import Loss
 from jaxann.nn.shapes import InputError, resolve_input
 
 
+@rare_collections()
 def check(
     model: Any,
     loss: Loss,
@@ -108,6 +109,7 @@ def check(
     return Report(accept_on_purpose(rows, on_purpose), len(chosen), len(x), notes + loss_notes)
 
 
+@rare_collections()
 def check_layer(
     layer: Any,
     params: PyTree,

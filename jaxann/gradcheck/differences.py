@@ -35,12 +35,14 @@ class Differences(NamedTuple):
 
     Attributes:
         directions: The directions, flattened, [K, size].
+        single: Whether the direction is a single entry, [K].
         values: The directional derivatives, [K].
         smooth: Whether the function is smooth within the step, so that the value counts, [K].
         rounding: The rounding error of each value, [K].
     """
 
     directions: np.ndarray
+    single: np.ndarray
     values: np.ndarray
     smooth: np.ndarray
     rounding: np.ndarray
@@ -57,9 +59,8 @@ class Differences(NamedTuple):
         if not k.any() or not np.isfinite(flat).all():
             return Deviation(np.nan, np.nan)
         reference = reference if np.isfinite(reference).all() else gradient
-        difference = np.abs(self.values[k] - self.directions[k] @ flat)
-        entry = np.count_nonzero(self.directions[k], axis=1) == 1
-        size = np.where(entry, np.abs(reference).max(initial=0), np.linalg.norm(reference))
+        difference = np.abs(self.values - self.directions @ flat)[k]
+        size = np.where(self.single[k], np.abs(reference).max(initial=0), np.linalg.norm(reference))
         error = np.where(difference > 0, difference / size, 0)
         excess = np.where(difference > 0, difference / (TOLERANCE * size + self.rounding[k]), 0)
         return Deviation(float(error.max()), float(excess.max()))
@@ -123,7 +124,7 @@ def differences_along(
     # Half the step quarters the second difference of a smooth function, up to STEP⁴, and halves that of a kink.
     rough = np.abs(far + back - 4 * (near + near_back)) / steps
     smooth = rough <= TOLERANCE / 10 * np.nanmax(np.abs(values), initial=0) + 10 * rounding
-    return Differences(directions, values, smooth, rounding)
+    return Differences(directions, np.count_nonzero(directions, axis=1) == 1, values, smooth, rounding)
 
 
 def _draw_directions(leaf: np.ndarray, rng: np.random.Generator, parts: int) -> np.ndarray:

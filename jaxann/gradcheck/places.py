@@ -110,28 +110,42 @@ def locate_layers(
     Returns:
         The places in order, and the outputs y [B, ...] of the network.
     """
-    layers = {"": model}
-    entered = frozenset[str]()
-    for path in _list_composites(model):
-        inside = {join_path(path, name): part for name, part in parts(layers[path]).items()} if path in layers else {}
-        try:
-            owned, *_ = jax.eval_shape(partial(_trace, model, loss, entered | {path}), params, x, t)
-        except Exception:  # a user's layer may do anything with its parts, which then cannot be observed
-            continue
-        observed = {seen.path: inside[seen.path] for seen in owned if seen.path in inside}
-        if observed:
-            layers, entered = layers | observed, entered | {path}
-    owned, seen, dy, y = _trace_once(model, loss, entered, params, x, t)
+    layers = dict(_list_layers(model))
+    composites = [path for path, layer in layers.items() if parts(layer)]
+    try:
+        owned, seen, dy, y = _trace_once(model, loss, frozenset(composites), params, x, t)
+    except Exception:  # a user's layer may do anything with its parts, which then cannot be observed
+        entered = _find_observable(model, loss, composites, params, x, t)
+        owned, seen, dy, y = _trace_once(model, loss, entered, params, x, t)
     return [Place(p.path, layers[p.path], p.params, s.x, dy[s.path]) for p, s in zip(owned, seen, strict=True)], y
 
 
-def _list_composites(layer: Layer, path: str = "") -> Iterator[str]:
-    """Yields the paths of the layers that are made of layers, outer ones first."""
-    inside = parts(layer)
-    if inside:
-        yield path
-    for name, part in inside.items():
-        yield from _list_composites(part, join_path(path, name))
+def _list_layers(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
+    """Yields a layer and the layers inside it with their paths, outer ones first."""
+    yield path, layer
+    for name, part in parts(layer).items():
+        yield from _list_layers(part, join_path(path, name))
+
+
+def _find_observable(
+    model: Layer,
+    loss: Loss,
+    composites: list[str],
+    params: PyTree,
+    x: Shaped[Array, "B ..."],
+    t: Shaped[Array, "B ..."],
+) -> frozenset[str]:
+    """Returns the paths of the composite layers whose parts can be observed, trying one after the other."""
+    reached, entered = {""}, frozenset[str]()
+    for path in composites:
+        try:
+            owned, *_ = jax.eval_shape(partial(_trace, model, loss, entered | {path}), params, x, t)
+        except Exception:
+            continue
+        observed = {seen.path for seen in owned} - reached
+        if path in reached and observed:
+            reached, entered = reached | observed, entered | {path}
+    return entered
 
 
 def _trace(

@@ -22,8 +22,6 @@ from jaxann.nn.base import Layer, join_path
 from jaxann.nn.loss import Loss
 from jaxann.nn.outer import sum_examples
 
-SMALL = 10_000  # numbers among the arguments of a subject
-
 
 class Gradients(NamedTuple):
     """The outputs of a subject at R points, and its gradients by name.
@@ -97,10 +95,8 @@ class Subject(ABC):
 
     def evaluate_forward(self, args: Args) -> np.ndarray:
         """Returns the outputs [B, ...] at one point, in float64."""
-        is_small = sum(np.size(leaf) for leaf in jax.tree.leaves(args)) <= SMALL
         with precision("float64"):
-            # A small subject computes its gradients in vain sooner than XLA compiles a program without them.
-            return np.asarray(_evaluate(self, args).y if is_small else _evaluate_forward(self, args))
+            return np.asarray(_evaluate_forward(self, args))
 
     def sample(self, name: str, gradient: np.ndarray) -> np.ndarray:
         """Returns what is compared of the gradient called `name`, which is all of it unless it is too large."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -109,7 +109,8 @@ def failure_row(path: str, owner: str, error: Exception) -> Row:
     return Row(path, owner, (), WRONG, "raises", f"it raises {type(error).__name__}: {first}")
 
 
-class Leaf(NamedTuple):
+@dataclass(frozen=True)
+class Leaf:
     """One gradient of a subject with all that its verdict depends on: a is the handwritten gradient, b autodiff's.
 
     Attributes:
@@ -120,6 +121,7 @@ class Leaf(NamedTuple):
         gradients: All gradients of the subject, by precision.
         sensitivity: How far b moves for a relative change of its arguments by 1, [R].
         differences: Central differences at the last of the `actual` points; None where they are not computed.
+        finite: Whether the output and all true gradients of the subject are finite, [R], by precision.
     """
 
     subject: Subject
@@ -129,6 +131,7 @@ class Leaf(NamedTuple):
     gradients: dict[str, Gradients]
     sensitivity: np.ndarray
     differences: Differences | None
+    finite: dict[str, np.ndarray]
 
     @property
     def error(self) -> np.ndarray:
@@ -141,11 +144,15 @@ class Leaf(NamedTuple):
 
     def counts(self, dtype: str) -> np.ndarray:
         """Returns whether each point counts, [R]: a point at the data if b is finite, another if every value is."""
-        y, _, autodiff, _ = self.gradients[dtype]
-        finite = _is_finite(y) & np.all([_is_finite(b) for b in autodiff.values()], axis=0)
-        return np.where(np.arange(len(y)) < self.actual, _is_finite(autodiff[self.name]), finite)
+        is_actual = np.arange(len(self.args.dy)) < self.actual
+        return np.where(is_actual, _is_finite(self.pair(dtype)[1]), self.finite[dtype])
 
-    def compare(self, dtype: str) -> Deviation:
+    @cached_property
+    def deviations(self) -> dict[str, Deviation]:
+        """How far a is from b, by precision."""
+        return {dtype: self._compare(dtype) for dtype in TOLERANCE}
+
+    def _compare(self, dtype: str) -> Deviation:
         """Compares a with b at the point where they differ most in relation to the tolerance.
 
         The tolerance grows where the gradient is the small difference of large terms, as at a minimum, because b is no
@@ -181,10 +188,14 @@ def _measure(
     true = {name: autodiff[name] for name in names if name in autodiff}
     perturbed = subject.perturb(args, PERTURBATION, rng)
     differences = _compute_differences(subject, args, actual - 1, true, rng) if subject.has_differences else {}
+    finite = {
+        dtype: np.all([_is_finite(value) for value in (y, *b.values())], axis=0)
+        for dtype, (y, _, b, _) in gradients.items()
+    }
     measured = {}
     for name, b in true.items():
         sensitivity = _largest(perturbed[name] - b) / PERTURBATION
-        leaf = Leaf(subject, name, args, actual, gradients, sensitivity, differences.get(name))
+        leaf = Leaf(subject, name, args, actual, gradients, sensitivity, differences.get(name), finite)
         measured[name] = leaf, None if name in malformed else _find_verdict(leaf)
     return measured
 
@@ -206,7 +217,7 @@ def _make_row(row: partial[Row], leaf: Leaf, verdict: tuple[str, str, str]) -> R
     ratio, degrees = _compare_directions(a[shown], b[shown])
     differences = leaf.differences
     measured = {
-        "float64": leaf.compare("float64").error,
+        "float64": leaf.deviations["float64"].error,
         "differences": differences.compare(a[last], b[last]).error if differences else np.nan,
         "compared": int(differences.smooth.sum()) if differences else 0,
         "nonsmooth": int((~differences.smooth).sum()) if differences else 0,
@@ -215,7 +226,7 @@ def _make_row(row: partial[Row], leaf: Leaf, verdict: tuple[str, str, str]) -> R
         measured = {"differences": measured["float64"], "compared": b[0].size}
     return row(
         *verdict,
-        float32=leaf.compare("float32").error,
+        float32=leaf.deviations["float32"].error,
         **measured,
         ratio=ratio,
         degrees=degrees,
@@ -241,7 +252,7 @@ def _find_verdict(leaf: Leaf) -> tuple[str, str, str] | None:
         values = _describe(leaf.pair(dtype)[0][leaf.counts(dtype)])
         if values != FINITE:
             return WRONG, "not finite", f"it is {values} in {dtype}, where autodiff's gradient is finite"
-    if leaf.compare("float64").excess > 1:
+    if leaf.deviations["float64"].excess > 1:
         if agrees == [True, False]:
             return RIGHT, "autodiff", "autodiff differs from it, but differences agree with the handwritten gradient"
         return None
@@ -251,7 +262,7 @@ def _find_verdict(leaf: Leaf) -> tuple[str, str, str] | None:
             "differences",
             "it equals autodiff's within the tolerance, but differences agree only with autodiff",
         )
-    error, excess = leaf.compare("float32")
+    error, excess = leaf.deviations["float32"]
     if excess > 1:
         return WRONG, "float32", f"it is right in float64, but inaccurate in float32: its relative error is {error:.1e}"
     if leaf.differences and leaf.differences.smooth.any() and agrees == [False, False]:
