@@ -43,6 +43,8 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
   states the shape of its input, so that the chain checks itself when it is built.
 - Convolutions of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with
   stride, padding, dilation and groups.
+- Embeddings: `Embedding` looks up a row of a matrix for each id. `TiedEmbedding` uses one matrix for this and for the
+  logits of a network that predicts ids.
 - Composite layers: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds
   or concatenates their outputs.
 - Normalizations: `LayerNorm` and `RMSNorm` over the features, `InstanceNorm` over the places, `GroupNorm` over both.
@@ -151,6 +153,7 @@ from jaxann.nn.base import Layer, Wrapper
 from jaxann.nn.convolution import Conv, ConvTransposed
 from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
+from jaxann.nn.embedding import Embedding, TiedEmbedding
 from jaxann.nn.input import Input
 from jaxann.nn.loss import Loss
 from jaxann.nn.losses import (
@@ -184,6 +187,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Elementwise",
+    "Embedding",
     "Flatten",
     "GlobalAvgPool",
     "GroupNorm",
@@ -207,6 +211,7 @@ __all__ = [
     "Softmax",
     "SoftmaxCrossEntropy",
     "SquaredError",
+    "TiedEmbedding",
     "Wrapper",
     "elu",
     "gelu",
