@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxann.data.validation import validate
+from jaxann.data.validation import validate, validate_ids
 from jaxann.gradcheck.arguments import Args, is_float
 from jaxann.gradcheck.cases import Case, collect_layer_cases, collect_loss_cases
 from jaxann.gradcheck.compilation import clear_programs
@@ -135,8 +135,8 @@ def check_layer(
         A report with a row for every gradient. A forward or backward that raises has a row, too.
 
     Raises:
-        ValueError: If `x` is empty or not numeric, if `forward` does not take it, or if the layer is not hashable, as a
-            frozen dataclass is.
+        ValueError: If `x` is empty or not numeric, if it holds an id that has no row in an embedding, if `forward` does
+            not take it, or if the layer is not hashable, as a frozen dataclass is.
         SettingError: If no gradient has a path in `on_purpose`. It is a ValueError.
 
     Example:
@@ -149,6 +149,7 @@ def check_layer(
     x, rng = np.asarray(x), np.random.default_rng(seed)
     if (x.dtype.kind not in "biu" and not is_float(x)) or not x.size:
         raise ValueError(f"expected x to be at least one real number, got shape {x.shape} and dtype {x.dtype}")
+    validate_ids(layer, x)
     clear_programs()
     try:
         one, y = resolve_input(layer, params, jax.ShapeDtypeStruct(x.shape, x.dtype))

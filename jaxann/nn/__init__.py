@@ -44,6 +44,8 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 - `lenet` and `resnet`, which build convolutional networks as chains that you can take apart.
 - Convolutions of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with
   stride, padding, dilation and groups.
+- Embeddings: `Embedding` looks up a row of a matrix for each id. `TiedEmbedding` uses one matrix for this and for the
+  logits of a network that predicts ids.
 - Composite layers: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds
   or concatenates their outputs.
 - Normalizations: `LayerNorm` and `RMSNorm` over the features, `InstanceNorm` over the places, `GroupNorm` over both.
@@ -186,6 +188,7 @@ from jaxann.nn.cells import GRU, LSTM, RNN
 from jaxann.nn.convolution import Conv, ConvTransposed
 from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
+from jaxann.nn.embedding import Embedding, TiedEmbedding
 from jaxann.nn.gated import GLU, FeedForward, SwiGLU
 from jaxann.nn.input import Input
 from jaxann.nn.lean_attention import LeanAttention
@@ -231,6 +234,7 @@ __all__ = [
     "DenseSteps",
     "Dropout",
     "Elementwise",
+    "Embedding",
     "FeedForward",
     "Flatten",
     "GlobalAvgPool",
@@ -261,6 +265,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "SquaredError",
     "SwiGLU",
+    "TiedEmbedding",
     "Wrapper",
     "bidirectional",
     "elu",

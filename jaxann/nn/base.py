@@ -64,6 +64,19 @@ class Layer(ABC):
         return False
 
     @property
+    def keeps_entries(self) -> bool:
+        """Whether the entries of y are those of x, perhaps in another shape. By default this is False."""
+        return False
+
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        """The numbers of ids that x may hold, by the names of the layers inside that look rows up by these ids.
+
+        Every entry of x is at least 0, and below each of these numbers. By default there are none, and x holds no ids.
+        """
+        return {}
+
+    @property
     def random(self) -> bool:
         """Whether `forward` draws random numbers; by default, whether any part of this layer does."""
         return any(part.random for part in parts(self).values())
@@ -126,6 +139,14 @@ class Wrapper(Layer):
     @property
     def keeps_shape(self) -> bool:
         return self.layer.keeps_shape
+
+    @property
+    def keeps_entries(self) -> bool:
+        return self.layer.keeps_entries
+
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        return self.layer.vocabularies
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         return self.layer.init(key)

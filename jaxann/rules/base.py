@@ -163,6 +163,10 @@ class RuledLayer(Layer):
         return self.model.keeps_shape
 
     @property
+    def vocabularies(self) -> dict[str, int]:
+        return self.model.vocabularies
+
+    @property
     def random(self) -> bool:
         return self.altered.random
 

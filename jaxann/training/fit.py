@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.data.batches import Examples, make_lanes
-from jaxann.data.validation import validate, validate_schedule, validate_weights
+from jaxann.data.validation import validate, validate_ids, validate_schedule, validate_weights
 from jaxann.gradients.backprop import backprop
 from jaxann.nn.base import Layer
 from jaxann.nn.batch import forward_batch
@@ -114,5 +114,24 @@ def evaluate_batch(
     return y, mean_weights(weights, len(y)) @ jax.vmap(loss.value)(y, t)
 
 
-predict = jax.jit(apply, static_argnames="model")
+def predict(model: Layer, params: PyTree, x: Any) -> Float[Array, "N ..."]:
+    """Returns the outputs of a network for a batch, from a program that is compiled once for each model and shape.
+
+    Args:
+        model: The network. No random numbers are drawn: layers such as dropout are in evaluation mode.
+        params: Its parameters.
+        x: [N, ...], the features.
+
+    Returns:
+        [N, ...], the outputs.
+
+    Raises:
+        ValueError: If the features are ids and an id has no row in an embedding of the network.
+        InputError: If a layer does not take its input. It is a ValueError.
+    """
+    validate_ids(model, x)
+    return _apply_compiled(model, params, x)
+
+
+_apply_compiled = jax.jit(apply, static_argnames="model")
 evaluate = jax.jit(evaluate_batch, static_argnames=("model", "loss"))
