@@ -41,7 +41,7 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 
 - Layers: `Dense`, `Dropout`, `Sequential`, and `mlp`, which builds a `Sequential`. `Input` at the head of a chain
   states the shape of its input, so that the chain checks itself when it is built.
-- `lenet` and `resnet`, which build convolutional networks as chains that you can take apart.
+- `lenet`, `resnet` and `transformer`, which build networks for images and text as chains that you can take apart.
 - Convolutions of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with
   stride, padding, dilation and groups.
 - Embeddings: `Embedding` looks up a row of a matrix for each id. `TiedEmbedding` uses one matrix for this and for the
@@ -204,7 +204,7 @@ from jaxann.nn.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
-from jaxann.nn.networks import lenet, resnet
+from jaxann.nn.networks import lenet, resnet, transformer
 from jaxann.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from jaxann.nn.outer import Outer, materialize, sum_examples
 from jaxann.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
@@ -286,4 +286,5 @@ __all__ = [
     "softplus",
     "sum_examples",
     "tanh",
+    "transformer",
 ]
