@@ -93,7 +93,7 @@ MUTANTS = {  # the right layer, the method, what is replaced in its source, by w
     "lean attention: weights not normalized": (
         "lean attention",
         "attend_backward",
-        "k, positions) - L)",
+        "k, positions) - M)",
         "k, positions))",
         ALL,
     ),
