@@ -111,8 +111,8 @@ state its own: whether an input fits is decided by the forward pass, traced for 
 layer that does not take its input. If a layer defines `sizes`, `Sequential` compares them when it is built. It looks
 past layers that define `keeps_shape` as True, as activations do.
 
-Integer features stay integers only in a model whose forward rejects floats, as an embedding does: `params["E"][x]`.
-Integers have no gradient, so `backward` of such a layer returns None for dx.
+Integer features stay integers only in a model whose forward rejects floats, as that of `Embedding` does. Integers have
+no gradient, so `backward` of such a layer returns None for dx. Its `vocabularies` state how many ids there are.
 
 ## Add a recurrent cell
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from jaxann.nn.base import Wrapper
+from jaxann.nn.base import Wrapper, drop_float0
 from jaxann.nn.batch import split_per_example
 from jaxann.nn.factors import Blocks
 from jaxann.nn.hyperparameters import validate_number
@@ -75,7 +75,7 @@ class Repeat(Wrapper):
         def step(dy: Values, block: Any) -> tuple[Values, PyTree]:
             p, s = block
             grads, dx = self.layer.backward(p, s, dy)  # y, s = f(x; p): its ∂E/∂x is dy of the block before
-            return dx.astype(dy.dtype), grads
+            return drop_float0(dx).astype(dy.dtype), grads
 
         dx, grads = jax.lax.scan(step, dy, (self._unstack(params), saved), self.count, reverse=True)
         return map_leaves(_stack_outer, _stack, grads), dx

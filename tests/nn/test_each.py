@@ -223,9 +223,31 @@ def test_outputs_without_positions_are_refused():
         EachLoss(SquaredError()).value(X[0], X[0])
 
 
+class SumOverPositions(EachLoss):
+    """A loss whose gradient is not divided by the number of positions."""
+
+    def gradient(self, y, t):
+        return jnp.maximum((t >= 0).sum(), 1) * super().gradient(y, t)
+
+
+class MeanOverPadding(EachLoss):
+    """A loss whose gradient is divided by the number of all positions."""
+
+    def gradient(self, y, t):
+        return jnp.maximum((t >= 0).sum(), 1) / len(t) * super().gradient(y, t)
+
+
+class PaddingCounts(EachLoss):
+    """A loss whose gradient takes padding for the label 0."""
+
+    def gradient(self, y, t):
+        return super().gradient(y, jnp.maximum(t, 0)) * len(t) / jnp.maximum((t >= 0).sum(), 1)
+
+
 @pytest.mark.slow
-def test_check_judges_the_loss():
-    model = Sequential((Embedding(5, 4), Each(Dense(4, 5))))
+@pytest.mark.parametrize("kind", [EachLoss, SumOverPositions, MeanOverPadding, PaddingCounts])
+def test_check_judges_the_loss(kind):
+    model, loss = Sequential((Embedding(5, 4), Each(Dense(4, 5)))), kind(SoftmaxCrossEntropy())
     x, t = jnp.array([[0, 1, 4], [3, 3, 2]]), jnp.array([[1, 2, -1], [4, -1, -1]])
-    report = check(model, LABELS, model.init(KEY), x, t)
-    assert report.ok, report
+    report = check(model, loss, model.init(KEY), x, t)
+    assert report.wrong == (() if kind is EachLoss else ("loss",)), report

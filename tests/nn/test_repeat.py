@@ -10,8 +10,8 @@ import pytest
 from support.judges import judge, judge_layer
 from support.layers import WrongLayer
 
-from jaxann import backprop, check, check_layer, compare
-from jaxann.gradients import per_example
+from jaxann import autodiff, backprop, check, check_layer, compare
+from jaxann.gradients import curvature, per_example
 from jaxann.gradients.probe import observe
 from jaxann.nn import (
     Conv,
@@ -216,6 +216,19 @@ def test_kronecker_factors_have_a_block_for_each_block():
     np.testing.assert_allclose(right, jnp.einsum("bci,bcj->ij", rights, rights) / 10, rtol=1e-12)
 
 
+@pytest.mark.slow
+def test_second_derivatives_pass_the_loop():
+    layer, loss = Repeat(Recomputed(Each(BLOCK)), 2), SquaredError()
+    params, x = draw(layer), jax.random.normal(KEY, (5, 2, 3))
+    t, v = jnp.sin(x), jax.tree.map(jnp.cos, params)
+    product = jax.jit(curvature.hessian_product(layer, loss))(params, v, x, t)
+    gradient = jax.jit(jax.grad(lambda params: autodiff(layer, loss)(params, x, t)[0]))
+    judge(product, jax.jvp(gradient, (params,), (v,))[1], jnp.float64)
+    vectors = jax.jit(curvature.gauss_newton_vectors(layer, loss))(params, x, t)
+    expected = jax.tree.map(lambda g: (g * g).mean(0), per_example.materialize(vectors))
+    judge(per_example.second_moment(vectors), expected, jnp.float64)
+
+
 def test_a_chain_is_judged_once():
     layer = Repeat(Dense(3, 3), 20)
     report = check_layer(layer, draw(layer), X)
@@ -243,6 +256,20 @@ def test_a_wrong_term_is_found_in_the_gradient_that_has_it(name):
     spoil, wrong = MISTAKES[name]
     layer = WrongLayer(Repeat(Dense(3, 3), 3), spoil)
     assert set(check_layer(layer, draw(layer), X).wrong) == wrong
+
+
+@dataclass(frozen=True)
+class Forgetful(Recomputed):
+    """A layer that computes its forward pass again without the key that it drew random numbers with."""
+
+    def backward(self, params, saved, dy):
+        return super().backward(params, (saved[0], None), dy)
+
+
+@pytest.mark.slow
+def test_a_forgotten_key_is_found():
+    layer = Forgetful(Sequential((tanh, Dropout(0.5))))
+    assert check_layer(layer, layer.init(KEY), X).wrong == ("random.dx",)
 
 
 @pytest.mark.slow
