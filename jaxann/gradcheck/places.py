@@ -65,6 +65,8 @@ class Tap(Layer):
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Seen]:
         y, saved = self.layer.forward(params, x, key)
+        if self.shift is not None and self.shift.shape != y.shape:  # y lacks the axis of a vmap or a scan
+            raise ValueError(f"expected an output of shape {self.shift.shape} from {self.layer}, got {y.shape}")
         return y if self.shift is None else y + self.shift, Seen(self.path, params, x, y, saved)
 
     def backward(self, params: PyTree, saved: Seen, dy: Array) -> tuple[PyTree, Array]:

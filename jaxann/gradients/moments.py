@@ -63,6 +63,8 @@ def second_moment(grads: PyTree, weights: Float[Array, " B"] | None = None) -> P
     s = mean_weights(weights, count_examples(grads))
 
     def outer(leaf: Outer) -> Array:
+        if (blocks := leaf.blocks) is not None:
+            return jax.vmap(outer)(blocks).reshape(-1, count_features(leaf.right))
         T, m, n = count_places(leaf), count_features(leaf.left), count_features(leaf.right)
         if T * T * (m + n) > m * n:
             return jnp.einsum("b,bmn->mn", s, materialize_places(leaf) ** 2)

@@ -159,6 +159,8 @@ def inner_products(grads: PyTree, others: PyTree | None = None) -> Float[Array, 
     """
 
     def outers(g: Outer, h: Outer) -> Array:
+        if g.blocks is not None and h.blocks is not None:
+            return jax.vmap(outers)(g.blocks, h.blocks).sum(0)
         (B, T), (C, S) = ((len(jax.tree.leaves(leaf)[0]), count_places(leaf)) for leaf in (g, h))
         if max(B, C) * count_features(g.left) * count_features(g.right) < B * T * C * S:
             return arrays(materialize_places(g), materialize_places(h))

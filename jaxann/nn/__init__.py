@@ -47,7 +47,8 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 - Embeddings: `Embedding` looks up a row of a matrix for each id. `TiedEmbedding` uses one matrix for this and for the
   logits of a network that predicts ids.
 - Composite layers: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds
-  or concatenates their outputs.
+  or concatenates their outputs. `Each` applies a layer at every position of a sequence. `Repeat` is a chain of equal
+  layers, compiled once for all of them. `Recomputed` computes a layer's forward pass again in backward, to save memory.
 - Normalizations: `LayerNorm` and `RMSNorm` over the features, `InstanceNorm` over the places, `GroupNorm` over both.
   They work on inputs [..., n] with any number of axes of places before the features.
 - Pooling of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `MaxPool`, `AvgPool`, `GlobalAvgPool` and
@@ -61,7 +62,7 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 - Activations, which are layers without parameters: `identity`, `sigmoid`, `tanh`, `relu`, `leaky_relu`, `elu`, `selu`,
   `softplus`, `gelu`, `silu`, `hard_tanh` and `softmax`. `ACTIVATIONS` has them by name.
 - Losses: `SquaredError`, `AbsoluteError`, `Huber`, `Hinge`, `Poisson`, `CrossEntropy`, `SoftmaxCrossEntropy` and
-  `SigmoidCrossEntropy`. `LOSSES` has them by name.
+  `SigmoidCrossEntropy`. `LOSSES` has them by name. `EachLoss` is the mean of a loss over the positions of a sequence.
 - `MixedPrecision` computes a layer in bfloat16. It is a `Wrapper`, the base class of layers around another layer.
 - `Outer`, with `materialize` and `sum_examples`, which turn the factors in a tree of gradients into matrices.
 - `Layer`, `Loss` and `Elementwise`, the base classes for your own.
@@ -110,8 +111,8 @@ state its own: whether an input fits is decided by the forward pass, traced for 
 layer that does not take its input. If a layer defines `sizes`, `Sequential` compares them when it is built. It looks
 past layers that define `keeps_shape` as True, as activations do.
 
-Integer features stay integers only in a model whose forward rejects floats, as an embedding does: `params["E"][x]`.
-Integers have no gradient, so `backward` of such a layer returns None for dx.
+Integer features stay integers only in a model whose forward rejects floats, as that of `Embedding` does. Integers have
+no gradient, so `backward` of such a layer returns None for dx. Its `vocabularies` state how many ids there are.
 
 ## Add a recurrent cell
 
@@ -188,6 +189,8 @@ from jaxann.nn.cells import GRU, LSTM, RNN
 from jaxann.nn.convolution import Conv, ConvTransposed
 from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
+from jaxann.nn.each import Each
+from jaxann.nn.each_loss import EachLoss
 from jaxann.nn.embedding import Embedding, TiedEmbedding
 from jaxann.nn.gated import GLU, FeedForward, SwiGLU
 from jaxann.nn.input import Input
@@ -210,7 +213,9 @@ from jaxann.nn.outer import Outer, materialize, sum_examples
 from jaxann.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 from jaxann.nn.positional import LearnedPositions, SinusoidalPositions
 from jaxann.nn.precision import MixedPrecision
+from jaxann.nn.recomputed import Recomputed
 from jaxann.nn.recurrent import Recurrent
+from jaxann.nn.repeat import Repeat
 from jaxann.nn.reshape import Flatten, Reshape
 from jaxann.nn.residual import Parallel, Residual
 from jaxann.nn.sequences import DenseSteps, LastStep, bidirectional, recurrent_network
@@ -233,6 +238,8 @@ __all__ = [
     "Dense",
     "DenseSteps",
     "Dropout",
+    "Each",
+    "EachLoss",
     "Elementwise",
     "Embedding",
     "FeedForward",
@@ -255,7 +262,9 @@ __all__ = [
     "Parallel",
     "Poisson",
     "RMSNorm",
+    "Recomputed",
     "Recurrent",
+    "Repeat",
     "Reshape",
     "Residual",
     "Sequential",

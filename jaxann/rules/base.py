@@ -17,6 +17,7 @@ from jaxann.gradients.moments import mean
 from jaxann.gradients.stateful import Stateful
 from jaxann.nn.base import InputGradient, Layer, leaf_layers
 from jaxann.nn.loss import Loss, mean_weights
+from jaxann.nn.recomputed import remove_recomputation
 from jaxann.nn.sequential import Sequential
 
 
@@ -121,6 +122,7 @@ class Rule:
             ValueError: If the rule does not apply to this model.
         """
         ruled = RuledLayer(model, self)
+        model = ruled.model
         # The mean's 1/B enters after the backward pass, as a rule may depend on the size of an example's own deltas.
         compute_gradients = per_example.gradients(ruled, loss)
 
@@ -142,12 +144,16 @@ class RuledLayer(Layer):
     Its backward returns gradients of params only.
 
     Attributes:
-        model: The network.
+        model: The network. Every `Recomputed` in it is replaced by the layer inside, because the backward of a rule
+            does not get the parameters with which the forward pass could be computed again.
         rule: The rule that its backward follows.
     """
 
     model: Layer
     rule: Rule
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", remove_recomputation(self.model))
 
     @property
     def altered(self) -> Layer:

@@ -11,6 +11,7 @@ from support.judges import cast, judge
 from support.layers import Average, Positions, WrongLayer
 
 from jaxann import check, check_layer, fit, predict, sweep
+from jaxann.cli.own_code import draw_input
 from jaxann.data import Examples
 from jaxann.gradients import per_example
 from jaxann.nn import (
@@ -138,6 +139,11 @@ def test_a_model_hands_on_the_ranges_of_its_ids(layer, vocabularies):
 def test_inside_a_program_ids_pass():
     params = WORDS.init(KEY)
     assert jax.jit(partial(predict, WORDS))(params, X + 20).shape == (2, 3)
+
+
+def test_inputs_that_are_drawn_are_ids():
+    layer = Embedding(1, 2)
+    np.testing.assert_array_equal(draw_input(layer, layer.init(KEY), None, (20,), KEY), 0)
 
 
 def test_a_single_id_may_be_refused():

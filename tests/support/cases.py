@@ -19,6 +19,7 @@ from jaxann.nn import (
     Dense,
     DenseSteps,
     Dropout,
+    Each,
     FeedForward,
     Flatten,
     GlobalAvgPool,
@@ -34,6 +35,8 @@ from jaxann.nn import (
     MaxPool,
     Parallel,
     Poisson,
+    Recomputed,
+    Repeat,
     Reshape,
     Residual,
     RMSNorm,
@@ -86,6 +89,9 @@ LAYERS = {  # a layer and the shape of an input for it
     "Flatten": (Flatten(), (2, 3)),
     "Residual": (Residual(Sequential((Dense(3, 4), tanh, Dense(4, 3)))), (3,)),
     "Parallel, added": (Parallel((Dense(3, 3), tanh, Residual(Dense(3, 3)))), (3,)),
+    "Each": (Each(Dense(3, 2)), (4, 3)),
+    "Recomputed": (Recomputed(mlp((3, 2))), (3,)),
+    "Repeat": (Repeat(Residual(Dense(3, 3)), 2), (3,)),
     "Parallel, concatenated": (Parallel((Dense(3, 2), tanh, Dense(3, 1)), "concatenation"), (3,)),
     "RNN": (RNN(2, 3), (4, 2)),
     "GRU, reversed": (GRU(2, 3, reverse=True), (3, 2)),
@@ -137,6 +143,9 @@ BRIEFLY = {
     "SinusoidalPositions",
     "Attention",
     "LeanAttention",
+    "Each",
+    "Recomputed",
+    "Repeat",
 }
 
 
