@@ -54,8 +54,7 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 - Pooling of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `MaxPool`, `AvgPool`, `GlobalAvgPool` and
   `AdaptiveAvgPool`. `Reshape` and `Flatten` change the shape and nothing else.
 - Recurrent layers of sequences [T, n]: `RNN`, `GRU` and `LSTM`, which are cells of the base class `Recurrent`.
-  `LastStep` keeps h_T alone, and `DenseSteps` is a dense layer at every step. `bidirectional` and `recurrent_network`
-  build networks of them.
+  `LastStep` keeps h_T alone. `bidirectional` and `recurrent_network` build networks of them.
 - Sequences [T, n]: `Attention`, and `LeanAttention`, which needs less memory for many positions. `LearnedPositions` and
   `SinusoidalPositions` tell them the order.
 - Feed-forward blocks [..., n]: `FeedForward`, and `GLU` and `SwiGLU`, which have a gate.
@@ -218,7 +217,7 @@ from jaxann.nn.recurrent import Recurrent
 from jaxann.nn.repeat import Repeat
 from jaxann.nn.reshape import Flatten, Reshape
 from jaxann.nn.residual import Parallel, Residual
-from jaxann.nn.sequences import DenseSteps, LastStep, bidirectional, recurrent_network
+from jaxann.nn.sequences import LastStep, bidirectional, recurrent_network
 from jaxann.nn.sequential import Sequential, mlp
 
 __all__ = [
@@ -236,7 +235,6 @@ __all__ = [
     "ConvTransposed",
     "CrossEntropy",
     "Dense",
-    "DenseSteps",
     "Dropout",
     "Each",
     "EachLoss",

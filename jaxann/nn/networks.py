@@ -10,6 +10,7 @@ from jaxann.nn.base import Layer
 from jaxann.nn.convolution import Conv
 from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
+from jaxann.nn.each import Each
 from jaxann.nn.embedding import Embedding, TiedEmbedding
 from jaxann.nn.gated import FeedForward
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
@@ -19,7 +20,6 @@ from jaxann.nn.pooling import GlobalAvgPool, MaxPool
 from jaxann.nn.positional import LearnedPositions, SinusoidalPositions
 from jaxann.nn.reshape import Flatten, validate_shape
 from jaxann.nn.residual import Parallel, Residual
-from jaxann.nn.sequences import DenseSteps
 from jaxann.nn.sequential import Sequential
 
 
@@ -133,9 +133,9 @@ def transformer(
 ) -> Sequential | TiedEmbedding:
     """Builds a causal transformer, as GPT is one: at every position, logits for the token that comes next.
 
-    Token embeddings and positions are followed by blocks, by a normalization, and by a `DenseSteps` with an output for
-    each token. A block adds to its input self-attention of the normalized input, and to the result a feed-forward
-    block of the normalized result.
+    Token embeddings and positions are followed by blocks, by a normalization, and by a `Dense` layer at each position,
+    with an output for each token. A block adds to its input self-attention of the normalized input, and to the result a
+    feed-forward block of the normalized result.
 
     Args:
         vocabulary: The number of tokens.
@@ -183,7 +183,7 @@ def transformer(
     body.append(normalization(n))
     if tied:
         return TiedEmbedding(Embedding(vocabulary, n), Sequential(body))
-    return Sequential((Embedding(vocabulary, n), *body, DenseSteps(n, vocabulary)))
+    return Sequential((Embedding(vocabulary, n), *body, Each(Dense(n, vocabulary))))
 
 
 def _validate_image(shape: Sequence[int], least: int) -> tuple[int, ...]:

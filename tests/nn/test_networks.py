@@ -11,7 +11,7 @@ from jaxann.nn import (
     Attention,
     Conv,
     Dense,
-    DenseSteps,
+    Each,
     Embedding,
     InstanceNorm,
     LayerNorm,
@@ -72,7 +72,7 @@ def test_a_transformer_is_a_plain_chain():
     model = transformer(11, 6, n, 2, blocks)
     assert model.layers[:2] == (Embedding(11, n), LearnedPositions(6, n))
     assert model.layers[2] == Residual(Sequential((LayerNorm(n), Attention(n, 2))))
-    assert model.layers[-2:] == (LayerNorm(n), DenseSteps(n, 11))
+    assert model.layers[-2:] == (LayerNorm(n), Each(Dense(n, 11)))
     block = 4 * n * n + (2 * n * hidden + hidden + n) + 4 * n
     assert count_parameters(model) == 11 * n + 6 * n + blocks * block + 2 * n + (11 * n + 11)
     assert count_parameters(transformer(11, 6, n, 2, blocks, tied=True)) == count_parameters(model) - 11 * n - 11
