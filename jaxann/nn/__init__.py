@@ -49,7 +49,8 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 - Composite layers: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds
   or concatenates their outputs.
 - Normalizations: `LayerNorm` and `RMSNorm` over the features, `InstanceNorm` over the places, `GroupNorm` over both.
-  They work on inputs [..., n] with any number of axes of places before the features.
+  They work on inputs [..., n] with any number of axes of places before the features. `BatchNorm` is over the examples
+  of a batch and the places. `jaxann.calibrate` replaces it for predictions by an `Affine` with fixed statistics.
 - Pooling of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `MaxPool`, `AvgPool`, `GlobalAvgPool` and
   `AdaptiveAvgPool`. `Reshape` and `Flatten` change the shape and nothing else.
 - Recurrent layers of sequences [T, n]: `RNN`, `GRU` and `LSTM`, which are cells of the base class `Recurrent`.
@@ -109,6 +110,9 @@ A layer with parameters also has an `init(key)`, as `Dense` does. An input may h
 state its own: whether an input fits is decided by the forward pass, traced for one example, and the error names the
 layer that does not take its input. If a layer defines `sizes`, `Sequential` compares them when it is built. It looks
 past layers that define `keeps_shape` as True, as activations do.
+
+The axis of the examples has the name "batch". A layer that averages over it, as by `jax.lax.pmean(x, "batch")`, defines
+`coupled` as True, so that everything that needs each example's own gradient refuses it.
 
 Integer features stay integers only in a model whose forward rejects floats, as an embedding does: `params["E"][x]`.
 Integers have no gradient, so `backward` of such a layer returns None for dx.
@@ -184,6 +188,7 @@ from jaxann.nn.activations import (
 )
 from jaxann.nn.attention import Attention
 from jaxann.nn.base import Layer, Wrapper
+from jaxann.nn.batch_norm import Affine, BatchNorm
 from jaxann.nn.cells import GRU, LSTM, RNN
 from jaxann.nn.convolution import Conv, ConvTransposed
 from jaxann.nn.dense import Dense
@@ -225,8 +230,10 @@ __all__ = [
     "RNN",
     "AbsoluteError",
     "AdaptiveAvgPool",
+    "Affine",
     "Attention",
     "AvgPool",
+    "BatchNorm",
     "Conv",
     "ConvTransposed",
     "CrossEntropy",
