@@ -98,7 +98,7 @@ class _Observed(Wrapper):
 
 @partial(jax.jit, static_argnames="model")
 def _observe(model: Layer, params: PyTree, x: Array, weights: Array | None) -> list[_Record]:
-    """Returns the statistics of every observed `BatchNorm`, [1, n], without the axis of the examples, who share them."""
+    """Returns the statistics of every observed `BatchNorm`, [1, n]: those of the first example, which all share."""
     _, saved = forward_batch(model, params, x, None, weights)
     leaves = jax.tree.leaves(saved, is_leaf=lambda leaf: isinstance(leaf, _Record))
     return [jax.tree.map(lambda leaf: leaf[:1], leaf) for leaf in leaves if isinstance(leaf, _Record)]
