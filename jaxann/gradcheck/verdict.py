@@ -149,8 +149,9 @@ class Leaf(NamedTuple):
         """Compares a with b at the point where they differ most in relation to the tolerance.
 
         The tolerance grows where the gradient is the small difference of large terms, as at a minimum, because b is no
-        more accurate there. A few rounding errors of dy are always within it. If no point counts, the error is NaN and
-        the excess 0.
+        more accurate there. A few rounding errors of dy are always within it. Where b cancels to zero, as that of a
+        bias before a `BatchNorm`, the tolerance is relative to the largest gradient of the subject. If no point counts,
+        the error is NaN and the excess 0.
         """
         counts = self.counts(dtype) if dtype in self.gradients else np.zeros(1, bool)
         if not counts.any():
@@ -160,6 +161,10 @@ class Leaf(NamedTuple):
         eps = max(float(np.finfo(dtype).eps), self.subject.eps)
         tolerance = max(TOLERANCE[dtype], 80 * self.subject.eps)
         rounding = 4 * eps * _largest(self.args.dy[counts]) + self.error[counts]
+        exact = self.gradients["float64"].autodiff
+        largest = np.max([_largest(gradient[counts]) for gradient in exact.values()], axis=0)
+        is_cancelled = _largest(exact[self.name][counts]) <= TOLERANCE["float64"] * largest
+        rounding += np.where(is_cancelled, tolerance * largest, 0)
         excess = difference / (tolerance * np.fmax(size, self.sensitivity[counts]) + rounding)
         worst = int(np.nanargmax(excess)) if np.isfinite(excess).any() else 0
         relative = np.where(difference == 0, 0, difference / size)
