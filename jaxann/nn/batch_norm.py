@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.axis import BATCH, batch_size, example_share
 from jaxann.nn.base import Layer
@@ -58,15 +59,11 @@ class BatchNorm(Normalization):
     def count(self, x: Values) -> int:
         return batch_size(self) * (x.size // self.n)
 
-    def forward(
-        self, params: PyTree, x: Values, key: PRNGKeyArray | None = None
-    ) -> tuple[Values, tuple[Values, Means, Float[Array, ""]]]:
+    def forward(self, params: PyTree, x: Values, key: PRNGKeyArray | None = None) -> tuple[Values, Any]:
         y, (normalized, r) = super().forward(params, x, key)
         return y, (normalized, r, jnp.asarray(example_share(), r.dtype))
 
-    def backward(
-        self, params: PyTree, saved: tuple[Values, Means, Float[Array, ""]], dy: Values
-    ) -> tuple[PyTree, Values]:
+    def backward(self, params: PyTree, saved: Any, dy: Values) -> tuple[PyTree, Values]:
         normalized, r, share = saved
         d = dy.astype(r.dtype)
         places = tuple(range(dy.ndim - 1))
