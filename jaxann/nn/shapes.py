@@ -125,7 +125,7 @@ def layer_shapes(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> dict[
     """
     taken: list[_Taken] = []
     guarded = _add_guards(model, "", taken)
-    jax.eval_shape(lambda params, x: guarded.forward(params, x)[0], params, x)
+    jax.eval_shape(alone(lambda params, x: guarded.forward(params, x)[0]), params, x)
     return {layer.path: LayerShapes(layer.x.shape, layer.y.shape) for layer in taken}
 
 

@@ -130,13 +130,12 @@ class Rule:
             params: PyTree, feedback: PyTree, x: Array, t: Array, weights: Any = None, key: PRNGKeyArray | None = None
         ) -> tuple[Float[Array, ""], PyTree, PyTree, dict[str, Array]]:
             if ruled.coupled:
-                losses, grads = compute_gradients((params, feedback), x, t, weights, key)
+                losses, grads = compute_gradients((params, feedback), x, t, weights, key)  # their mean alone
             else:
                 losses, example_grads = compute_gradients((params, feedback), x, t, key)
                 grads = mean(example_grads, weights)
             after = self.update(model, params, feedback, grads, None if key is None else fold_in_private(key))
-            value = losses if ruled.coupled else mean_weights(weights, len(x)) @ losses
-            return value, grads, after, {}
+            return losses if ruled.coupled else mean_weights(weights, len(x)) @ losses, grads, after, {}
 
         return Stateful(step, lambda key: self.init(model, fold_in_private(key)), random=self.random or ruled.random)
 

@@ -45,6 +45,7 @@ def fit(
     The function is pure: it may be called under `jit` and `vmap`, which may map over keys and over numbers inside the
     optimizer. It compiles once for the same model, loss and optimizer, so define the optimizer before a loop over
     calls of `fit`, not in it.
+    A network with a `BatchNorm` predicts after `calibrate(model, params, x)`, which takes the training examples.
 
     Args:
         model: The network.
