@@ -19,7 +19,7 @@ from jaxann.gradcheck.cases import Case, collect_layer_cases, collect_loss_cases
 from jaxann.gradcheck.compilation import clear_programs
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.declarations import Declarations, accept_on_purpose, require_layer
-from jaxann.gradcheck.inputs import SUBSAMPLE
+from jaxann.gradcheck.inputs import SUBSAMPLE, repeat_example
 from jaxann.gradcheck.report import NOT_FINITE, Report, Row
 from jaxann.gradcheck.verdict import failure_row, judge
 from jaxann.gradients.backprop import backprop
@@ -154,7 +154,7 @@ def check_layer(
     try:
         one, y = resolve_input(layer, params, jax.ShapeDtypeStruct(x.shape, x.dtype))
         x = x.astype(float) if is_float(one) and not is_float(x) else x
-        batch = np.stack([x] * SUBSAMPLE)
+        batch = repeat_example(layer, x, rng)
         data = Args(params, batch, rng.normal(size=(SUBSAMPLE, *y.shape)), ()).cast("float64")
         cases, _, notes = collect_layer_cases(layer, _InnerProduct(), data, rng)
     except InputError:

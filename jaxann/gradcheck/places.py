@@ -16,6 +16,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.gradcheck.compilation import jit_cheaply
 from jaxann.gradients.autodiff import vjp
+from jaxann.nn.axis import over_examples
 from jaxann.nn.base import Layer, join_path, map_parts, parts
 from jaxann.nn.loss import Loss
 
@@ -161,7 +162,7 @@ def _trace(
         owned = [Seen(s.path, s.params, None, None, None) for s in seen]
         return owned, [Seen(s.path, None, s.x, s.y, None) for s in seen], dy, y
 
-    return jax.vmap(trace_example, out_axes=(None, 0, 0, 0))(x, t)
+    return over_examples(trace_example, (0, 0), (None, 0, 0, 0))(x, t)
 
 
 _trace_once = jit_cheaply(_trace, static=3)

@@ -61,12 +61,13 @@ def judge(
     rows: dict[str, Row] = {}
     evidence: dict[str, Evidence] = {}
     counts, smooth = np.ones((2, len(args.dy)), bool)  # the points for a diagnosis, and those where nothing has a kink
-    axes = 2 if subject.is_single else 1
+    inputs = by_name((), args.x)
     for name, b in true.items():
-        row = partial(Row, subject.leaf_path(name), subject.name, b.shape[axes:])
+        is_single = subject.is_single and name in inputs  # parameters have no axis of examples
+        row = partial(Row, subject.leaf_path(name), subject.name, b.shape[2 if is_single else 1 :])
         if name in errors:
             a = gradients["float64"].handwritten.get(name)
-            if subject.is_single:
+            if is_single:
                 a, b = None if a is None else a[:, 0], b[:, 0]
             rows[name] = row(WRONG, *diagnose_structure(a, b, errors[name]))
             continue
@@ -148,8 +149,9 @@ class Leaf(NamedTuple):
         """Compares a with b at the point where they differ most in relation to the tolerance.
 
         The tolerance grows where the gradient is the small difference of large terms, as at a minimum, because b is no
-        more accurate there. A few rounding errors of dy are always within it. If no point counts, the error is NaN and
-        the excess 0.
+        more accurate there. A few rounding errors of dy are always within it. Where b cancels to zero, as that of a
+        bias before a `BatchNorm`, the tolerance is relative to the largest gradient of the subject. If no point counts,
+        the error is NaN and the excess 0.
         """
         counts = self.counts(dtype) if dtype in self.gradients else np.zeros(1, bool)
         if not counts.any():
@@ -159,6 +161,10 @@ class Leaf(NamedTuple):
         eps = max(float(np.finfo(dtype).eps), self.subject.eps)
         tolerance = max(TOLERANCE[dtype], 80 * self.subject.eps)
         rounding = 4 * eps * _largest(self.args.dy[counts]) + self.error[counts]
+        exact = self.gradients["float64"].autodiff
+        largest = np.max([_largest(gradient[counts]) for gradient in exact.values()], axis=0)
+        is_cancelled = _largest(exact[self.name][counts]) <= TOLERANCE["float64"] * largest
+        rounding += np.where(is_cancelled, tolerance * largest, 0)
         excess = difference / (tolerance * np.fmax(size, self.sensitivity[counts]) + rounding)
         worst = int(np.nanargmax(excess)) if np.isfinite(excess).any() else 0
         relative = np.where(difference == 0, 0, difference / size)
@@ -170,6 +176,7 @@ def _make_row(row: partial[Row], leaf: Leaf, verdict: tuple[str, str, str]) -> R
     a, b = leaf.pair("float64")
     last = leaf.actual - 1
     shown = 0 if _is_finite(b)[0] and _largest(b)[0] > 0 else last
+    place = (shown, 0) if leaf.subject.is_single and leaf.name in by_name((), leaf.args.x) else shown
     ratio, degrees = _compare_directions(a[shown], b[shown])
     differences = leaf.differences
     measured = {
@@ -186,8 +193,8 @@ def _make_row(row: partial[Row], leaf: Leaf, verdict: tuple[str, str, str]) -> R
         **measured,
         ratio=ratio,
         degrees=degrees,
-        handwritten=np.asarray(a[shown, 0] if leaf.subject.is_single else a[shown]),
-        autodiff=np.asarray(b[shown, 0] if leaf.subject.is_single else b[shown]),
+        handwritten=np.asarray(a[place]),
+        autodiff=np.asarray(b[place]),
     )
 
 

@@ -39,25 +39,21 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 
 ## What it contains
 
-- Layers: `Dense`, `Dropout`, `Sequential`, and `mlp`, which builds a `Sequential`. `Input` at the head of a chain
-  states the shape of its input, so that the chain checks itself when it is built.
-- `lenet`, `resnet` and `transformer`, which build networks for images and text as chains that you can take apart.
-- Convolutions of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with
-  stride, padding, dilation and groups.
-- Embeddings: `Embedding` looks up a row of a matrix for each id. `TiedEmbedding` uses one matrix for this and for the
-  logits of a network that predicts ids.
-- Composite layers: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds
-  or concatenates their outputs. `Each` applies a layer at every position of a sequence. `Repeat` is a chain of equal
+- Chains: `Sequential`. `Input` at its head states the shape of the input, so that it checks itself when it is built.
+- Builders of chains: `mlp`, `lenet`, `resnet`, `transformer`, `recurrent_network`. You can take their networks apart.
+- For features [n]: `Dense`. For any shape: `Dropout`, `Reshape`, `Flatten`.
+- For sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with stride, padding,
+  dilation and groups; `MaxPool`, `AvgPool`, `GlobalAvgPool` and `AdaptiveAvgPool`.
+- For features at any places, [..., n]: `FeedForward`, and `GLU` and `SwiGLU`, which have a gate; `LayerNorm` and
+  `RMSNorm`, which normalize over the features, `InstanceNorm` over the places, and `GroupNorm` over both. `BatchNorm`
+  is over the examples of a batch too. For predictions, `jaxann.calibrate` puts an `Affine` in its place.
+- For sequences [T, n]: `Attention`, and `LeanAttention`, which needs less memory for many positions;
+  `LearnedPositions` and `SinusoidalPositions`, which tell them the order; `RNN`, `GRU` and `LSTM`, which are cells of
+  the base class `Recurrent`; `LastStep`, and `bidirectional`, which builds two directions.
+- For ids: `Embedding`. `TiedEmbedding` uses one matrix for the ids that come in and for the logits of those predicted.
+- Composites: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds or
+  concatenates their outputs. `Each` applies a layer at every position of a sequence. `Repeat` is a chain of equal
   layers, compiled once for all of them. `Recomputed` computes a layer's forward pass again in backward, to save memory.
-- Normalizations: `LayerNorm` and `RMSNorm` over the features, `InstanceNorm` over the places, `GroupNorm` over both.
-  They work on inputs [..., n] with any number of axes of places before the features.
-- Pooling of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `MaxPool`, `AvgPool`, `GlobalAvgPool` and
-  `AdaptiveAvgPool`. `Reshape` and `Flatten` change the shape and nothing else.
-- Recurrent layers of sequences [T, n]: `RNN`, `GRU` and `LSTM`, which are cells of the base class `Recurrent`.
-  `LastStep` keeps h_T alone. `bidirectional` and `recurrent_network` build networks of them.
-- Sequences [T, n]: `Attention`, and `LeanAttention`, which needs less memory for many positions. `LearnedPositions` and
-  `SinusoidalPositions` tell them the order.
-- Feed-forward blocks [..., n]: `FeedForward`, and `GLU` and `SwiGLU`, which have a gate.
 - Activations, which are layers without parameters: `identity`, `sigmoid`, `tanh`, `relu`, `leaky_relu`, `elu`, `selu`,
   `softplus`, `gelu`, `silu`, `hard_tanh` and `softmax`. `ACTIVATIONS` has them by name.
 - Losses: `SquaredError`, `AbsoluteError`, `Huber`, `Hinge`, `Poisson`, `CrossEntropy`, `SoftmaxCrossEntropy` and
@@ -109,6 +105,9 @@ A layer with parameters also has an `init(key)`, as `Dense` does. An input may h
 state its own: whether an input fits is decided by the forward pass, traced for one example, and the error names the
 layer that does not take its input. If a layer defines `sizes`, `Sequential` compares them when it is built. It looks
 past layers that define `keeps_shape` as True, as activations do.
+
+The axis of the examples has the name "batch". A layer that averages over it, as by `jax.lax.pmean(x, "batch")`, defines
+`coupled` as True, so that everything that needs each example's own gradient refuses it.
 
 Integer features stay integers only in a model whose forward rejects floats, as that of `Embedding` does. Integers have
 no gradient, so `backward` of such a layer returns None for dx. Its `vocabularies` state how many ids there are.
@@ -184,6 +183,7 @@ from jaxann.nn.activations import (
 )
 from jaxann.nn.attention import Attention
 from jaxann.nn.base import Layer, Wrapper
+from jaxann.nn.batch_norm import Affine, BatchNorm
 from jaxann.nn.cells import GRU, LSTM, RNN
 from jaxann.nn.convolution import Conv, ConvTransposed
 from jaxann.nn.dense import Dense
@@ -229,8 +229,10 @@ __all__ = [
     "RNN",
     "AbsoluteError",
     "AdaptiveAvgPool",
+    "Affine",
     "Attention",
     "AvgPool",
+    "BatchNorm",
     "Conv",
     "ConvTransposed",
     "CrossEntropy",

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from jaxann.nn.axis import alone
 from jaxann.nn.base import Layer, Wrapper, map_parts, part_path
 from jaxann.nn.hyperparameters import SettingError
 from jaxann.nn.text import shorten
@@ -75,7 +76,7 @@ def output_shape(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> jax.S
     """
 
     def trace(model: Layer) -> Any:
-        return jax.eval_shape(lambda params, x: model.forward(params, x)[0], params, x)
+        return jax.eval_shape(alone(lambda params, x: model.forward(params, x)[0]), params, x)
 
     try:
         y = trace(model)
@@ -124,7 +125,7 @@ def layer_shapes(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> dict[
     """
     taken: list[_Taken] = []
     guarded = _add_guards(model, "", taken)
-    jax.eval_shape(lambda params, x: guarded.forward(params, x)[0], params, x)
+    jax.eval_shape(alone(lambda params, x: guarded.forward(params, x)[0]), params, x)
     return {layer.path: LayerShapes(layer.x.shape, layer.y.shape) for layer in taken}
 
 

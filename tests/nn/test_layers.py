@@ -15,6 +15,7 @@ import jaxann
 from jaxann import autodiff, backprop, compare
 from jaxann.nn import (
     ACTIVATIONS,
+    BatchNorm,
     Dense,
     Dropout,
     Elementwise,
@@ -50,8 +51,9 @@ def draw_params_and_input(layer, shape, dtype=jnp.float64):
 def test_every_public_layer_and_activation_has_a_case():
     public = [getattr(room, name) for room in (jaxann.nn, jaxann.rules) for name in room.__all__]
     classes = {value for value in public if isinstance(value, type) and issubclass(value, Layer)}
-    # MixedPrecision rounds by more than these tests allow, and embeddings take integers. They have tests of their own.
-    others = {MixedPrecision, Embedding, TiedEmbedding}
+    # MixedPrecision rounds by more than these tests allow, embeddings take integers, and BatchNorm takes batches alone.
+    # They have tests of their own.
+    others = {BatchNorm, MixedPrecision, Embedding, TiedEmbedding}
     assert classes > others
     concrete = {value for value in classes if not isabstract(value)}
     assert {type(layer) for layer, _ in LAYERS.values()} >= concrete - others
