@@ -20,6 +20,7 @@ from jaxann.gradcheck.subjects import Gradients, Subject
 
 # Of max|a - b| / max|b|: some hundred rounding errors in float32, some thousand in float64.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+OWN_ERRORS = 8  # rounding errors of two ways to compute a gradient differ by a few times their size
 PERTURBATION = 1e-6  # the relative change of the arguments from which the sensitivity is estimated
 FINITE = "finite values"
 
@@ -149,9 +150,9 @@ class Leaf(NamedTuple):
         """Compares a with b at the point where they differ most in relation to the tolerance.
 
         The tolerance grows where the gradient is the small difference of large terms, as at a minimum, because b is no
-        more accurate there. A few rounding errors of dy are always within it. Where b cancels to zero, as that of a
-        bias before a `BatchNorm`, the tolerance is relative to the largest gradient of the subject. If no point counts,
-        the error is NaN and the excess 0.
+        more accurate there. A few rounding errors of dy, and several times the error of b itself in float32, are always
+        within it. Where b cancels to zero, as that of a bias before a `BatchNorm`, the tolerance is relative to the
+        largest gradient of the subject. If no point counts, the error is NaN and the excess 0.
         """
         counts = self.counts(dtype) if dtype in self.gradients else np.zeros(1, bool)
         if not counts.any():
@@ -162,6 +163,7 @@ class Leaf(NamedTuple):
         tolerance = max(TOLERANCE[dtype], 80 * self.subject.eps)
         rounding = 4 * eps * _largest(self.args.dy[counts]) + self.error[counts]
         exact = self.gradients["float64"].autodiff
+        rounding += OWN_ERRORS * _largest(b - exact[self.name][counts])
         largest = np.max([_largest(gradient[counts]) for gradient in exact.values()], axis=0)
         is_cancelled = _largest(exact[self.name][counts]) <= TOLERANCE["float64"] * largest
         rounding += np.where(is_cancelled, tolerance * largest, 0)
@@ -273,8 +275,9 @@ def _compute_differences(
 ) -> dict[str, Differences]:
     """Returns central differences at one point, with a smaller step if they disagree with autodiff."""
     args = args.select(point)
-    differences = central_differences(subject, args, rng)
+    scale = max((float(np.nanmax(np.abs(b[point]), initial=0)) for b in autodiff.values()), default=0)
+    differences = central_differences(subject, args, rng, scale=scale)
     gradients = {name: autodiff[name][point] for name in differences}
     if any(d.compare(gradients[name], gradients[name]).excess > 1 for name, d in differences.items()):
-        return central_differences(subject, args, rng, STEP / 30)  # the function may be steep
+        return central_differences(subject, args, rng, STEP / 30, scale)  # the function may be steep
     return differences
