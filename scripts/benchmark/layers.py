@@ -18,6 +18,7 @@ from jaxann.gradients.per_example import clipped_mean, mean, norms
 from jaxann.nn import (
     GRU,
     LSTM,
+    BatchNorm,
     Conv,
     Dense,
     Flatten,
@@ -68,6 +69,7 @@ def build_networks() -> dict[str, Network]:
         "LeNet": Network(lenet((28, 28, 1), 10), images, 1.02, 1.3, (2, 2.5)),
         "CNN 32-64": Network(Sequential(cnn), images, 1.02, 1.3),
         "ResNet": Network(resnet((32, 32, 3), 10, blocks=1), colors, 1.02, 1.3),
+        "ResNet, BatchNorm": Network(resnet((32, 32, 3), 10, blocks=1, normalization=BatchNorm), colors, 1.02, 1.3),
         "transformer": Network(classify(transformer(96, 64)), ids, 0.86, None, (1.5, 2)),
         "rotary, SwiGLU": Network(classify(transformer(96, 64, positions="rotary", feed_forward=SwiGLU)), ids, 0.76),
         "LSTM": Network(recurrent_network((128, 128, 10), LSTM), steps, 0.9),

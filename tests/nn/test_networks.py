@@ -9,11 +9,11 @@ from support.judges import cast, judge, judge_network
 from jaxann import autodiff, backprop
 from jaxann.nn import (
     Attention,
+    BatchNorm,
     Conv,
     Dense,
     Each,
     Embedding,
-    InstanceNorm,
     LayerNorm,
     LeanAttention,
     LearnedPositions,
@@ -57,9 +57,9 @@ def test_a_residual_network_has_the_layers_of_the_paper():
     [
         lenet((12, 12, 1), 3),
         pytest.param(resnet((5, 4, 2), 3, widths=(2, 4), blocks=2), marks=pytest.mark.slow),
-        pytest.param(resnet((4, 4, 1), 3, (2, 3), 1, InstanceNorm, tanh), marks=pytest.mark.slow),
+        pytest.param(resnet((4, 4, 1), 3, (2, 3), 1, BatchNorm, tanh), marks=pytest.mark.slow),
     ],
-    ids=["lenet", "resnet", "resnet, instance norm"],
+    ids=["lenet", "resnet", "resnet, batch norm"],
 )
 def test_gradients_by_hand_are_automatic_gradients(model, dtype):
     params = cast(model.init(jax.random.key(0)), dtype)
