@@ -83,6 +83,7 @@ from jaxann.gradients.autodiff import autodiff
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.comparison import compare
 from jaxann.interop.differentiable import differentiable
+from jaxann.nn.calibration import calibrate
 from jaxann.training.fit import fit, predict
 from jaxann.training.sweep import sweep
 
@@ -93,6 +94,7 @@ __all__ = [
     "audit",
     "autodiff",
     "backprop",
+    "calibrate",
     "check",
     "check_function",
     "check_gradient",

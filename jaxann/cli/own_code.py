@@ -192,7 +192,11 @@ def draw_input(
     except Exception:  # its forward is wrong, as the report is going to say
         return jax.random.normal(key, size)
     is_float = jnp.issubdtype(one.dtype, jnp.floating)
-    return jax.random.normal(key, size) if is_float else jax.random.randint(key, size, 0, 2)
+    return (
+        jax.random.normal(key, size)
+        if is_float
+        else jax.random.randint(key, size, 0, min([2, *layer.vocabularies.values()]))
+    )
 
 
 def _import(name: str, setting: str, form: str, kind: str) -> tuple[Any, tuple[list[Any], dict[str, Any]] | None]:

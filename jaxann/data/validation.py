@@ -37,8 +37,8 @@ def validate(
 
     Raises:
         ValueError: If the data are empty, not numeric, not finite or of different lengths, if their shapes do not fit
-            the model or the loss, or if the loss is not defined for a target. The message about features that a layer
-            does not take names the layer.
+            the model or the loss, if an id has no row in an embedding, or if the loss is not defined for a target. The
+            message about features that a layer does not take names the layer.
         Exception: What the model's `forward` raises, unless it is a TypeError, ValueError or IndexError about its
             input.
     """
@@ -52,6 +52,7 @@ def validate(
         jax.eval_shape(loss.value, y, jax.ShapeDtypeStruct(t.shape[1:], t.dtype))
     except ValueError as error:
         raise ValueError(f"targets of shape {t.shape} do not fit: {error}") from None
+    validate_ids(model, x)
     m = y.shape[-1] if y.shape else 1
     is_valid_x, is_valid_t = _find_valid(loss, m, x, t)
     _raise_if_invalid(x, is_valid_x, f"finite {x.dtype} numbers in features")
@@ -84,6 +85,24 @@ def _describe_rows(x: Any) -> str:
 def _find_valid(loss: Loss, m: int, x: Array, t: Array) -> tuple[Array, Array]:
     """Returns which entries are valid, in one program, because that compiles sooner than one for each operation."""
     return jnp.isfinite(x), loss.is_valid(t, m)
+
+
+def validate_ids(model: Layer, x: Any) -> None:
+    """Checks that every id has a row in the embeddings of a model whose features are ids.
+
+    Compiled programs cannot refuse an id: there JAX takes another row for one that is out of range.
+
+    Args:
+        model: The network. Its `vocabularies` say how many ids there are.
+        x: [N, ...], the features, or one example.
+
+    Raises:
+        ValueError: If an id is negative or too large.
+    """
+    if not model.vocabularies or is_traced(x) or (ids := np.asarray(x)).dtype.kind not in "iu":
+        return
+    for name, size in model.vocabularies.items():
+        _raise_if_invalid(ids, np.asarray((ids >= 0) & (ids < size)), f"ids between 0 and {size - 1} for {name}")
 
 
 def validate_features(x: Any) -> Float[Array, "..."]:
@@ -182,4 +201,5 @@ def _raise_if_invalid(values: Array | np.ndarray, is_valid: Bool[Array | np.ndar
     if is_traced(is_valid) or np.all(is_valid):
         return
     place = np.argwhere(~np.asarray(is_valid))[0]
-    raise ValueError(f"expected {expected}, got {values[tuple(place)]} at {place.tolist()}")
+    where = f" at {place.tolist()}" if place.size else ""
+    raise ValueError(f"expected {expected}, got {values[tuple(place)]}{where}")

@@ -17,6 +17,7 @@ from jaxann.gradcheck.compilation import jit_cheaply, precision
 from jaxann.gradcheck.report import REFUSED, RIGHT, WRONG, Row
 from jaxann.gradcheck.subjects import LayerSubject
 from jaxann.gradcheck.verdict import PERTURBATION, TOLERANCE, failure_row, judge
+from jaxann.nn.axis import over_examples
 from jaxann.nn.base import Layer
 
 ACTUAL = 2  # how many points, counted from the first, are at the given parameters and input
@@ -154,7 +155,7 @@ def _evaluate_outputs(subject: AnswerSubject, points: Args, dtype: str) -> tuple
 
 def _compute_outputs(subject: AnswerSubject, args: Args) -> tuple[Any, Any]:
     batch = (None, 0, 0)
-    return tuple(jax.vmap(s.forward, batch)(args.params, args.x, args.aux) for s in (subject, subject.own))
+    return tuple(over_examples(s.forward, batch)(args.params, args.x, args.aux) for s in (subject, subject.own))
 
 
 _compile_outputs = jit_cheaply(_compute_outputs, static=1)
@@ -186,8 +187,9 @@ def find_autodiff(subject: AnswerSubject, points: Args) -> list[str]:
 
     try:
         with precision("float64"):
-            # With a new name of the axis, JAX traces compiled functions again.
-            jax.make_jaxpr(jax.vmap(run, (None, 0, 0, 0), axis_name=object()))(*points.select(0))
+            # With a new name of an axis, JAX traces compiled functions again.
+            batch = over_examples(run, (None, 0, 0, 0))
+            jax.make_jaxpr(jax.vmap(batch, None, None, axis_size=1, axis_name=object()))(*points.select(0))
     except Exception:  # the error is a row of the grade
         pass
     return [

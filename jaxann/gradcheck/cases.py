@@ -22,9 +22,10 @@ from jaxann.gradcheck.inputs import (
     subsample,
 )
 from jaxann.gradcheck.places import Place, locate_layers
-from jaxann.gradcheck.subjects import LayerSubject, LossSubject, Subject
+from jaxann.gradcheck.subjects import LayerSubject, LossSubject, Subject, make_layer_subject
 from jaxann.gradients.autodiff import AutodiffLayer, AutodiffLoss
 from jaxann.gradients.stateful import Stateful
+from jaxann.nn.axis import alone
 from jaxann.nn.base import Layer, join_path, map_parts, parts
 from jaxann.nn.loss import Loss
 from jaxann.nn.outer import materialize
@@ -125,7 +126,7 @@ def _leaf_cases(place: Place, rng: np.random.Generator) -> list[Case]:
     """Returns the case of a single layer, and another one with a key if the layer draws random numbers."""
     points = draw_layer_points(place, rng)
     return [
-        Case(LayerSubject(place.path, place.layer, str(place.layer), random), points, 2)
+        Case(*make_layer_subject(place.path, place.layer, str(place.layer), random, points), 2)
         for random in ((False, True) if uses_key(place) else (False,))
     ]
 
@@ -140,11 +141,11 @@ def _composite_cases(place: Place, names: list[str], rng: np.random.Generator) -
     path = join_path(place.path, "chain") if names[0].isdecimal() else place.path
     cases = []
     for random in (False, True) if uses_key(place) else (False,):
-        own = LayerSubject(path, place.layer, type(place.layer).__name__, random)
-        subject, one = replace(own, layer=twin), points.first_example()
+        own, args = make_layer_subject(path, place.layer, type(place.layer).__name__, random, points)
+        subject, one = replace(own, layer=twin), args.first_example()
         if _raises(subject, one) and not _raises(own, one):
             subject = own  # its backward reads what its parts save, and autodiff's twins save something else
-        cases.append(Case(subject, points, 2, composite=True))
+        cases.append(Case(subject, args, 2, composite=True))
     return cases
 
 
@@ -152,7 +153,7 @@ def _raises(subject: LayerSubject, one: Args) -> bool:
     """Returns whether the backward of a layer raises for one example."""
     try:
         with precision("float64"):
-            jax.eval_shape(lambda one: materialize(subject.backward(*one)), one)
+            jax.eval_shape(alone(lambda one: materialize(subject.backward(*one))), one)
     except Exception:
         return True
     return False
@@ -170,7 +171,7 @@ def uses_key(place: Place) -> bool:
 
     try:
         with precision("float64"):
-            return _depends_on_key(forward, place.params, place.x[0])
+            return _depends_on_key(lambda key, *one: alone(partial(forward, key))(*one), place.params, place.x[0])
     except Exception:  # the layer takes no key, or a key of another kind
         return False
 

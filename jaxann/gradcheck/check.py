@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxann.data.validation import validate
+from jaxann.data.validation import validate, validate_ids
 from jaxann.gradcheck.arguments import Args, is_float
 from jaxann.gradcheck.cases import Case, collect_layer_cases, collect_loss_cases
 from jaxann.gradcheck.compilation import clear_programs, rare_collections
 from jaxann.gradcheck.deadline import Deadline
 from jaxann.gradcheck.declarations import Declarations, accept_on_purpose, require_layer
-from jaxann.gradcheck.inputs import SUBSAMPLE
+from jaxann.gradcheck.inputs import SUBSAMPLE, repeat_example
 from jaxann.gradcheck.report import NOT_FINITE, Report, Row
 from jaxann.gradcheck.verdict import failure_row, judge
 from jaxann.gradients.backprop import backprop
@@ -137,8 +137,8 @@ def check_layer(
         A report with a row for every gradient. A forward or backward that raises has a row, too.
 
     Raises:
-        ValueError: If `x` is empty or not numeric, if `forward` does not take it, or if the layer is not hashable, as a
-            frozen dataclass is.
+        ValueError: If `x` is empty or not numeric, if it holds an id that has no row in an embedding, if `forward` does
+            not take it, or if the layer is not hashable, as a frozen dataclass is.
         SettingError: If no gradient has a path in `on_purpose`. It is a ValueError.
 
     Example:
@@ -151,11 +151,12 @@ def check_layer(
     x, rng = np.asarray(x), np.random.default_rng(seed)
     if (x.dtype.kind not in "biu" and not is_float(x)) or not x.size:
         raise ValueError(f"expected x to be at least one real number, got shape {x.shape} and dtype {x.dtype}")
+    validate_ids(layer, x)
     clear_programs()
     try:
         one, y = resolve_input(layer, params, jax.ShapeDtypeStruct(x.shape, x.dtype))
         x = x.astype(float) if is_float(one) and not is_float(x) else x
-        batch = np.stack([x] * SUBSAMPLE)
+        batch = repeat_example(layer, x, rng)
         data = Args(params, batch, rng.normal(size=(SUBSAMPLE, *y.shape)), ()).cast("float64")
         cases, _, notes = collect_layer_cases(layer, _InnerProduct(), data, rng)
     except InputError:

@@ -67,7 +67,7 @@ class Differences(NamedTuple):
 
 
 def central_differences(
-    subject: Subject, args: Args, rng: np.random.Generator, step: float = STEP
+    subject: Subject, args: Args, rng: np.random.Generator, step: float = STEP, scale: float = 0
 ) -> dict[str, Differences]:
     """Computes central differences for the input and for every parameter of a subject.
 
@@ -80,6 +80,8 @@ def central_differences(
         rng: The source of the random numbers.
         step: The step for entries of size 1 or more. The step for smaller entries is proportional to their size, and at
             least a hundredth of `step`.
+        scale: The size of the terms that f adds up, as far as it is known: their rounding errors remain where the terms
+            cancel. That of the result is always taken into account.
 
     Returns:
         The differences, by the names that `by_name` gives.
@@ -87,7 +89,12 @@ def central_differences(
     inputs = by_name((), args.x)
     return {
         name: differences_along(
-            subject, args, name, _draw_directions(np.asarray(leaf), rng, len(leaf) if name in inputs else 1), step
+            subject,
+            args,
+            name,
+            _draw_directions(np.asarray(leaf), rng, len(leaf) if name in inputs else 1),
+            step,
+            scale,
         )
         for name, leaf in by_name(args.params, args.x).items()
         if is_float(leaf) and np.size(leaf)
@@ -95,7 +102,7 @@ def central_differences(
 
 
 def differences_along(
-    subject: Subject, args: Args, name: str, directions: np.ndarray, step: float = STEP
+    subject: Subject, args: Args, name: str, directions: np.ndarray, step: float = STEP, scale: float = 0
 ) -> Differences:
     """Computes central differences of one argument along given directions.
 
@@ -105,6 +112,7 @@ def differences_along(
         name: The name of the argument, as `by_name` gives it.
         directions: The directions, flattened, [K, size].
         step: The step, as `central_differences` takes it.
+        scale: The size of the terms that f adds up, as `central_differences` takes it.
     """
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, (args.params, args.x)))
     place = list(by_name(args.params, args.x)).index(name)
@@ -120,7 +128,7 @@ def differences_along(
     moves = [h * direction for h, direction in zip(steps, directions, strict=True)]
     far, back, near, near_back = np.array([[phi(s * move) for move in moves] for s in (1, -1, 0.5, -0.5)])
     values = (4 * (near - near_back) / steps - (far - back) / (2 * steps)) / 3
-    rounding = max(1e-15, 4 * subject.eps) * np.abs(args.dy * center).sum() / steps
+    rounding = max(1e-15, 4 * subject.eps) * max(np.abs(args.dy * center).sum(), scale) / steps
     # Half the step quarters the second difference of a smooth function, up to STEP⁴, and halves that of a kink.
     rough = np.abs(far + back - 4 * (near + near_back)) / steps
     smooth = rough <= TOLERANCE / 10 * np.nanmax(np.abs(values), initial=0) + 10 * rounding

@@ -17,7 +17,7 @@ from jaxann.gradcheck.arguments import Args, is_float
 from jaxann.gradcheck.cases import uses_key
 from jaxann.gradcheck.check import check_layer
 from jaxann.gradcheck.function_answers import judge_functions
-from jaxann.gradcheck.inputs import SUBSAMPLE, draw_layer_points
+from jaxann.gradcheck.inputs import SUBSAMPLE, draw_layer_points, repeat_example
 from jaxann.gradcheck.places import Place
 from jaxann.gradcheck.report import RIGHT, Report, Row
 from jaxann.nn.base import Layer
@@ -209,7 +209,7 @@ def _place_reference(reference: Layer, params: PyTree, x: np.ndarray, rng: np.ra
     """Returns the reference with copies of one example and random cotangents, in float64."""
     one, y = resolve_input(reference, params, jax.ShapeDtypeStruct(x.shape, x.dtype))
     x = x.astype(float) if is_float(one) and not is_float(x) else x
-    data = Args(params, np.stack([x] * SUBSAMPLE), (), rng.normal(size=(SUBSAMPLE, *y.shape))).cast("float64")
+    data = Args(params, repeat_example(reference, x, rng), (), rng.normal(size=(SUBSAMPLE, *y.shape))).cast("float64")
     return Place("", reference, data.params, data.x, data.dy)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import PyTree
 
 from jaxann.gradcheck.arguments import Args, is_float
 from jaxann.gradcheck.places import Place
+from jaxann.nn.base import Layer
 
 SUBSAMPLE = 8  # the most examples that `subsample` returns
 
@@ -18,6 +19,21 @@ def subsample(values: np.ndarray) -> np.ndarray:
     Layers made of layers are checked on these, because their autodiff twin forms the gradient of each example.
     """
     return values[:: -(-len(values) // SUBSAMPLE)]
+
+
+def repeat_example(layer: Layer, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns a batch of `SUBSAMPLE` copies of one example.
+
+    For a layer that couples the examples of a batch, all but the first copy are changed, because the variance of equal
+    examples is 0.
+
+    Args:
+        layer: The layer that takes the example.
+        x: The example.
+        rng: The source of the random numbers.
+    """
+    batch = np.stack([x] * SUBSAMPLE)
+    return np.concatenate([batch[:1], draw_near(batch[1:], rng)]) if layer.coupled else batch
 
 
 def draw_layer_points(place: Place, rng: np.random.Generator) -> Args:

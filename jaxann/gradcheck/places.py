@@ -16,6 +16,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.gradcheck.compilation import jit_cheaply
 from jaxann.gradients.autodiff import vjp
+from jaxann.nn.axis import over_examples
 from jaxann.nn.base import Layer, join_path, map_parts, parts
 from jaxann.nn.loss import Loss
 
@@ -65,6 +66,8 @@ class Tap(Layer):
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Seen]:
         y, saved = self.layer.forward(params, x, key)
+        if self.shift is not None and self.shift.shape != y.shape:  # y lacks the axis of a vmap or a scan
+            raise ValueError(f"expected an output of shape {self.shift.shape} from {self.layer}, got {y.shape}")
         return y if self.shift is None else y + self.shift, Seen(self.path, params, x, y, saved)
 
     def backward(self, params: PyTree, saved: Seen, dy: Array) -> tuple[PyTree, Array]:
@@ -173,7 +176,7 @@ def _trace(
         owned = [Seen(s.path, s.params, None, None, None) for s in seen]
         return owned, [Seen(s.path, None, s.x, s.y, None) for s in seen], dy, y
 
-    return jax.vmap(trace_example, out_axes=(None, 0, 0, 0))(x, t)
+    return over_examples(trace_example, (0, 0), (None, 0, 0, 0))(x, t)
 
 
 _trace_once = jit_cheaply(_trace, static=3)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxann.gradcheck.arguments import Args, by_name
 from jaxann.gradcheck.compilation import jit_cheaply, precision
 from jaxann.gradients.autodiff import vjp
+from jaxann.nn.axis import alone, over_examples
 from jaxann.nn.base import Layer, join_path
 from jaxann.nn.loss import Loss
 from jaxann.nn.outer import sum_examples
@@ -117,19 +118,19 @@ class Subject(ABC):
             return by_name(*pair)
 
         with precision("float64"):
-            return jax.eval_shape(run_backward, one)
+            return jax.eval_shape(alone(run_backward), one)
 
     def handwritten_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> dict[str, Array]:
         """Returns the handwritten gradients for a batch x, aux, dy [B, ...] by name.
 
         Those of parameters are summed over the batch; dx is [B, ...].
         """
-        grads, dx = jax.vmap(self.backward, (None, 0, 0, 0))(params, x, aux, dy)
+        grads, dx = over_examples(self.backward, (None, 0, 0, 0))(params, x, aux, dy)
         return by_name(sum_examples(grads), dx)
 
     def autodiff_gradients(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> tuple[Any, dict[str, Array]]:
         """Returns y [B, ...] and autodiff's gradients, named and summed as `handwritten_gradients` returns them."""
-        batch = jax.vmap(self.forward, (None, 0, 0))
+        batch = over_examples(self.forward, (None, 0, 0))
         y, pull = vjp(lambda params, x: batch(params, x, aux), params, x)
         return y, {name: leaf for name, leaf in by_name(*pull(dy)).items() if leaf.dtype != jax.dtypes.float0}
 
@@ -148,7 +149,7 @@ def _evaluate_handwritten(subject: Subject, args: Args) -> dict[str, Array]:
 @partial(jit_cheaply, static=1)
 def _evaluate_forward(subject: Subject, args: Args) -> Array:
     params, x, aux, _ = args
-    return jax.vmap(subject.forward, (None, 0, 0))(params, x, aux)
+    return over_examples(subject.forward, (None, 0, 0))(params, x, aux)
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,39 @@ class LayerSubject(Subject):
 
     def _forward(self, params: PyTree, x: PyTree, aux: PyTree) -> tuple[Any, Any]:
         return self.layer.forward(params, x, jax.random.key(aux) if self.random else None)
+
+
+@dataclass(frozen=True)
+class BatchSubject(LayerSubject):
+    """A layer that couples the examples of a batch: one "example" is a batch x [B, ...], with a seed in `aux` for each.
+
+    So the means that the layer takes over the batch are operations of its forward like all others.
+    """
+
+    is_single: ClassVar[bool] = True
+
+    def forward(self, params: PyTree, x: PyTree, aux: PyTree) -> Any:
+        return over_examples(super().forward, (None, 0, 0))(params, x, aux)
+
+    def backward(self, params: PyTree, x: PyTree, aux: PyTree, dy: Any) -> Any:
+        grads, dx = over_examples(super().backward, (None, 0, 0, 0))(params, x, aux, dy)
+        return sum_examples(grads), dx
+
+
+def make_layer_subject(path: str, layer: Layer, title: str, random: bool, points: Args) -> tuple[LayerSubject, Args]:
+    """Returns a layer as a subject with its points: a `BatchSubject` if the layer couples the examples of a batch.
+
+    Args:
+        path: Where the layer is in the network.
+        layer: The layer.
+        title: Its name in a report.
+        random: Whether the layer runs with a key.
+        points: The arguments at R points, with an axis of examples, [R, B, ...].
+    """
+    if not layer.coupled:
+        return LayerSubject(path, layer, title, random), points
+    x, aux, dy = jax.tree.map(lambda leaf: leaf[:, None], (points.x, points.aux, points.dy))
+    return BatchSubject(path, layer, title, random), Args(points.params, x, aux, dy)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from jaxann.gradcheck.subjects import Gradients, Subject
 
 # Of max|a - b| / max|b|: some hundred rounding errors in float32, some thousand in float64.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+OWN_ERRORS = 8  # rounding errors of two ways to compute a gradient differ by a few times their size
 PERTURBATION = 1e-6  # the relative change of the arguments from which the sensitivity is estimated
 FINITE = "finite values"
 
@@ -65,12 +66,13 @@ def judge(
     rows: dict[str, Row] = {}
     evidence: dict[str, Evidence] = {}
     counts, smooth = np.ones((2, len(args.dy)), bool)  # the points for a diagnosis, and those where nothing has a kink
-    axes = 2 if subject.is_single else 1
+    inputs = by_name((), args.x)
     for name, (leaf, verdict) in measured.items():
         a, b = leaf.pair("float64")
-        row = partial(Row, subject.leaf_path(name), subject.name, b.shape[axes:])
+        is_single = subject.is_single and name in inputs  # parameters have no axis of examples
+        row = partial(Row, subject.leaf_path(name), subject.name, b.shape[2 if is_single else 1 :])
         if name in errors:
-            if subject.is_single:
+            if is_single:
                 a, b = None if a is None else a[:, 0], b[:, 0]
             rows[name] = row(WRONG, *diagnose_structure(a, b, errors[name]))
             continue
@@ -156,8 +158,9 @@ class Leaf:
         """Compares a with b at the point where they differ most in relation to the tolerance.
 
         The tolerance grows where the gradient is the small difference of large terms, as at a minimum, because b is no
-        more accurate there. A few rounding errors of dy are always within it. If no point counts, the error is NaN and
-        the excess 0.
+        more accurate there. A few rounding errors of dy, and several times the error of b itself in float32, are always
+        within it. Where b cancels to zero, as that of a bias before a `BatchNorm`, the tolerance is relative to the
+        largest gradient of the subject. If no point counts, the error is NaN and the excess 0.
         """
         counts = self.counts(dtype) if dtype in self.gradients else np.zeros(1, bool)
         if not counts.any():
@@ -167,6 +170,11 @@ class Leaf:
         eps = max(float(np.finfo(dtype).eps), self.subject.eps)
         tolerance = max(TOLERANCE[dtype], 80 * self.subject.eps)
         rounding = 4 * eps * _largest(self.args.dy[counts]) + self.error[counts]
+        exact = self.gradients["float64"].autodiff
+        rounding += OWN_ERRORS * _largest(b - exact[self.name][counts])
+        largest = np.max([_largest(gradient[counts]) for gradient in exact.values()], axis=0)
+        is_cancelled = _largest(exact[self.name][counts]) <= TOLERANCE["float64"] * largest
+        rounding += np.where(is_cancelled, tolerance * largest, 0)
         excess = difference / (tolerance * np.fmax(size, self.sensitivity[counts]) + rounding)
         worst = int(np.nanargmax(excess)) if np.isfinite(excess).any() else 0
         relative = np.where(difference == 0, 0, difference / size)
@@ -214,6 +222,7 @@ def _make_row(row: partial[Row], leaf: Leaf, verdict: tuple[str, str, str]) -> R
     a, b = leaf.pair("float64")
     last = leaf.actual - 1
     shown = 0 if _is_finite(b)[0] and _largest(b)[0] > 0 else last
+    place = (shown, 0) if leaf.subject.is_single and leaf.name in by_name((), leaf.args.x) else shown
     ratio, degrees = _compare_directions(a[shown], b[shown])
     differences = leaf.differences
     measured = {
@@ -230,8 +239,8 @@ def _make_row(row: partial[Row], leaf: Leaf, verdict: tuple[str, str, str]) -> R
         **measured,
         ratio=ratio,
         degrees=degrees,
-        handwritten=np.asarray(a[shown, 0] if leaf.subject.is_single else a[shown]),
-        autodiff=np.asarray(b[shown, 0] if leaf.subject.is_single else b[shown]),
+        handwritten=np.asarray(a[place]),
+        autodiff=np.asarray(b[place]),
     )
 
 
@@ -310,8 +319,9 @@ def _compute_differences(
 ) -> dict[str, Differences]:
     """Returns central differences at one point, with a smaller step if they disagree with autodiff."""
     args = args.select(point)
-    differences = central_differences(subject, args, rng)
+    scale = max((float(np.nanmax(np.abs(b[point]), initial=0)) for b in autodiff.values()), default=0)
+    differences = central_differences(subject, args, rng, scale=scale)
     gradients = {name: autodiff[name][point] for name in differences}
     if any(d.compare(gradients[name], gradients[name]).excess > 1 for name, d in differences.items()):
-        return central_differences(subject, args, rng, STEP / 30)  # the function may be steep
+        return central_differences(subject, args, rng, STEP / 30, scale)  # the function may be steep
     return differences

@@ -52,7 +52,7 @@ def mean_loss(model: Layer, loss: Loss) -> Callable[..., Float[Array, ""]]:
         weights: Float[Array, " B"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, ""]:
-        y, _ = forward_batch(model, params, x, key)
+        y, _ = forward_batch(model, params, x, key, weights)
         return mean_weights(weights, len(x)) @ jax.vmap(loss.value)(y, t)
 
     return value

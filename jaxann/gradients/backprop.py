@@ -36,10 +36,10 @@ def backprop(model: Layer, loss: Loss) -> GradientFunction:
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, ""], PyTree]:
         s = mean_weights(weights, len(x))
-        y, saved = forward_batch(model, params, x, key)
+        y, saved = forward_batch(model, params, x, key, s)
         value = s @ jax.vmap(loss.value)(y, t)
         dy = jax.vmap(lambda s, y, t: s * loss.gradient(y, t))(s, y, t)  # value = Σ s E(y, t)
-        grads, _ = backward_batch(model, params, saved, dy)  # y, saved = forward_batch(model, params, x, key)
+        grads, _ = backward_batch(model, params, saved, dy, s)  # y, saved = forward_batch(model, params, x, key, s)
         return value, sum_examples(grads)
 
     return gradient

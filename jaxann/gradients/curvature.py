@@ -23,6 +23,7 @@ from jaxann.gradients.autodiff import jvp
 from jaxann.gradients.backprop import backprop
 from jaxann.gradients.leaves import count_examples
 from jaxann.gradients.moments import kronecker_factors, second_moment
+from jaxann.nn.axis import require_uncoupled
 from jaxann.nn.base import Layer
 from jaxann.nn.batch import backward_batch, forward_batch, split_per_example
 from jaxann.nn.hyperparameters import validate_number
@@ -79,8 +80,13 @@ def gauss_newton_product(model: Layer, loss: Loss) -> Callable[..., PyTree]:
         (params, v, x, t, weights=None, key=None) -> G v, for v in the structure and shapes of the parameters. The
         function raises NotImplementedError if the loss has no `hessian_factor`.
 
+    Raises:
+        ValueError: If the model couples the examples of a batch, as one with a `BatchNorm` does.
+
     Source: Schraudolph 2002, section 3.
     """
+
+    require_uncoupled(model, "the Gauss-Newton matrix")
 
     def product(
         params: PyTree, v: PyTree, x: Batch, t: Batch, weights: Weights = None, key: PRNGKeyArray | None = None
@@ -120,9 +126,11 @@ def gauss_newton_vectors(model: Layer, loss: Loss, samples: int | None = None) -
 
     Raises:
         SettingError: If `samples` is not a whole number of at least 1. It is a ValueError.
+        ValueError: If the model couples the examples of a batch, as one with a `BatchNorm` does.
 
     Source: Dangel et al. 2020, section 2.3; for the samples, Hutchinson 1989.
     """
+    require_uncoupled(model, "the Gauss-Newton matrix")
     if samples is not None:
         validate_number("samples", samples, least=1, integer=True)
 
@@ -159,6 +167,7 @@ def gauss_newton_diagonal(model: Layer, loss: Loss, samples: int | None = None) 
 
     Raises:
         SettingError: If `samples` is not a whole number of at least 1. It is a ValueError.
+        ValueError: If the model couples the examples of a batch, as one with a `BatchNorm` does.
 
     Source: Dangel et al. 2020, section 2.3.
     """
@@ -181,6 +190,7 @@ def gauss_newton_factors(model: Layer, loss: Loss, samples: int | None = None) -
 
     Raises:
         SettingError: If `samples` is not a whole number of at least 1. It is a ValueError.
+        ValueError: If the model couples the examples of a batch, as one with a `BatchNorm` does.
 
     Source: Martens and Grosse 2015, section 3; without samples, Botev et al. 2017.
     """

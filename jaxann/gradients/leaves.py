@@ -89,6 +89,8 @@ def squared_norms(grads: PyTree) -> PyTree:
     """
 
     def outer(leaf: Outer) -> Array:
+        if (blocks := leaf.blocks) is not None:
+            return jax.vmap(outer)(blocks).sum(0)
         m, n = map(count_features, (leaf.left, leaf.right))
         if count_places(leaf) * (row_cost(leaf.left) + row_cost(leaf.right)) > m * n:
             return jnp.sum(materialize_places(leaf) ** 2, axis=(1, 2))

@@ -20,7 +20,7 @@ from jaxann.gradients.leaves import (
     squared_norms,
 )
 from jaxann.nn.base import path_name
-from jaxann.nn.factors import accumulation_dtype, count_features
+from jaxann.nn.factors import Factor, accumulation_dtype, count_features
 from jaxann.nn.loss import mean_weights
 from jaxann.nn.outer import Outer, map_leaves, sum_examples
 
@@ -63,6 +63,8 @@ def second_moment(grads: PyTree, weights: Float[Array, " B"] | None = None) -> P
     s = mean_weights(weights, count_examples(grads))
 
     def outer(leaf: Outer) -> Array:
+        if (blocks := leaf.blocks) is not None:
+            return jax.vmap(outer)(blocks).reshape(-1, count_features(leaf.right))
         T, m, n = count_places(leaf), count_features(leaf.left), count_features(leaf.right)
         if T * T * (m + n) > m * n:
             return jnp.einsum("b,bmn->mn", s, materialize_places(leaf) ** 2)
@@ -149,8 +151,9 @@ def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) 
         A `Kronecker` in place of each leaf.
 
     Raises:
-        ValueError: If an array that is not an `Outer` has more than 4096 entries, if the weights are not one for each
-            example, or if the model has no parameters.
+        ValueError: If an array that is not an `Outer` has more than 4096 entries, if a matrix whose rows are looked up
+            by ids has more than 4096 rows, if the weights are not one for each example, or if the model has no
+            parameters.
 
     Source: Martens and Grosse 2015, section 3; for several places, Eschenhagen et al. 2023, section 3.2, "expand".
     """
@@ -161,6 +164,11 @@ def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) 
 
     def factors(path: tuple, leaf: Outer | Array) -> Kronecker:
         if isinstance(leaf, Outer):
+            if isinstance(leaf.left, Factor) and (size := leaf.left.features) > MAX_ENTRIES:
+                name = path_name(path)
+                raise ValueError(
+                    f"expected at most {MAX_ENTRIES} rows in {name}, whose left factor is rows x rows, got {size}"
+                )
             left, right = flatten_places(leaf)
             return Kronecker(moments(left), moments(right) / left.shape[1])
         if (size := leaf[0].size) > MAX_ENTRIES:

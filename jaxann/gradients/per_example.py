@@ -23,6 +23,7 @@ from jaxann.gradients.leaves import add_leaves, count_examples, count_places, is
 from jaxann.gradients.moments import Kronecker, kronecker_factors, mean, noise_scale, second_moment, variance
 from jaxann.gradients.stateful import Stateful
 from jaxann.nn import outer
+from jaxann.nn.axis import require_uncoupled
 from jaxann.nn.base import Layer
 from jaxann.nn.batch import backward_batch, forward_batch
 from jaxann.nn.factors import accumulation_dtype, count_features, gram
@@ -61,7 +62,12 @@ def gradients(model: Layer, loss: Loss) -> Callable[..., tuple[Float[Array, " B"
         (params, x, t, key=None) -> (losses, grads) for x [B, ...] and t [B, ...]. The losses are [B]. The grads have a
         leading example axis on every leaf, and the gradient of a matrix is an `Outer` of batched factors. The key is
         split so that every example has its own, as in `backprop`.
+
+    Raises:
+        ValueError: If the model couples the examples of a batch, as one with a `BatchNorm` does: its examples have no
+            gradients of their own.
     """
+    require_uncoupled(model, "per-example gradients")
 
     def compute_gradients(
         params: PyTree, x: Shaped[Array, "B ..."], t: Shaped[Array, "B ..."], key: PRNGKeyArray | None = None
@@ -107,12 +113,13 @@ def clipped_gradient(model: Layer, loss: Loss, max_norm: Number, noise: Number =
 
     Raises:
         SettingError: If `max_norm` or `noise` is out of range. It is a ValueError.
-        ValueError: In a call without a key, if `noise` is above 0.
+        ValueError: If the model couples the examples of a batch, or in a call without a key, if `noise` is above 0.
 
     Source: Abadi et al. 2016, algorithm 1.
     """
     validate_number("max_norm", max_norm, above=0)
     validate_number("noise", noise, least=0)
+    compute_gradients = gradients(model, loss)
     noiseless = isinstance(noise, (int, float)) and noise == 0
 
     def step(
@@ -127,7 +134,7 @@ def clipped_gradient(model: Layer, loss: Loss, max_norm: Number, noise: Number =
             raise ValueError(f"expected a key to draw the gradient's noise of {noise} with, got None")
         noise_key, key = (None, key) if noiseless or key is None else jax.random.split(key)
         s = mean_weights(weights, len(x))
-        losses, grads = gradients(model, loss)(params, x, t, key)
+        losses, grads = compute_gradients(params, x, t, key)
         clipped = clipped_mean(grads, max_norm, weights)
         if noise_key is not None:
             leaves, tree = jax.tree.flatten(clipped)
@@ -159,6 +166,8 @@ def inner_products(grads: PyTree, others: PyTree | None = None) -> Float[Array, 
     """
 
     def outers(g: Outer, h: Outer) -> Array:
+        if g.blocks is not None and h.blocks is not None:
+            return jax.vmap(outers)(g.blocks, h.blocks).sum(0)
         (B, T), (C, S) = ((len(jax.tree.leaves(leaf)[0]), count_places(leaf)) for leaf in (g, h))
         if max(B, C) * count_features(g.left) * count_features(g.right) < B * T * C * S:
             return arrays(materialize_places(g), materialize_places(h))

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray, PyTree, Shaped
 from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0, map_parts, part_path
 from jaxann.nn.batch import backward_batch, forward_batch
 from jaxann.nn.loss import Loss
+from jaxann.nn.recomputed import remove_recomputation
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def observe(
         The `ForwardRecord`s from the first layer to the last, the losses [B], their gradients ∂E/∂y [B, ...], and the
         `BackwardRecord`s from the last layer to the first. Every array in a record has a leading axis of B examples.
     """
-    observed = with_probes(model)
+    observed = with_probes(remove_recomputation(model))  # so that the layers inside a `Recomputed` have probes
     y, saved = forward_batch(observed, params, x, key)
     losses, dy = jax.vmap(loss.value)(y, t), jax.vmap(loss.gradient)(y, t)
     grads, _ = backward_batch(observed, params, saved, dy)  # y, saved = forward_batch(observed, params, x, key)

@@ -39,27 +39,25 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 
 ## What it contains
 
-- Layers: `Dense`, `Dropout`, `Sequential`, and `mlp`, which builds a `Sequential`. `Input` at the head of a chain
-  states the shape of its input, so that the chain checks itself when it is built.
-- `lenet` and `resnet`, which build convolutional networks as chains that you can take apart.
-- Convolutions of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with
-  stride, padding, dilation and groups.
-- Composite layers: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds
-  or concatenates their outputs.
-- Normalizations: `LayerNorm` and `RMSNorm` over the features, `InstanceNorm` over the places, `GroupNorm` over both.
-  They work on inputs [..., n] with any number of axes of places before the features.
-- Pooling of sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `MaxPool`, `AvgPool`, `GlobalAvgPool` and
-  `AdaptiveAvgPool`. `Reshape` and `Flatten` change the shape and nothing else.
-- Recurrent layers of sequences [T, n]: `RNN`, `GRU` and `LSTM`, which are cells of the base class `Recurrent`.
-  `LastStep` keeps h_T alone, and `DenseSteps` is a dense layer at every step. `bidirectional` and `recurrent_network`
-  build networks of them.
-- Sequences [T, n]: `Attention`, and `LeanAttention`, which needs less memory for many positions. `LearnedPositions` and
-  `SinusoidalPositions` tell them the order.
-- Feed-forward blocks [..., n]: `FeedForward`, and `GLU` and `SwiGLU`, which have a gate.
+- Chains: `Sequential`. `Input` at its head states the shape of the input, so that it checks itself when it is built.
+- Builders of chains: `mlp`, `lenet`, `resnet`, `transformer`, `recurrent_network`. You can take their networks apart.
+- For features [n]: `Dense`. For any shape: `Dropout`, `Reshape`, `Flatten`.
+- For sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with stride, padding,
+  dilation and groups; `MaxPool`, `AvgPool`, `GlobalAvgPool` and `AdaptiveAvgPool`.
+- For features at any places, [..., n]: `FeedForward`, and `GLU` and `SwiGLU`, which have a gate; `LayerNorm` and
+  `RMSNorm`, which normalize over the features, `InstanceNorm` over the places, and `GroupNorm` over both. `BatchNorm`
+  is over the examples of a batch too. For predictions, `jaxann.calibrate` puts an `Affine` in its place.
+- For sequences [T, n]: `Attention`, and `LeanAttention`, which needs less memory for many positions;
+  `LearnedPositions` and `SinusoidalPositions`, which tell them the order; `RNN`, `GRU` and `LSTM`, which are cells of
+  the base class `Recurrent`; `LastStep`, and `bidirectional`, which builds two directions.
+- For ids: `Embedding`. `TiedEmbedding` uses one matrix for the ids that come in and for the logits of those predicted.
+- Composites: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds or
+  concatenates their outputs. `Each` applies a layer at every position of a sequence. `Repeat` is a chain of equal
+  layers, compiled once for all of them. `Recomputed` computes a layer's forward pass again in backward, to save memory.
 - Activations, which are layers without parameters: `identity`, `sigmoid`, `tanh`, `relu`, `leaky_relu`, `elu`, `selu`,
   `softplus`, `gelu`, `silu`, `hard_tanh` and `softmax`. `ACTIVATIONS` has them by name.
 - Losses: `SquaredError`, `AbsoluteError`, `Huber`, `Hinge`, `Poisson`, `CrossEntropy`, `SoftmaxCrossEntropy` and
-  `SigmoidCrossEntropy`. `LOSSES` has them by name.
+  `SigmoidCrossEntropy`. `LOSSES` has them by name. `EachLoss` is the mean of a loss over the positions of a sequence.
 - `MixedPrecision` computes a layer in bfloat16. It is a `Wrapper`, the base class of layers around another layer.
 - `Outer`, with `materialize` and `sum_examples`, which turn the factors in a tree of gradients into matrices.
 - `Layer`, `Loss` and `Elementwise`, the base classes for your own.
@@ -108,8 +106,11 @@ state its own: whether an input fits is decided by the forward pass, traced for 
 layer that does not take its input. If a layer defines `sizes`, `Sequential` compares them when it is built. It looks
 past layers that define `keeps_shape` as True, as activations do.
 
-Integer features stay integers only in a model whose forward rejects floats, as an embedding does: `params["E"][x]`.
-Integers have no gradient, so `backward` of such a layer returns None for dx.
+The axis of the examples has the name "batch". A layer that averages over it, as by `jax.lax.pmean(x, "batch")`, defines
+`coupled` as True, so that everything that needs each example's own gradient refuses it.
+
+Integer features stay integers only in a model whose forward rejects floats, as that of `Embedding` does. Integers have
+no gradient, so `backward` of such a layer returns None for dx. Its `vocabularies` state how many ids there are.
 
 ## Add a recurrent cell
 
@@ -182,10 +183,14 @@ from jaxann.nn.activations import (
 )
 from jaxann.nn.attention import Attention
 from jaxann.nn.base import Layer, Wrapper
+from jaxann.nn.batch_norm import Affine, BatchNorm
 from jaxann.nn.cells import GRU, LSTM, RNN
 from jaxann.nn.convolution import Conv, ConvTransposed
 from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
+from jaxann.nn.each import Each
+from jaxann.nn.each_loss import EachLoss
+from jaxann.nn.embedding import Embedding, TiedEmbedding
 from jaxann.nn.gated import GLU, FeedForward, SwiGLU
 from jaxann.nn.input import Input
 from jaxann.nn.lean_attention import LeanAttention
@@ -201,16 +206,18 @@ from jaxann.nn.losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
-from jaxann.nn.networks import lenet, resnet
+from jaxann.nn.networks import lenet, resnet, transformer
 from jaxann.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from jaxann.nn.outer import Outer, materialize, sum_examples
 from jaxann.nn.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 from jaxann.nn.positional import LearnedPositions, SinusoidalPositions
 from jaxann.nn.precision import MixedPrecision
+from jaxann.nn.recomputed import Recomputed
 from jaxann.nn.recurrent import Recurrent
+from jaxann.nn.repeat import Repeat
 from jaxann.nn.reshape import Flatten, Reshape
 from jaxann.nn.residual import Parallel, Residual
-from jaxann.nn.sequences import DenseSteps, LastStep, bidirectional, recurrent_network
+from jaxann.nn.sequences import LastStep, bidirectional, recurrent_network
 from jaxann.nn.sequential import Sequential, mlp
 
 __all__ = [
@@ -222,15 +229,19 @@ __all__ = [
     "RNN",
     "AbsoluteError",
     "AdaptiveAvgPool",
+    "Affine",
     "Attention",
     "AvgPool",
+    "BatchNorm",
     "Conv",
     "ConvTransposed",
     "CrossEntropy",
     "Dense",
-    "DenseSteps",
     "Dropout",
+    "Each",
+    "EachLoss",
     "Elementwise",
+    "Embedding",
     "FeedForward",
     "Flatten",
     "GlobalAvgPool",
@@ -251,7 +262,9 @@ __all__ = [
     "Parallel",
     "Poisson",
     "RMSNorm",
+    "Recomputed",
     "Recurrent",
+    "Repeat",
     "Reshape",
     "Residual",
     "Sequential",
@@ -261,6 +274,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "SquaredError",
     "SwiGLU",
+    "TiedEmbedding",
     "Wrapper",
     "bidirectional",
     "elu",
@@ -281,4 +295,5 @@ __all__ = [
     "softplus",
     "sum_examples",
     "tanh",
+    "transformer",
 ]

@@ -22,7 +22,8 @@ class Layer(ABC):
         forward(params, x, key=None) -> (y, saved)
         backward(params, saved, dy)  -> (grads, dx)
 
-    A network is a layer too. A batch is made outside, by `jax.vmap` over `forward` and `backward`.
+    A network is a layer too. A batch is made outside, by `jax.vmap` over `forward` and `backward`, along an axis with
+    the name "batch".
 
     Subclasses are frozen dataclasses, and therefore hashable. Their fields are sizes and settings, never arrays:
     the parameters are a pytree that is passed in.
@@ -64,9 +65,32 @@ class Layer(ABC):
         return False
 
     @property
+    def keeps_entries(self) -> bool:
+        """Whether the entries of y are those of x, perhaps in another shape. By default this is False."""
+        return False
+
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        """The numbers of ids that x may hold, by the names of the layers inside that look rows up by these ids.
+
+        Every entry of x is at least 0, and below each of these numbers. By default there are none, and x holds no ids.
+        """
+        return {}
+
+    @property
     def random(self) -> bool:
         """Whether `forward` draws random numbers; by default, whether any part of this layer does."""
         return any(part.random for part in parts(self).values())
+
+    @property
+    def coupled(self) -> bool:
+        """Whether y also depends on the other examples of the batch; by default, whether that holds for any part.
+
+        A layer that couples examples, as `BatchNorm` does, uses collectives over the axis "batch" in `forward` and
+        `backward`, such as `jax.lax.pmean(a, "batch")`. Its `backward` returns this example's share of the gradient of
+        the batch.
+        """
+        return any(part.coupled for part in parts(self).values())
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Draws the parameters.
@@ -126,6 +150,14 @@ class Wrapper(Layer):
     @property
     def keeps_shape(self) -> bool:
         return self.layer.keeps_shape
+
+    @property
+    def keeps_entries(self) -> bool:
+        return self.layer.keeps_entries
+
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        return self.layer.vocabularies
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         return self.layer.init(key)

@@ -1,6 +1,7 @@
 """Batches: the forward and backward of one example under `jax.vmap`.
 
-A layer is written for one example. The batch is an axis that the functions of this module add in front.
+A layer is written for one example. The batch is an axis that the functions of this module add in front. It has a name,
+so that a layer can average over it (see `jaxann.nn.axis`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree, Shaped
 
+from jaxann.nn.axis import over_examples
 from jaxann.nn.base import Layer, drop_float0
+from jaxann.nn.loss import mean_weights
 from jaxann.nn.shapes import REFUSALS, output_shape
 
 
@@ -29,7 +32,11 @@ def split_per_example(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B
 
 
 def forward_batch(
-    model: Layer, params: PyTree, x: Shaped[Array, "B ..."], key: PRNGKeyArray | None = None
+    model: Layer,
+    params: PyTree,
+    x: Shaped[Array, "B ..."],
+    key: PRNGKeyArray | None = None,
+    weights: Float[Array, " B"] | None = None,
 ) -> tuple[Float[Array, "B ..."], Any]:
     """Computes y_i = f(x_i; params) for every example i of a batch.
 
@@ -39,6 +46,8 @@ def forward_batch(
         x: [B, ...], an input for each example.
         key: A random key, split so that every example has its own. Without a key, layers that draw random numbers
             run in evaluation mode.
+        weights: [B], how much each example counts in the means that a layer takes over the batch; ones by default. They
+            change nothing in a model that computes each example on its own.
 
     Returns:
         The outputs [B, ...], and what `backward_batch` needs of this forward pass.
@@ -47,7 +56,8 @@ def forward_batch(
         InputError: If a layer does not take its input. It is a ValueError.
     """
     try:
-        return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, split_per_example(key, len(x)))
+        forward = over_examples(model.forward, (None, 0, 0), shares=_find_shares(model, weights))
+        return forward(params, x, split_per_example(key, len(x)))
     except REFUSALS:
         one = jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
         output_shape(model, params, one)  # its error names the layer that does not take its input
@@ -55,7 +65,11 @@ def forward_batch(
 
 
 def backward_batch(
-    model: Layer, params: PyTree, saved: Any, dy: Float[Array, "B ..."]
+    model: Layer,
+    params: PyTree,
+    saved: Any,
+    dy: Float[Array, "B ..."],
+    weights: Float[Array, " B"] | None = None,
 ) -> tuple[PyTree, Shaped[Array, "B ..."] | None]:
     """Computes the gradients of every example of a batch.
 
@@ -64,10 +78,17 @@ def backward_batch(
         params: Its parameters, shared by all examples.
         saved: What `forward_batch` returned beside the outputs.
         dy: [B, ...], ∂E_i/∂y_i for each example i.
+        weights: [B], the weights that `forward_batch` was given.
 
     Returns:
         Each example's gradients of the parameters, with arrays [B, ...] or batched `Outer`s for leaves, and its
-        gradient of the input [B, ...], which is None for integers.
+        gradient of the input [B, ...], which is None for integers. If the model couples its examples, these are the
+        examples' shares of the gradient of Σ_i E_i.
     """
-    grads, dx = jax.vmap(model.backward, in_axes=(None, 0, 0))(params, saved, dy)  # y, saved = forward_batch(params, x)
+    backward = over_examples(model.backward, (None, 0, 0), shares=_find_shares(model, weights))
+    grads, dx = backward(params, saved, dy)  # y, saved = forward_batch(params, x)
     return grads, drop_float0(dx)
+
+
+def _find_shares(model: Layer, weights: Float[Array, " B"] | None) -> Float[Array, " B"] | None:
+    return None if weights is None or not model.coupled else mean_weights(weights, len(weights))

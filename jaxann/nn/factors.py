@@ -64,7 +64,8 @@ class OneHot(Factor):
         return 1
 
     def rows(self) -> Float[Array, "*t k"]:
-        return (self.ids[..., None] == jnp.arange(self.size)).astype(jnp.float32)
+        columns = jnp.arange(self.size).reshape(*[1] * self.ids.ndim, self.size)
+        return (self.ids[..., None] == columns).astype(jnp.float32)
 
     def multiply(self, other: Float[Array, "*t n"]) -> Float[Array, "k n"]:
         n = other.shape[-1]
@@ -97,6 +98,40 @@ class Joined(Factor):
         return self.rows().T.astype(other.dtype) @ other
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Blocks(Factor):
+    """The rows of equal blocks that lie below one another in one matrix, each 0 at the entries of all other blocks.
+
+    Attributes:
+        factor: The rows of the blocks, an array or a `Factor` with an axis [..., count, ...] of blocks. Row t of block
+            i, of length k, stands for a row that holds it at the entries from i k to (i + 1) k.
+        places: The number of axes that follow the axis of blocks in the arrays of `factor`.
+    """
+
+    factor: Rows
+    places: int = field(metadata={"static": True})
+
+    @property
+    def axis(self) -> int:
+        """The position of the axis of blocks in the arrays of `factor`."""
+        return jax.tree.leaves(self.factor)[0].ndim - 1 - self.places
+
+    @property
+    def features(self) -> int:
+        return jax.tree.leaves(self.factor)[0].shape[self.axis] * count_features(self.factor)
+
+    def rows(self) -> Float[Array, "*t k"]:
+        rows = as_array(self.factor)
+        count = rows.shape[self.axis]
+        places = [1] * (rows.ndim - self.axis - 2)
+        is_own = jnp.eye(count, dtype=bool).reshape(*[1] * self.axis, count, *places, count, 1)
+        return jnp.where(is_own, jnp.expand_dims(rows, -2), 0).reshape(*rows.shape[:-1], self.features)
+
+    def multiply(self, other: Float[Array, "*t n"]) -> Float[Array, "k n"]:
+        return self.rows().reshape(-1, self.features).T.astype(other.dtype) @ other.reshape(-1, other.shape[-1])
+
+
 def accumulation_dtype(*terms: Array) -> jnp.dtype:
     """Returns the dtype in which to sum many terms like these: their own, but at least float32."""
     return jnp.result_type(jnp.float32, *terms)
@@ -118,7 +153,7 @@ def gram(left: Rows, right: Rows) -> Float[Array, "T S"]:
     if isinstance(left, Joined):
         return jnp.concatenate([gram(part, right) for part in left.parts])
     if isinstance(left, OneHot) and isinstance(right, OneHot):
-        return (left.ids.reshape(-1, 1) == right.ids.reshape(-1)).astype(jnp.float32)
+        return (left.ids.reshape(-1, 1) == right.ids.reshape(1, -1)).astype(jnp.float32)
     if isinstance(left, OneHot) and not isinstance(right, Joined):
         return flatten_rows(right).T[left.ids.reshape(-1)]
     if isinstance(right, (Joined, OneHot)):

@@ -43,6 +43,10 @@ class Input(Layer):
     def sizes(self) -> tuple[int, int]:
         return self.shape[-1], self.shape[-1]
 
+    @property
+    def keeps_entries(self) -> bool:
+        return True
+
     def forward(
         self, params: PyTree, x: Shaped[Array, "..."], key: PRNGKeyArray | None = None
     ) -> tuple[Shaped[Array, "..."], tuple[()]]:

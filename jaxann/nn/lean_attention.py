@@ -17,10 +17,11 @@ from jaxann.nn.hyperparameters import validate_number
 class LeanAttention(Attention):
     """`Attention` that never holds all T² weights of a head at once, only those of a block of queries.
 
-    The forward pass goes through the queries in blocks, and saves L_t = log Σ_s exp S_ts beside o. The backward pass
-    makes P = exp(S - L) of each block again, and replaces Σ_s dP_ts P_ts by <do_t, o_t>, which needs no weights:
-    dS = P ∘ (dP - <do, o>). Parameters, results and gradients are those of `Attention` up to rounding, and so is
-    dropout for the same key.
+    The forward pass goes through the queries in blocks, and saves M_t = max_s S_ts and Z_t = Σ_s exp(S_ts - M_t) beside
+    o. The backward pass makes P = exp(S - M) / Z of each block again, and replaces Σ_s dP_ts P_ts by <do_t, o_t>, which
+    needs no weights: dS = P ∘ (dP - <do, o>). Parameters, results and gradients are those of `Attention` up to
+    rounding, and so is dropout for the same key. (The logarithm M + log Z alone would lose the digits of Z where M is
+    large.)
 
     Memory grows with block · T in place of T², and the backward pass computes S twice. A block covers all T keys, also
     those that a causal mask hides from it. For few positions, `Attention` is faster.
@@ -56,33 +57,34 @@ class LeanAttention(Attention):
         validate_number("block", self.block, least=1, integer=True, note="the queries in a block")
 
     def attend(self, q: Queries, k: Keys, v: Keys, key: PRNGKeyArray | None) -> tuple[Queries, Any]:
-        def attend_block(block: tuple[Array, Array]) -> tuple[Array, Array]:
+        def attend_block(block: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
             queries, positions = block
             S = self.scores(queries, k, positions)
-            top = S.max(-1, keepdims=True)
-            L = top + jnp.log(jnp.exp(S - top).sum(-1, keepdims=True))
-            P = self.drop(jnp.exp(S - L).astype(q.dtype), self.draw_kept(key, positions, k))
-            return multiply("grts,gsd->grtd", P, v).astype(q.dtype), L
+            M = S.max(-1, keepdims=True)
+            e = jnp.exp(S - M)
+            Z = e.sum(-1, keepdims=True)
+            P = self.drop((e / Z).astype(q.dtype), self.draw_kept(key, positions, k))
+            return multiply("grts,gsd->grtd", P, v).astype(q.dtype), (M, Z)
 
-        o, L = lax.map(attend_block, (self._cut(q), self._positions(q.shape[2])))
-        return _join(o)[:, :, : q.shape[2]], (L, key)
+        o, sums = lax.map(attend_block, (self._cut(q), self._positions(q.shape[2])))
+        return _join(o)[:, :, : q.shape[2]], (*sums, key)
 
     def attend_backward(
         self, q: Queries, k: Keys, v: Keys, saved: Any, do: Queries, row_sums: RowSums
     ) -> tuple[Queries, Keys, Keys]:
-        L, key = saved
+        M, Z, key = saved
 
         def add_block(sums: tuple[Array, Array], block: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
-            queries, positions, do, row_sums, L = block
-            P = jnp.exp(self.scores(queries, k, positions) - L).astype(q.dtype)  # P = softmax(S), once more
+            queries, positions, do, row_sums, M, Z = block
+            P = (jnp.exp(self.scores(queries, k, positions) - M) / Z).astype(q.dtype)  # P = softmax(S), once more
             kept = self.draw_kept(key, positions, k)
             dv = multiply("grts,grtd->gsd", self.drop(P, kept), do)  # o = P v
             dP = self.drop(multiply("grtd,gsd->grts", do, v), kept)  # o = P v
             dq, dk = self.scores_backward(queries, k, P * (dP - row_sums))  # P = softmax(S)
             return (sums[0] + dk, sums[1] + dv), dq.astype(q.dtype)
 
-        zeros = jnp.zeros(k.shape, L.dtype)
-        blocks = (self._cut(q), self._positions(q.shape[2]), self._cut(do), self._cut(row_sums), L)
+        zeros = jnp.zeros(k.shape, M.dtype)
+        blocks = (self._cut(q), self._positions(q.shape[2]), self._cut(do), self._cut(row_sums), M, Z)
         (dk, dv), dq = lax.scan(add_block, (zeros, zeros), blocks)
         return _join(dq)[:, :, : q.shape[2]], dk.astype(k.dtype), dv.astype(v.dtype)
 

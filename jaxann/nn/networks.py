@@ -1,17 +1,23 @@
-"""Networks for images: functions that build the plain chains of layers which `lenet` and `resnet` stand for."""
+"""Networks for images and text: functions that build `lenet`, `resnet` and `transformer` as plain chains of layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from jaxann.nn.activations import relu
+from jaxann.nn.attention import Attention
 from jaxann.nn.base import Layer
 from jaxann.nn.convolution import Conv
 from jaxann.nn.dense import Dense
-from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.dropout import Dropout
+from jaxann.nn.each import Each
+from jaxann.nn.embedding import Embedding, TiedEmbedding
+from jaxann.nn.gated import FeedForward
+from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
 from jaxann.nn.input import Input
-from jaxann.nn.normalization import GroupNorm
+from jaxann.nn.normalization import GroupNorm, LayerNorm
 from jaxann.nn.pooling import GlobalAvgPool, MaxPool
+from jaxann.nn.positional import LearnedPositions, SinusoidalPositions
 from jaxann.nn.reshape import Flatten, validate_shape
 from jaxann.nn.residual import Parallel, Residual
 from jaxann.nn.sequential import Sequential
@@ -108,6 +114,76 @@ def resnet(
             layers += block(n, m, 2 if stage and not position else 1).layers
             n = m
     return Sequential((*layers, GlobalAvgPool(), Dense(n, outputs)))
+
+
+def transformer(
+    vocabulary: int,
+    length: int,
+    n: int = 128,
+    heads: int = 4,
+    blocks: int = 4,
+    *,
+    hidden: int | None = None,
+    positions: str = "learned",
+    normalization: Callable[[int], Layer] = LayerNorm,
+    feed_forward: Callable[[int, int], Layer] = FeedForward,
+    attention: Callable[..., Layer] = Attention,
+    dropout: Number = 0.0,
+    tied: bool = False,
+) -> Sequential | TiedEmbedding:
+    """Builds a causal transformer, as GPT is one: at every position, logits for the token that comes next.
+
+    Token embeddings and positions are followed by blocks, by a normalization, and by a `Dense` layer at each position,
+    with an output for each token. A block adds to its input self-attention of the normalized input, and to the result a
+    feed-forward block of the normalized result.
+
+    Args:
+        vocabulary: The number of tokens.
+        length: The largest length of a sequence, for learned positions.
+        n: The number of features of a token.
+        heads: The number of attention heads, which divides n.
+        blocks: The number of blocks.
+        hidden: The number of hidden features of a feed-forward block; 4 n by default.
+        positions: "learned", "sinusoidal" or "rotary". Rotary positions turn the queries and keys in the attention.
+        normalization: Maps a number of features to the layer that normalizes them, such as `RMSNorm`.
+        feed_forward: Maps n and `hidden` to the feed-forward block, such as `SwiGLU`.
+        attention: The class of the attention layers, such as `LeanAttention`, or a function with its arguments.
+        dropout: The rate of a `Dropout` after the embeddings and at the end of each path of a block, and that of the
+            attention weights, at least 0 and below 1.
+        tied: Whether the last layer shares the matrix of the embedding. The network then is a `TiedEmbedding`, whose
+            body is the chain between the two.
+
+    Returns:
+        The network, which maps ids x [T] to logits y [T, vocabulary].
+
+    Raises:
+        SettingError: If a setting is out of range.
+
+    Source: Vaswani et al. 2017, section 3; Radford et al. 2019, section 2.3, for the normalizations before the layers.
+    """
+    for name, value in (("vocabulary", vocabulary), ("length", length), ("blocks", blocks)):
+        validate_number(name, value, least=1, integer=True)
+    validate_number("dropout", dropout, least=0, below=1)
+    additions: dict[str, list[Layer]] = {
+        "learned": [LearnedPositions(length, n)],
+        "sinusoidal": [SinusoidalPositions(n)],
+        "rotary": [],
+    }
+    if positions not in additions:
+        raise SettingError("positions", "to be learned, sinusoidal or rotary", positions)
+    dropped: list[Layer] = [Dropout(dropout)] if is_traced(dropout) or dropout else []
+
+    def add(layer: Layer) -> Layer:
+        return Residual(Sequential((normalization(n), layer, *dropped)))
+
+    body = [*additions[positions], *dropped]
+    for _ in range(blocks):
+        body.append(add(attention(n, heads, rotary=positions == "rotary", dropout=dropout)))
+        body.append(add(feed_forward(n, 4 * n if hidden is None else hidden)))
+    body.append(normalization(n))
+    if tied:
+        return TiedEmbedding(Embedding(vocabulary, n), Sequential(body))
+    return Sequential((Embedding(vocabulary, n), *body, Each(Dense(n, vocabulary))))
 
 
 def _validate_image(shape: Sequence[int], least: int) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Normalizations: layers that shift and scale their input to mean 0 and variance 1, over axes that each layer chooses.
 
 All of them but `RMSNorm` are the same two formulas. They differ in the entries of x that a mean is taken over.
+`BatchNorm`, whose means are also over the examples of a batch, is in `jaxann.nn.batch_norm`.
 """
 
 from __future__ import annotations
@@ -71,15 +72,15 @@ class Normalization(Layer):
     def forward(
         self, params: PyTree, x: Values, key: PRNGKeyArray | None = None
     ) -> tuple[Values, tuple[Values, Means]]:
-        _match_features(self, self.n, x)
+        match_features(self, self.n, x)
         if self.count(x) < 2:
             raise ValueError(f"{self} expected x with at least two numbers to normalize together, got {x.shape}")
         z = x.astype(accumulation_dtype(x))
         d = z - self.mean(z)
         r = rsqrt(self.mean(d * d) + self.epsilon)
         normalized = d * r
-        y = _broadcast(params["scale"], x) * normalized if self.scale else normalized
-        y = y + _broadcast(params["shift"], x) if self.shift else y
+        y = expand_places(params["scale"], x) * normalized if self.scale else normalized
+        y = y + expand_places(params["shift"], x) if self.shift else y
         return y.astype(x.dtype), (normalized.astype(x.dtype), r)
 
     def backward(self, params: PyTree, saved: tuple[Values, Means], dy: Values) -> tuple[PyTree, Values]:
@@ -88,7 +89,7 @@ class Normalization(Layer):
         places = tuple(range(dy.ndim - 1))
         grads = {"scale": (d * normalized).sum(places)} if self.scale else {}  # y = γ x̂ + β: ∂E/∂γ = Σ dy x̂
         grads |= {"shift": d.sum(places)} if self.shift else {}  # y = γ x̂ + β: ∂E/∂β = Σ dy
-        g = _broadcast(params["scale"], dy) * d if self.scale else d  # y = γ x̂ + β: ∂E/∂x̂ = γ dy
+        g = expand_places(params["scale"], dy) * d if self.scale else d  # y = γ x̂ + β: ∂E/∂x̂ = γ dy
         # x̂ = (x - mean x) r, where both the mean and r depend on every x that is normalized together
         dx = r * (g - self.mean(g) - normalized * self.mean(g * normalized))
         return grads, dx.astype(dy.dtype)
@@ -153,7 +154,7 @@ class InstanceNorm(Normalization):
     """
 
     def mean(self, a: Values) -> Means:
-        return a.mean(tuple(range(a.ndim - 1)), keepdims=True)
+        return mean_places(a)
 
     def count(self, x: Values) -> int:
         return x.size // self.n
@@ -198,7 +199,7 @@ class GroupNorm(Normalization):
     def mean(self, a: Values) -> Means:
         features = a.mean(tuple(range(a.ndim - 1))).reshape(self.groups, -1)  # the means over the places
         groups = jnp.broadcast_to(features.mean(-1, keepdims=True), features.shape)
-        return _broadcast(groups.reshape(-1), a)
+        return expand_places(groups.reshape(-1), a)
 
     def count(self, x: Values) -> int:
         return x.size // self.groups
@@ -244,27 +245,38 @@ class RMSNorm(Layer):
     def forward(
         self, params: PyTree, x: Values, key: PRNGKeyArray | None = None
     ) -> tuple[Values, tuple[Values, Means]]:
-        _match_features(self, self.n, x)
+        match_features(self, self.n, x)
         z = x.astype(accumulation_dtype(x))
         r = rsqrt((z * z).mean(-1, keepdims=True) + self.epsilon)
         normalized = z * r
-        y = _broadcast(params["scale"], x) * normalized if self.scale else normalized
+        y = expand_places(params["scale"], x) * normalized if self.scale else normalized
         return y.astype(x.dtype), (normalized.astype(x.dtype), r)
 
     def backward(self, params: PyTree, saved: tuple[Values, Means], dy: Values) -> tuple[PyTree, Values]:
         normalized, r = saved
         d = dy.astype(r.dtype)
         grads = {"scale": (d * normalized).sum(tuple(range(dy.ndim - 1)))} if self.scale else {}  # y = γ x̂
-        g = _broadcast(params["scale"], dy) * d if self.scale else d  # y = γ x̂: ∂E/∂x̂ = γ dy
+        g = expand_places(params["scale"], dy) * d if self.scale else d  # y = γ x̂: ∂E/∂x̂ = γ dy
         dx = r * (g - normalized * (g * normalized).mean(-1, keepdims=True))  # x̂ = x r, where r depends on every x
         return grads, dx.astype(dy.dtype)
 
 
-def _broadcast(a: Float[Array, " n"], x: Values) -> Float[Array, "... n"]:
+def mean_places(a: Values) -> Means:
+    """Averages [..., n] over all axes but the last, which become axes of length 1."""
+    return a.mean(tuple(range(a.ndim - 1)), keepdims=True)
+
+
+def expand_places(a: Float[Array, " n"], x: Values) -> Float[Array, "... n"]:
+    """Returns an array [n] with as many axes as x [..., n] has, so that both can be multiplied."""
     return jnp.expand_dims(a, tuple(range(x.ndim - 1)))
 
 
-def _match_features(layer: Layer, n: int, x: Values) -> None:
+def match_features(layer: Layer, n: int, x: Values) -> None:
+    """Checks that the last axis of a layer's input has the length n.
+
+    Raises:
+        ValueError: If it does not.
+    """
     if x.shape[-1:] != (n,):
         raise ValueError(f"{layer} expected x of shape (..., {n}), got {x.shape}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxann.nn.factors import Factor, Joined, Rows, accumulation_dtype, as_array, flatten_rows
+from jaxann.nn.factors import Blocks, Factor, Joined, Rows, accumulation_dtype, as_array, count_features, flatten_rows
 
 # On a CPU, XLA needs less time for a fused loop of this many multiplications than for starting a matrix product.
 _LOOP_MULTIPLICATIONS = 2**14
@@ -42,6 +42,17 @@ class Outer:
             return [Outer(*pair) for pair in zip(self.left.parts, self.right.parts, strict=True)]
         return [self]
 
+    @property
+    def blocks(self) -> Outer | None:
+        """The gradients of this matrix's blocks, with an axis of blocks in front; None if it is not made of `Blocks`.
+
+        The blocks lie below one another, so that the squared norm of this gradient is the sum of theirs.
+        """
+        if not isinstance(self.left, Blocks):
+            return None
+        axis = self.left.axis
+        return jax.tree.map(lambda a: jnp.moveaxis(a, axis, 0), Outer(self.left.factor, self.right))
+
     def sum(self) -> Float[Array, "m n"]:
         """Returns the matrix, as one product leftᵀ right for each term, summed in float32 or a higher precision."""
         return reduce(add, map(_multiply, self.terms))
@@ -62,6 +73,9 @@ class Outer:
 
 def _multiply(outer: Outer) -> Float[Array, "m n"]:
     left, right = outer.left, outer.right
+    if (blocks := outer.blocks) is not None:
+        # One block after the other: XLA:CPU needs longer for the convolutions of all blocks at once.
+        return jax.lax.map(Outer.sum, blocks).reshape(-1, count_features(right))
     dtype = accumulation_dtype(*jax.tree.leaves(outer))
     if isinstance(right, Factor):
         return right.multiply(as_array(left).astype(dtype)).T
@@ -78,6 +92,9 @@ def _scale(outer: Outer, number: Float[Array, ""]) -> Outer:
         rows = as_array(factor)
         return number.astype(accumulation_dtype(rows)) * rows
 
+    if isinstance(outer.left, Blocks):
+        block = _scale(Outer(outer.left.factor, outer.right), number)
+        return Outer(replace(outer.left, factor=block.left), block.right)
     if isinstance(outer.left, Factor):
         return Outer(outer.left, scale(outer.right))
     return Outer(scale(outer.left), outer.right)

@@ -44,6 +44,10 @@ class Reshape(Layer):
     def sizes(self) -> tuple[int, int]:
         return self.before[-1], self.after[-1]
 
+    @property
+    def keeps_entries(self) -> bool:
+        return True
+
     def forward(
         self, params: PyTree, x: Shaped[Array, "..."], key: PRNGKeyArray | None = None
     ) -> tuple[Shaped[Array, "..."], tuple[()]]:
@@ -84,6 +88,10 @@ class Flatten(Layer):
     @property
     def sizes(self) -> tuple[int | None, int | None]:
         return (None, None) if self.shape is None else (self.shape[-1], prod(self.shape))
+
+    @property
+    def keeps_entries(self) -> bool:
+        return True
 
     def forward(
         self, params: PyTree, x: Shaped[Array, "..."], key: PRNGKeyArray | None = None

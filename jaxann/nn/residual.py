@@ -46,6 +46,10 @@ class Residual(Wrapper):
         if n is not None and m is not None and n != m:
             raise ValueError(f"expected a layer in Residual that returns as many features as it takes, {n}, got {m}")
 
+    @property
+    def keeps_entries(self) -> bool:
+        return False
+
     def forward(self, params: PyTree, x: Input, key: PRNGKeyArray | None = None) -> tuple[Values, Any]:
         y, saved = self.layer.forward(params, x, key)
         if y.shape != x.shape:
@@ -128,6 +132,10 @@ class Parallel(Layer):
     @property
     def keeps_shape(self) -> bool:
         return (self.join == "sum" or len(self.layers) == 1) and all(layer.keeps_shape for layer in self.layers)
+
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        return {name: size for layer in self.layers for name, size in layer.vocabularies.items()}
 
     def init(self, key: PRNGKeyArray) -> tuple[PyTree, ...]:
         keys = jax.random.split(key, len(self.layers))

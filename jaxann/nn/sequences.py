@@ -1,4 +1,4 @@
-"""Sequences: the last step, a dense layer at every step, and builders of networks with recurrent layers."""
+"""Sequences: the last step, and builders of networks with recurrent layers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from jaxann.nn.activations import identity
 from jaxann.nn.base import Layer
 from jaxann.nn.cells import LSTM
 from jaxann.nn.dense import Dense
-from jaxann.nn.factors import accumulation_dtype
+from jaxann.nn.each import Each
 from jaxann.nn.hyperparameters import SettingError, validate_number
-from jaxann.nn.outer import Outer
 from jaxann.nn.recurrent import Recurrent
 from jaxann.nn.reshape import save_shape
 from jaxann.nn.residual import Parallel
@@ -56,37 +55,6 @@ class LastStep(Layer):
         return 0 if self.reverse else -1
 
 
-@dataclass(frozen=True, repr=False)
-class DenseSteps(Dense):
-    """Affine map of n features to m, the same at every step of a sequence.
-
-    y_t = W x_t + b, so that ∂E/∂W = Σ_t dy_t x_tᵀ, ∂E/∂b = Σ_t dy_t and dx_t = Wᵀ dy_t.
-
-    x is [T, n], y is [T, m], and the parameters are {"W": [m, n], "b": [m]}. The settings are those of `Dense`.
-
-    Raises:
-        SettingError: If n or m is not a whole number of at least 1.
-        ValueError: In `forward`, if x does not have the shape [T, n].
-    """
-
-    def forward(
-        self, params: PyTree, x: Float[Array, "T n"], key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "T m"], Float[Array, "T n"]]:
-        if x.ndim != 2 or x.shape[1] != self.n:
-            raise ValueError(f"{self} expected x of shape (T, {self.n}), got {x.shape}")
-        return x @ params["W"].T + params["b"][None, :], x
-
-    def backward(
-        self, params: PyTree, saved: Float[Array, "T n"], dy: Float[Array, "T m"]
-    ) -> tuple[PyTree, Float[Array, "T n"]]:
-        x = saved
-        grads = {"W": Outer(dy, x), "b": dy.sum(0, accumulation_dtype(dy))}  # y_t = W x_t + b at every t
-        return grads, dy @ params["W"]  # y_t = W x_t + b
-
-    def __repr__(self) -> str:
-        return f"DenseSteps({self.n}, {self.m})"
-
-
 def bidirectional(layer: Recurrent, *, last: bool = False) -> Parallel:
     """Builds two recurrent layers that go through a sequence in opposite directions, each with its own parameters.
 
@@ -126,8 +94,8 @@ def recurrent_network(
         output: The activation after the dense layer.
         both_directions: Whether each recurrent layer is `bidirectional`. It then returns twice as many features as
             `sizes` says.
-        every_step: Whether there is an output for every step, from a `DenseSteps`, instead of one for the sequence.
-            Unless `output` maps each entry on its own, it must take [T, m].
+        every_step: Whether there is an output for every step instead of one for the sequence. The last two layers are
+            then Each(Dense(...)) and Each(output).
 
     Returns:
         The network, which maps x [T, sizes[0]] to y [sizes[-1]], or to y [T, sizes[-1]] with `every_step`.
@@ -151,4 +119,5 @@ def recurrent_network(
         else:
             layers += [layer, LastStep(layer.reverse)] if last else [layer]
         n = 2 * width if both_directions else width
-    return Sequential((*layers, DenseSteps(n, m) if every_step else Dense(n, m), output))
+    ends = Dense(n, m), output
+    return Sequential((*layers, *(map(Each, ends) if every_step else ends)))

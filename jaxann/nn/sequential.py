@@ -78,6 +78,14 @@ class Sequential(Layer):
     def keeps_shape(self) -> bool:
         return all(layer.keeps_shape for layer in self.layers)
 
+    @property
+    def keeps_entries(self) -> bool:
+        return all(layer.keeps_entries for layer in self.layers)
+
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        return next((layer.vocabularies for layer in self.layers if not layer.keeps_entries), {})
+
     def __str__(self) -> str:
         return format_table(list_layers(self), right=NUMBERS)
 

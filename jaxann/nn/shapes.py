@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from jaxann.nn.axis import alone
 from jaxann.nn.base import Layer, Wrapper, map_parts, part_path
 from jaxann.nn.hyperparameters import SettingError
 from jaxann.nn.text import shorten
@@ -75,7 +76,7 @@ def output_shape(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> jax.S
     """
 
     def trace(model: Layer) -> Any:
-        return jax.eval_shape(lambda params, x: model.forward(params, x)[0], params, x)
+        return jax.eval_shape(alone(lambda params, x: model.forward(params, x)[0]), params, x)
 
     try:
         y = trace(model)
@@ -117,14 +118,15 @@ def layer_shapes(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> dict[
         x: The shape and dtype of one example.
 
     Returns:
-        The shapes of each layer's input and output, by the path of the layer, at any depth.
+        The shapes of each layer's input and output, by the path of the layer, at any depth to which layers expose their
+        parts.
 
     Raises:
         Exception: Anything that a forward raises.
     """
     taken: list[_Taken] = []
-    guarded = _add_guards(model, "", taken)
-    jax.eval_shape(lambda params, x: guarded.forward(params, x)[0], params, x)
+    guarded = _add_guards(model, "", taken, exposed=True)
+    jax.eval_shape(alone(lambda params, x: guarded.forward(params, x)[0]), params, x)
     return {layer.path: LayerShapes(layer.x.shape, layer.y.shape) for layer in taken}
 
 
@@ -212,9 +214,12 @@ class _Guard(Wrapper):
         return pair
 
 
-def _add_guards(model: Layer, path: str, taken: list[_Taken]) -> Layer:
-    guarded = map_parts(model, lambda name, part: _add_guards(part, part_path(model, path, name), taken))
-    return _Guard(guarded, model, path, taken)
+def _add_guards(model: Layer, path: str, taken: list[_Taken], exposed: bool = False) -> Layer:
+    """Returns a model with a guard around each layer, or around each that is `exposed`."""
+    if model.exposes_parts or not exposed:
+        inner = map_parts(model, lambda name, part: _add_guards(part, part_path(model, path, name), taken, exposed))
+        return _Guard(inner, model, path, taken)
+    return _Guard(model, model, path, taken)
 
 
 def _describe_refusal(path: str, layer: Layer, x: Any, error: Exception, taken: list[_Taken]) -> InputError:

@@ -13,10 +13,12 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.gradients import per_example
+from jaxann.gradients.backprop import backprop
 from jaxann.gradients.moments import mean
 from jaxann.gradients.stateful import Stateful
 from jaxann.nn.base import InputGradient, Layer, leaf_layers
 from jaxann.nn.loss import Loss, mean_weights
+from jaxann.nn.recomputed import remove_recomputation
 from jaxann.nn.sequential import Sequential
 
 
@@ -121,16 +123,21 @@ class Rule:
             ValueError: If the rule does not apply to this model.
         """
         ruled = RuledLayer(model, self)
+        model = ruled.model
         # The mean's 1/B enters after the backward pass, as a rule may depend on the size of an example's own deltas.
-        compute_gradients = per_example.gradients(ruled, loss)
+        # The deltas of coupled examples depend on the weights of all of them, which therefore enter before it.
+        compute_gradients = (backprop if ruled.coupled else per_example.gradients)(ruled, loss)
 
         def step(
             params: PyTree, feedback: PyTree, x: Array, t: Array, weights: Any = None, key: PRNGKeyArray | None = None
         ) -> tuple[Float[Array, ""], PyTree, PyTree, dict[str, Array]]:
-            losses, example_grads = compute_gradients((params, feedback), x, t, key)
-            grads = mean(example_grads, weights)
+            if ruled.coupled:
+                losses, grads = compute_gradients((params, feedback), x, t, weights, key)  # their mean alone
+            else:
+                losses, example_grads = compute_gradients((params, feedback), x, t, key)
+                grads = mean(example_grads, weights)
             after = self.update(model, params, feedback, grads, None if key is None else fold_in_private(key))
-            return mean_weights(weights, len(x)) @ losses, grads, after, {}
+            return losses if ruled.coupled else mean_weights(weights, len(x)) @ losses, grads, after, {}
 
         return Stateful(step, lambda key: self.init(model, fold_in_private(key)), random=self.random or ruled.random)
 
@@ -142,12 +149,16 @@ class RuledLayer(Layer):
     Its backward returns gradients of params only.
 
     Attributes:
-        model: The network.
+        model: The network. Every `Recomputed` in it is replaced by the layer inside, because the backward of a rule
+            does not get the parameters with which the forward pass could be computed again.
         rule: The rule that its backward follows.
     """
 
     model: Layer
     rule: Rule
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", remove_recomputation(self.model))
 
     @property
     def altered(self) -> Layer:
@@ -161,6 +172,10 @@ class RuledLayer(Layer):
     @property
     def keeps_shape(self) -> bool:
         return self.model.keeps_shape
+
+    @property
+    def vocabularies(self) -> dict[str, int]:
+        return self.model.vocabularies
 
     @property
     def random(self) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.activations import Elementwise
+from jaxann.nn.axis import require_uncoupled
 from jaxann.nn.base import InputGradient, Layer, Wrapper, leaf_layers, map_layers
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.rules.base import Rule, layers_with_params
@@ -53,8 +54,8 @@ class StraightThrough(Rule):
 class ClippedDeltas(Rule):
     """Backprop with each example's delta clipped to a norm, at each layer with parameters.
 
-    δ ← min(1, C / ‖δ‖) δ, where δ = ∂E/∂(W x + b) and C = max_norm. A model that is not a `Sequential` is refused with
-    a ValueError.
+    δ ← min(1, C / ‖δ‖) δ, where δ = ∂E/∂(W x + b) and C = max_norm. A model that is not a `Sequential`, or that couples
+    the examples of a batch, is refused with a ValueError.
 
     Attributes:
         max_norm: C, a finite number above 0, in the units of δ's norm.
@@ -73,6 +74,7 @@ class ClippedDeltas(Rule):
         return False
 
     def alter(self, model: Layer) -> Layer:
+        require_uncoupled(model, str(self))
         layers = layers_with_params(self, model)
         return map_layers(model, lambda path, layer: _ClippedDelta(layer, self.max_norm) if path in layers else layer)
 

@@ -11,8 +11,9 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.data.batches import Examples, make_lanes
-from jaxann.data.validation import validate, validate_schedule, validate_weights
+from jaxann.data.validation import validate, validate_ids, validate_schedule, validate_weights
 from jaxann.gradients.backprop import backprop
+from jaxann.nn.axis import require_uncoupled
 from jaxann.nn.base import Layer
 from jaxann.nn.batch import forward_batch
 from jaxann.nn.hyperparameters import is_traced
@@ -44,6 +45,7 @@ def fit(
     The function is pure: it may be called under `jit` and `vmap`, which may map over keys and over numbers inside the
     optimizer. It compiles once for the same model, loss and optimizer, so define the optimizer before a loop over
     calls of `fit`, not in it.
+    A network with a `BatchNorm` predicts after `calibrate(model, params, x)`, which takes the training examples.
 
     Args:
         model: The network.
@@ -91,7 +93,12 @@ def apply(model: Layer, params: PyTree, x: Shaped[Array, "N ..."]) -> Float[Arra
 
     Returns:
         [N, ...], the outputs.
+
+    Raises:
+        ValueError: If the model couples the examples of a batch, as one with a `BatchNorm` does. `calibrate` returns
+            the model and the parameters to predict with.
     """
+    require_uncoupled(model, "predictions and evaluations (jaxann.calibrate returns one)")
     return forward_batch(model, params, x)[0]
 
 
@@ -108,11 +115,33 @@ def evaluate_batch(
 
     Returns:
         [N, ...], the outputs, and the mean loss.
+
+    Raises:
+        ValueError: If the model couples the examples of a batch, as in `apply`.
     """
     x, t, weights = jax.tree.map(jnp.asarray, examples)
     y = apply(model, params, x)
     return y, mean_weights(weights, len(y)) @ jax.vmap(loss.value)(y, t)
 
 
-predict = jax.jit(apply, static_argnames="model")
+def predict(model: Layer, params: PyTree, x: Any) -> Float[Array, "N ..."]:
+    """Returns the outputs of a network for a batch, from a program that is compiled once for each model and shape.
+
+    Args:
+        model: The network. No random numbers are drawn: layers such as dropout are in evaluation mode.
+        params: Its parameters.
+        x: [N, ...], the features.
+
+    Returns:
+        [N, ...], the outputs.
+
+    Raises:
+        ValueError: If the features are ids and an id has no row in an embedding of the network.
+        InputError: If a layer does not take its input. It is a ValueError.
+    """
+    validate_ids(model, x)
+    return _apply_compiled(model, params, x)
+
+
+_apply_compiled = jax.jit(apply, static_argnames="model")
 evaluate = jax.jit(evaluate_batch, static_argnames=("model", "loss"))

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.gradients.backprop import backprop
+from jaxann.nn.axis import alone
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import is_traced
 from jaxann.training.recipe import Recipe, start
@@ -148,14 +149,14 @@ def _count_needed(
 
 @partial(jax.jit, static_argnames="model")
 def _forward(model: Layer, params: PyTree, x: Array) -> tuple[Array, Any]:
-    return model.forward(params, x)
+    return alone(model.forward)(params, x)
 
 
 def _find_used(model: Layer, params: PyTree, x: jax.ShapeDtypeStruct) -> list[Any]:
     """Returns the arrays that `forward` saves of an example and `backward` uses, each of them once."""
     y, saved = _forward.eval_shape(model, params, x)
-    forward = jax.make_jaxpr(model.forward)(params, x).jaxpr
-    backward = jax.make_jaxpr(model.backward)(params, saved, y).jaxpr
+    forward = jax.make_jaxpr(alone(model.forward))(params, x).jaxpr
+    backward = jax.make_jaxpr(alone(model.backward))(params, saved, y).jaxpr
     used = {id(variable) for operation in backward.eqns for variable in operation.invars}
     used |= {id(variable) for variable in backward.outvars}
     leaves, first = jax.tree.leaves(saved), len(jax.tree.leaves(params))

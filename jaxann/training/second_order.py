@@ -69,6 +69,7 @@ def kfac(
 
     Raises:
         SettingError: If `damping`, `decay` or `every` is out of range.
+        ValueError: If the model couples the examples of a batch, as one with a `BatchNorm` does.
         NotImplementedError: From `update`, if the loss has no `hessian_factor`.
 
     Source: Martens and Grosse 2015; George et al. 2018, section 2, for the eigenvectors.

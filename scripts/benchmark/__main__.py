@@ -2,6 +2,8 @@
 
 notebook: 4-50-20-10-3 on Iris, batch 2, 500 epochs in one compiled run, against peers that step it in their usual loop.
 gradient: handwritten against autodiff in a training step of 784-512-512-10: time, memory and time to compile.
+layers: the same for convolutional, recurrent and attending networks, also inside a compiled loop, in which XLA:CPU
+computes autodiff's convolutions many times slower; and the cost of norms and of the clipped mean of their examples.
 sweep: a thousand small networks on Iris in one program, on one and on two devices of a CPU, against scikit-learn, which
 trains one network after the other; and the memory that a sweep of 4,096 larger networks takes.
 per_example: norms, noise scale and clipped mean of 512 examples in 784-512-512-10, against the mean gradient alone.
@@ -20,6 +22,7 @@ from collections.abc import Callable
 import jax
 import tyro
 from gradients import measure_per_example
+from layers import measure_layers
 from measurement import Row
 from networks import measure_epoch, measure_gradient, measure_notebook
 from programs import measure_check, measure_folder, measure_script
@@ -32,6 +35,7 @@ from jaxann.training import cpu_devices
 SECTIONS: dict[Section, Callable[[BenchmarkSettings], list[Row]]] = {
     "notebook": measure_notebook,
     "gradient": measure_gradient,
+    "layers": measure_layers,
     "sweep": measure_sweep,
     "per_example": measure_per_example,
     "script": measure_script,

@@ -133,7 +133,7 @@ def test_parameters_need_no_dictionary():
             "b",
             r"expected shape \(2,\), got \(\); a layer gets one example at a time, not a batch, here of shape \(3,\)",
         ),
-        (Pair(lambda x: jax.lax.pmean(x, "batch"), lambda x, dy: dy), "forward", "A layer gets one example at a time"),
+        (Pair(lambda x: jax.lax.pmean(x, "rows"), lambda x, dy: dy), "forward", "A layer gets one example at a time"),
     ],
 )
 def test_a_layer_over_the_batch_is_told_that_it_gets_one_example(layer, path, told):

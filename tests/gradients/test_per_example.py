@@ -37,6 +37,8 @@ from jaxann.nn import (
     Conv,
     ConvTransposed,
     Dense,
+    Each,
+    Embedding,
     FeedForward,
     Flatten,
     GroupNorm,
@@ -48,12 +50,14 @@ from jaxann.nn import (
     MixedPrecision,
     Outer,
     Parallel,
+    Repeat,
     Residual,
     RMSNorm,
     Sequential,
     SoftmaxCrossEntropy,
     SquaredError,
     SwiGLU,
+    TiedEmbedding,
     mlp,
     recurrent_network,
     relu,
@@ -148,6 +152,13 @@ TRANSFORMER = Sequential(
         SwiGLU(4, 3),
     )
 )
+
+
+def network_of_ids(size, n):
+    blocks = Repeat(Residual(Sequential((Shared(n, n), tanh))), 2)
+    return Sequential((TiedEmbedding(Embedding(size, n), Sequential((blocks, Each(Dense(n, n))))), Flatten()))
+
+
 NETWORKS = {  # each model with its loss and the shapes of an input and of a target; () is a label
     "mlp": (mlp((4, 6, 5, 3), hidden=tanh), SoftmaxCrossEntropy(), (4,), ()),
     "a matrix used twice": (Sequential((Dense(4, 5), tanh, Tied(5, 4), Dense(5, 3))), SquaredError(), (4,), (3,)),
@@ -157,6 +168,8 @@ NETWORKS = {  # each model with its loss and the shapes of an input and of a tar
     "full matrices and a number": (Sequential((Amplified(4, 5), tanh, Dense(5, 3))), SquaredError(), (4,), (3,)),
     "a scale and a shift": (Sequential((LayerNorm(4), Dense(4, 3))), SquaredError(), (4,), (3,)),
     "convolutions": (CONVOLUTIONS, SoftmaxCrossEntropy(), (4, 3, 2), ()),
+    "few ids": (network_of_ids(5, 3), SquaredError(), (2,), (10,)),
+    "many ids": (network_of_ids(40, 6), SquaredError(), (2,), (80,)),
     "images": (IMAGE_NETWORK, SoftmaxCrossEntropy(), (4, 3, 2), ()),
     "sequences": (Sequential((LSTM(2, 2), *recurrent_network((2, 2, 3), GRU).layers)), SquaredError(), (4, 2), (3,)),
     "transformer": (TRANSFORMER, SquaredError(), (3, 4), (3, 4)),
@@ -170,7 +183,9 @@ def draw(name, size=B, seed=0, dtype=jnp.float64):
     keys = jax.random.split(jax.random.key(seed), 3)
     params = jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(keys[0], leaf.shape), model.init(keys[0]))
     t = jax.random.normal(keys[2], (size, *t)) if t else jax.random.randint(keys[2], (size,), 0, model.sizes[1])
-    return cast((params, jax.random.normal(keys[1], (size, *x)), t), dtype)
+    ids = min(model.vocabularies.values(), default=0)
+    x = jax.random.randint(keys[1], (size, *x), 0, ids) if ids else jax.random.normal(keys[1], (size, *x))
+    return cast((params, x, t), dtype)
 
 
 def by_autodiff(model, loss):
@@ -271,7 +286,7 @@ def kronecker_by_loops(grads, s):
     "name",
     [
         pytest.param(n, marks=pytest.mark.slow)
-        if n in ("images", "places of an image", "sequences", "transformer", "mlp")
+        if n in ("images", "places of an image", "sequences", "transformer", "mlp", "few ids")
         else n
         for n in sorted(NETWORKS)
     ],

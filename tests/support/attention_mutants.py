@@ -93,8 +93,8 @@ MUTANTS = {  # the right layer, the method, what is replaced in its source, by w
     "lean attention: weights not normalized": (
         "lean attention",
         "attend_backward",
-        "k, positions) - L)",
-        "k, positions))",
+        "- M) / Z",
+        "- M)",
         ALL,
     ),
     "lean attention: blocks all at the start": (

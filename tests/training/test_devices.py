@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.nn import initializers
 
 from jaxann import autodiff, backprop, compare
 from jaxann.data import Examples
 from jaxann.data.batches import make_lanes
-from jaxann.nn import SoftmaxCrossEntropy, SquaredError, mlp, tanh
+from jaxann.nn import BatchNorm, Dense, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, tanh
 from jaxann.rules import FeedbackAlignment
 from jaxann.training import Recipe, kfac
 from jaxann.training.devices import gather, make_mesh, shard_examples, shard_state
@@ -141,6 +142,15 @@ def test_weighted_examples_with_numbers_for_targets_run_on_a_mesh():
     weighted = Examples(x, jnp.sin(x[:, :5]), jax.random.uniform(jax.random.key(3), (203,), minval=0.5, maxval=3))
     recipe = Recipe(mlp((13, 8, 5), tanh), SquaredError(), optax.sgd(0.1, momentum=0.9), 50)
     (one, losses, _), (other, spread_losses, _) = run_both(recipe, (8, 1), weighted, epochs=2)
+    np.testing.assert_allclose(spread_losses, losses, rtol=1e-12)
+    assert compare(other.params, one.params).error < 1e-12
+
+
+def test_statistics_of_a_batch_are_those_of_one_device_even_if_the_batch_does_not_divide():
+    """Lanes without examples, which make the batch divide over the devices, repeat examples with weight 0."""
+    layers = (Dense(13, 8, biases=initializers.normal(1.0)), BatchNorm(8), tanh, Dense(8, 5))
+    recipe = Recipe(Sequential(layers), LOSS, optax.sgd(0.1), 11)
+    (one, losses, _), (other, spread_losses, _) = run_both(recipe, (8, 1), make_examples(), epochs=2)
     np.testing.assert_allclose(spread_losses, losses, rtol=1e-12)
     assert compare(other.params, one.params).error < 1e-12
 
