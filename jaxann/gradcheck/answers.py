@@ -14,9 +14,10 @@ from jaxtyping import PyTree
 from jaxann.gradcheck.arguments import Args, by_name, is_float
 from jaxann.gradcheck.autodiff_calls import record_autodiff
 from jaxann.gradcheck.compilation import jit_cheaply, precision
+from jaxann.gradcheck.leaf import TOLERANCE, largest
 from jaxann.gradcheck.report import REFUSED, RIGHT, WRONG, Row
 from jaxann.gradcheck.subjects import LayerSubject
-from jaxann.gradcheck.verdict import PERTURBATION, TOLERANCE, failure_row, judge
+from jaxann.gradcheck.verdict import PERTURBATION, failure_row, judge
 from jaxann.nn.axis import over_examples
 from jaxann.nn.base import Layer
 
@@ -109,10 +110,10 @@ def _judge_forward(subject: AnswerSubject, points: Args, rng: np.random.Generato
     except Exception as error:  # whatever a student's code raises becomes a row
         row = failure_row(path, subject.name, error)
         return replace(row, diagnosis=f"{row.diagnosis}; {_describe_params(points)}")
-    sensitivity = _largest(moved - outputs["float64"][0]) / PERTURBATION
+    sensitivity = largest(moved - outputs["float64"][0]) / PERTURBATION
     excess, errors, worst = {}, {}, {}
     for dtype, (b, a) in outputs.items():
-        difference, size = _largest(a - b), _largest(b)
+        difference, size = largest(a - b), largest(b)
         tolerance = TOLERANCE[dtype] * np.fmax(size, sensitivity) + np.finfo(dtype).tiny
         counts = np.isfinite(size)  # the reference need not be defined at a drawn point
         excess[dtype] = np.where(counts, np.nan_to_num(difference / tolerance, nan=np.inf), 0)
@@ -159,11 +160,6 @@ def _compute_outputs(subject: AnswerSubject, args: Args) -> tuple[Any, Any]:
 
 
 _compile_outputs = jit_cheaply(_compute_outputs, static=1)
-
-
-def _largest(values: np.ndarray) -> np.ndarray:
-    """Returns max|values| at each point, [R]."""
-    return np.abs(values).reshape(len(values), -1).max(axis=1, initial=0)
 
 
 def find_autodiff(subject: AnswerSubject, points: Args) -> list[str]:

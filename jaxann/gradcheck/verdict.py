@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,14 @@ import numpy as np
 from jaxann.gradcheck.arguments import Args, by_name
 from jaxann.gradcheck.compilation import no_optimization
 from jaxann.gradcheck.diagnoses import Deadline, diagnose
-from jaxann.gradcheck.differences import STEP, Deviation, Differences, central_differences
+from jaxann.gradcheck.differences import STEP, Differences, central_differences
 from jaxann.gradcheck.evidence import Evidence
 from jaxann.gradcheck.kinks import describe_kinks, find_kinks
+from jaxann.gradcheck.leaf import TOLERANCE, Leaf, is_finite, largest
 from jaxann.gradcheck.report import NOT_FINITE, RIGHT, WRONG, Row
 from jaxann.gradcheck.structure import diagnose_structure, find_structure_errors
-from jaxann.gradcheck.subjects import Gradients, Subject
+from jaxann.gradcheck.subjects import Subject
 
-# Of max|a - b| / max|b|: some hundred rounding errors in float32, some thousand in float64.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
-OWN_ERRORS = 8  # rounding errors of two ways to compute a gradient differ by a few times their size
 PERTURBATION = 1e-6  # the relative change of the arguments from which the sensitivity is estimated
 FINITE = "finite values"
 
@@ -111,76 +109,6 @@ def failure_row(path: str, owner: str, error: Exception) -> Row:
     return Row(path, owner, (), WRONG, "raises", f"it raises {type(error).__name__}: {first}")
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """One gradient of a subject with all that its verdict depends on: a is the handwritten gradient, b autodiff's.
-
-    Attributes:
-        subject: The subject.
-        name: The name of the gradient.
-        args: The arguments at R points.
-        actual: How many points, counted from the first, are at the data; the others were drawn.
-        gradients: All gradients of the subject, by precision.
-        sensitivity: How far b moves for a relative change of its arguments by 1, [R].
-        differences: Central differences at the last of the `actual` points; None where they are not computed.
-        finite: Whether the output and all true gradients of the subject are finite, [R], by precision.
-    """
-
-    subject: Subject
-    name: str
-    args: Args
-    actual: int
-    gradients: dict[str, Gradients]
-    sensitivity: np.ndarray
-    differences: Differences | None
-    finite: dict[str, np.ndarray]
-
-    @property
-    def error(self) -> np.ndarray:
-        """How far b may be from the exact gradient, [R]; 0 where only rounding errors occur."""
-        return self.gradients["float64"].error.get(self.name, np.zeros(len(self.args.dy)))
-
-    def pair(self, dtype: str) -> tuple[Any, np.ndarray]:
-        """Returns a and b in one precision, [R, ...]; a is None if it is missing."""
-        return self.gradients[dtype].handwritten.get(self.name), self.gradients[dtype].autodiff[self.name]
-
-    def counts(self, dtype: str) -> np.ndarray:
-        """Returns whether each point counts, [R]: a point at the data if b is finite, another if every value is."""
-        is_actual = np.arange(len(self.args.dy)) < self.actual
-        return np.where(is_actual, _is_finite(self.pair(dtype)[1]), self.finite[dtype])
-
-    @cached_property
-    def deviations(self) -> dict[str, Deviation]:
-        """How far a is from b, by precision."""
-        return {dtype: self._compare(dtype) for dtype in TOLERANCE}
-
-    def _compare(self, dtype: str) -> Deviation:
-        """Compares a with b at the point where they differ most in relation to the tolerance.
-
-        The tolerance grows where the gradient is the small difference of large terms, as at a minimum, because b is no
-        more accurate there. A few rounding errors of dy, and several times the error of b itself in float32, are always
-        within it. Where b cancels to zero, as that of a bias before a `BatchNorm`, the tolerance is relative to the
-        largest gradient of the subject. If no point counts, the error is NaN and the excess 0.
-        """
-        counts = self.counts(dtype) if dtype in self.gradients else np.zeros(1, bool)
-        if not counts.any():
-            return Deviation(np.nan, 0.0)
-        a, b = (gradient[counts] for gradient in self.pair(dtype))
-        difference, size = _largest(a - b), _largest(b)
-        eps = max(float(np.finfo(dtype).eps), self.subject.eps)
-        tolerance = max(TOLERANCE[dtype], 80 * self.subject.eps)
-        rounding = 4 * eps * _largest(self.args.dy[counts]) + self.error[counts]
-        exact = self.gradients["float64"].autodiff
-        rounding += OWN_ERRORS * _largest(b - exact[self.name][counts])
-        largest = np.max([_largest(gradient[counts]) for gradient in exact.values()], axis=0)
-        is_cancelled = _largest(exact[self.name][counts]) <= TOLERANCE["float64"] * largest
-        rounding += np.where(is_cancelled, tolerance * largest, 0)
-        excess = difference / (tolerance * np.fmax(size, self.sensitivity[counts]) + rounding)
-        worst = int(np.nanargmax(excess)) if np.isfinite(excess).any() else 0
-        relative = np.where(difference == 0, 0, difference / size)
-        return Deviation(float(relative[worst]), float(excess[worst]))
-
-
 def _measure(
     subject: Subject,
     args: Args,
@@ -197,12 +125,12 @@ def _measure(
     perturbed = subject.perturb(args, PERTURBATION, rng)
     differences = _compute_differences(subject, args, actual - 1, true, rng) if subject.has_differences else {}
     finite = {
-        dtype: np.all([_is_finite(value) for value in (y, *b.values())], axis=0)
+        dtype: np.all([is_finite(value) for value in (y, *b.values())], axis=0)
         for dtype, (y, _, b, _) in gradients.items()
     }
     measured = {}
     for name, b in true.items():
-        sensitivity = _largest(perturbed[name] - b) / PERTURBATION
+        sensitivity = largest(perturbed[name] - b) / PERTURBATION
         leaf = Leaf(subject, name, args, actual, gradients, sensitivity, differences.get(name), finite)
         measured[name] = leaf, None if name in malformed else _find_verdict(leaf)
     return measured
@@ -221,7 +149,7 @@ def _make_row(row: partial[Row], leaf: Leaf, verdict: tuple[str, str, str]) -> R
     """Returns the row of a gradient of the right shape and type."""
     a, b = leaf.pair("float64")
     last = leaf.actual - 1
-    shown = 0 if _is_finite(b)[0] and _largest(b)[0] > 0 else last
+    shown = 0 if is_finite(b)[0] and largest(b)[0] > 0 else last
     place = (shown, 0) if leaf.subject.is_single and leaf.name in by_name((), leaf.args.x) else shown
     ratio, degrees = _compare_directions(a[shown], b[shown])
     differences = leaf.differences
@@ -252,9 +180,9 @@ def _find_verdict(leaf: Leaf) -> tuple[str, str, str] | None:
         leaf.differences is not None and leaf.differences.compare(gradient[last], b[last]).excess <= 1
         for gradient in (a, b)
     ]
-    if not _is_finite(b[actual]).all():
+    if not is_finite(b[actual]).all():
         nonfinite = f"autodiff gives {_describe(b[actual])}"
-        if _is_finite(a[actual]).all() and agrees[0]:
+        if is_finite(a[actual]).all() and agrees[0]:
             return RIGHT, "autodiff", f"{nonfinite}; differences agree with the handwritten gradient"
         return NOT_FINITE, "not finite", f"{nonfinite}, the handwritten backward {_describe(a[actual])}"
     for dtype in leaf.gradients:
@@ -294,16 +222,6 @@ def _compare_directions(a: Any, b: Any) -> tuple[float, float]:
     """Returns <a, b> / <b, b>, and the angle between a and b in degrees; NaN where one is zero."""
     product, sizes = np.sum(a * b), np.linalg.norm(a) * np.linalg.norm(b)
     return float(product / np.sum(b * b)), float(np.degrees(np.arccos(np.clip(product / sizes, -1, 1))))
-
-
-def _largest(values: np.ndarray) -> np.ndarray:
-    """Returns max|values| at each point, [R]."""
-    return np.abs(values).reshape(len(values), -1).max(axis=1, initial=0)
-
-
-def _is_finite(values: np.ndarray) -> np.ndarray:
-    """Returns whether all values at a point are finite, [R]."""
-    return np.all(np.isfinite(values).reshape(len(values), -1), axis=1)
 
 
 def _describe(values: np.ndarray) -> str:

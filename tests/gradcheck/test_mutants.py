@@ -10,7 +10,7 @@ from support.mutants import CHOICES, MUTANTS, NOTEBOOK, RIGHT
 from support.selection import choose
 
 from jaxann import check, predict
-from jaxann.gradcheck.verdict import TOLERANCE
+from jaxann.gradcheck.leaf import TOLERANCE
 from jaxann.nn import Hinge
 
 # The fast tests have the notebook's mutants and one for every fourth diagnosis; the slow tests have all others.
