@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Num, PyTree
 
-from jaxann.nn.base import Layer
+from jaxann.nn.base import Layer, path_name
 from jaxann.nn.hyperparameters import is_traced, validate_number
 from jaxann.nn.loss import Loss, mean_weights
 from jaxann.nn.shapes import InputError, resolve_input
@@ -154,6 +154,36 @@ def validate_weights(weights: Any, examples: int) -> Float[Array, " N"] | None:
     expected = f"weights of at least {precision.tiny:.1e} times the largest, {weights.max():g}, in {precision.dtype}"
     _raise_if_invalid(weights, shares >= precision.tiny, expected)
     return jnp.asarray(shares, float)
+
+
+def validate_params(model: Layer, params: PyTree) -> PyTree:
+    """Checks that parameters fit a model, and converts them to arrays.
+
+    Args:
+        model: The network.
+        params: Its parameters. Lists may stand for tuples, and NumPy arrays for those of JAX.
+
+    Returns:
+        The parameters, in the structure and the dtypes of those that `model.init` draws.
+
+    Raises:
+        ValueError: If a leaf is missing, too many, not numeric or of another shape; the message names its path.
+    """
+    expected = jax.eval_shape(model.init, jax.random.key(0))
+    shapes, treedef = jax.tree_util.tree_flatten_with_path(expected)
+    named = {path_name(path): leaf for path, leaf in shapes}
+    given = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for name in {**named, **given}:
+        label = name or "an array"
+        if name not in given:
+            raise ValueError(f"expected params with {label} of shape {named[name].shape}, got none")
+        if name not in named:
+            raise ValueError(f"expected params without {label}, got one of shape {np.shape(given[name])}")
+        if np.shape(given[name]) != named[name].shape:
+            shape = np.shape(given[name])
+            raise ValueError(f"expected params with {label} of shape {named[name].shape}, got shape {shape}")
+        _require_real(f"{label} in params", given[name])
+    return treedef.unflatten([jnp.asarray(given[name], leaf.dtype) for name, leaf in named.items()])
 
 
 def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
