@@ -22,6 +22,7 @@ print(f"loss {history.loss[0]:.2f} to {history.loss[-1]:.2f}")
 print(f"accuracy {jnp.mean(predict(model, params, x).argmax(axis=1) == labels):.2f}")
 ```
 
+Names stand for objects: `fit(model, "cross_entropy", "adam", x, t, learning_rate=0.01, key=0, ...)` is the same run.
 With `validation=` (x, t) or a share of the examples, `fit` returns the parameters with the lowest validation loss, and
 the history has that loss after every epoch. `patience=` ends the run when this loss no longer falls, and `params=`
 starts from parameters instead of drawn ones:

@@ -12,29 +12,39 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.data.batches import Examples, make_lanes
-from jaxann.data.validation import validate, validate_ids, validate_params, validate_schedule, validate_weights
+from jaxann.data.numbers import to_numbers
+from jaxann.data.validation import (
+    require_logits,
+    validate,
+    validate_ids,
+    validate_params,
+    validate_schedule,
+    validate_weights,
+)
 from jaxann.gradients.backprop import backprop
 from jaxann.nn.axis import require_uncoupled
 from jaxann.nn.base import Layer
 from jaxann.nn.batch import forward_batch
 from jaxann.nn.calibration import calibrate
-from jaxann.nn.hyperparameters import SettingError, is_traced, validate_number
+from jaxann.nn.hyperparameters import SettingError, is_traced, resolve_key, validate_number
 from jaxann.nn.loss import Loss, mean_weights
+from jaxann.nn.names import resolve_layer, resolve_loss
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.early_stopping import fit_in_pieces, hold_out
 from jaxann.training.loop import Plan, piece_length
 from jaxann.training.memory import validate_memory
+from jaxann.training.optimizers import resolve_optimizer
 from jaxann.training.recipe import History, Recipe, start, train
 
 
 def fit(
     model: Layer,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
+    loss: Loss | type[Loss] | str,
+    optimizer: optax.GradientTransformation | str,
     x: Any,
     t: Any,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | int,
     epochs: int,
     batch_size: int,
     gradient: Callable = backprop,
@@ -44,6 +54,7 @@ def fit(
     validation: Any = None,
     patience: int | None = None,
     progress: bool = False,
+    learning_rate: Any = None,
 ) -> tuple[PyTree, History]:
     """Trains a network and returns the trained parameters.
 
@@ -60,11 +71,13 @@ def fit(
 
     Args:
         model: The network.
-        loss: The loss between its outputs and the targets.
-        optimizer: An optax transformation from mean gradients to updates.
-        x: [N, ...], the features. Integers are converted to floats unless the model's forward rejects floats.
+        loss: The loss between its outputs and the targets, its class, or its name, such as "softmax_cross_entropy".
+        optimizer: An optax transformation from mean gradients to updates, or the name of one, such as "adam".
+        x: [N, ...], the features; a pandas DataFrame of numbers counts as an array. Integers are converted to floats
+            unless the model's forward rejects floats.
         t: [N, ...], the targets.
-        key: The key that parameters, orders of the examples and dropout are drawn from.
+        key: The key that parameters, orders of the examples and dropout are drawn from, or the number for
+            `jax.random.key`.
         epochs: How many times every example is taken.
         batch_size: The number of examples in a batch, between 1 and N. Where it does not divide N, some batches are
             shorter.
@@ -77,18 +90,25 @@ def fit(
             it, between 0 and 1. None has no such part.
         patience: The run ends when its lowest validation loss is this many epochs old. None trains to the end.
         progress: Whether to show a progress bar with the losses on stderr.
+        learning_rate: The learning rate of an optimizer given by name; by default 0.01 for variants of SGD and 0.001
+            for all others.
 
     Returns:
         The parameters with the lowest validation loss, or the last ones without a validation part; and the history of
         the run up to the last epoch that was done.
 
     Raises:
-        ValueError: If the data, the weights or the schedule are not what `validate`, `validate_weights` and
-            `validate_schedule` expect, if `params` do not fit the model, if `validation`, `patience` or `progress` is
-            set inside `jit` or `vmap`, or if the run needs more memory than `validate_memory` finds free.
+        SettingError: If a name is not known, or an object is not what it should be; it is a ValueError.
+        ValueError: If the network ends in the softmax or the sigmoid that the loss applies itself; if the data, the
+            weights or the schedule are not what `validate`, `validate_weights` and `validate_schedule` expect; if
+            `params` do not fit the model; if `validation` or `progress` is set inside `jit` or `vmap`; or if the run
+            needs more memory than `validate_memory` finds free.
         FloatingPointError: If the loss or the parameters stop being finite; the message names the epoch, the step and
             the layer. Inside `jit` or `vmap` it cannot be raised: check the loss and the parameters yourself there.
     """
+    model, loss = resolve_layer("model", model), resolve_loss(loss)
+    optimizer, key = resolve_optimizer(optimizer, learning_rate), resolve_key(key)
+    require_logits(model, loss)
     x, t = validate(model, loss, x, t)
     examples, evaluate_params = Examples(x, t, validate_weights(weights, len(x))), None
     params = None if params is None else validate_params(model, params)
@@ -170,9 +190,11 @@ def predict(model: Layer, params: PyTree, x: Any) -> Float[Array, "N ..."]:
         [N, ...], the outputs.
 
     Raises:
-        ValueError: If the features are ids and an id has no row in an embedding of the network.
+        ValueError: If the features are not numbers, or if they are ids and an id has no row in an embedding of the
+            network.
         InputError: If a layer does not take its input. It is a ValueError.
     """
+    x = to_numbers("features", x)
     validate_ids(model, x)
     return _apply_compiled(model, params, x)
 
