@@ -13,9 +13,10 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.activations import identity, sigmoid
 from jaxann.nn.base import InputGradient, Layer, drop_float0
-from jaxann.nn.dense import Dense, glorot_uniform
+from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
+from jaxann.nn.initializers import glorot_uniform
 from jaxann.nn.names import resolve_layer
 from jaxann.nn.shapes import example_of
 from jaxann.nn.summary import NUMBERS, list_layers
