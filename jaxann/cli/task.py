@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.nn import initializers
 from jaxtyping import Array
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -21,6 +20,7 @@ from jaxann.gradients.backprop import backprop
 from jaxann.nn.activations import ACTIVATIONS, identity, softmax
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import Number, SettingError, validate_number
+from jaxann.nn.initializers import Initializer
 from jaxann.nn.loss import Loss
 from jaxann.nn.precision import MixedPrecision
 from jaxann.nn.sequential import mlp
@@ -160,9 +160,8 @@ def make_network(
         numbers: Values of settings in `TRACEABLE` that replace those in `settings`. JAX may trace them.
     """
     values = {"init_scale": settings.init_scale, "dropout": settings.dropout} | dict(numbers or {})
-    weights = initializers.variance_scaling(
-        values["init_scale"] ** 2, "fan_avg", "uniform"
-    )  # Glorot and Bengio, scaled
+    scale = values["init_scale"] ** 2  # Glorot and Bengio's numbers, scaled
+    weights = Initializer("variance_scaling", (("distribution", "uniform"), ("mode", "fan_avg"), ("scale", scale)))
     output = softmax if targets.loss == "cross_entropy" else identity
     sizes = (features, *settings.hidden, targets.outputs)
     model = mlp(sizes, ACTIVATIONS[settings.activation], output, values["dropout"], weights)

@@ -8,11 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Num, PyTree
 
-from jaxann.nn.base import Layer
+from jaxann.data.numbers import to_numbers
+from jaxann.nn.activations import sigmoid, softmax
+from jaxann.nn.base import Layer, path_name
+from jaxann.nn.each import Each
+from jaxann.nn.each_loss import EachLoss
 from jaxann.nn.hyperparameters import is_traced, validate_number
 from jaxann.nn.loss import Loss, mean_weights
+from jaxann.nn.losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
+from jaxann.nn.precision import MixedPrecision
+from jaxann.nn.recomputed import Recomputed
+from jaxann.nn.sequential import Sequential
 from jaxann.nn.shapes import InputError, resolve_input
 
 
@@ -42,7 +50,7 @@ def validate(
         Exception: What the model's `forward` raises, unless it is a TypeError, ValueError or IndexError about its
             input.
     """
-    x, t = _require_real("features", x), _to_array("targets", t, keep_integers=True)
+    x, t = to_numbers("features", x), _to_array("targets", t, keep_integers=True)
     if x.ndim == 0 or 0 in x.shape or (x.ndim == 1 and x.shape != t.shape[:1]):
         raise ValueError(_describe_rows(x))
     if t.ndim == 0 or len(x) != len(t):
@@ -140,7 +148,7 @@ def validate_weights(weights: Any, examples: int) -> Float[Array, " N"] | None:
     """
     if weights is None:
         return None
-    weights = _require_real("weights", weights)
+    weights = to_numbers("weights", weights)
     if weights.shape != (examples,):
         raise ValueError(f"expected weights of shape {(examples,)}, one for each example, got shape {weights.shape}")
     if is_traced(weights):
@@ -154,6 +162,61 @@ def validate_weights(weights: Any, examples: int) -> Float[Array, " N"] | None:
     expected = f"weights of at least {precision.tiny:.1e} times the largest, {weights.max():g}, in {precision.dtype}"
     _raise_if_invalid(weights, shares >= precision.tiny, expected)
     return jnp.asarray(shares, float)
+
+
+def validate_params(model: Layer, params: PyTree) -> PyTree:
+    """Checks that parameters fit a model, and converts them to arrays.
+
+    Args:
+        model: The network.
+        params: Its parameters. Lists may stand for tuples, and NumPy arrays for those of JAX.
+
+    Returns:
+        The parameters, in the structure and the dtypes of those that `model.init` draws.
+
+    Raises:
+        ValueError: If a leaf is missing, too many, not numeric or of another shape; the message names its path.
+    """
+    expected = jax.eval_shape(model.init, jax.random.key(0))
+    shapes, treedef = jax.tree_util.tree_flatten_with_path(expected)
+    named = {path_name(path): leaf for path, leaf in shapes}
+    given = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for name in {**named, **given}:
+        label = name or "an array"
+        if name not in given:
+            raise ValueError(f"expected params with {label} of shape {named[name].shape}, got none")
+        if name not in named:
+            raise ValueError(f"expected params without {label}, got one of shape {np.shape(given[name])}")
+        if np.shape(given[name]) != named[name].shape:
+            shape = np.shape(given[name])
+            raise ValueError(f"expected params with {label} of shape {named[name].shape}, got shape {shape}")
+        to_numbers(f"{label} in params", given[name])
+    return treedef.unflatten([jnp.asarray(given[name], leaf.dtype) for name, leaf in named.items()])
+
+
+def require_logits(model: Layer, loss: Loss) -> None:
+    """Checks that a network does not end in the softmax or the sigmoid that the loss applies itself.
+
+    Args:
+        model: The network.
+        loss: The loss between its outputs and the targets.
+
+    Raises:
+        ValueError: If it does. The loss would apply the function to probabilities, whose differences are small, and
+            its gradient would be small even for a wrong prediction.
+    """
+    last = model
+    while isinstance(last, Sequential | Each | MixedPrecision | Recomputed):
+        last = last.layers[-1] if isinstance(last, Sequential) else last.layer
+    while isinstance(loss, EachLoss):
+        loss = loss.loss
+    advice = {"softmax": "leave it out, or use the loss CrossEntropy", "sigmoid": "leave it out"}
+    for activation, kind in ((softmax, SoftmaxCrossEntropy), (sigmoid, SigmoidCrossEntropy)):
+        if isinstance(loss, kind) and last == activation:
+            raise ValueError(
+                f"expected a network that does not end in {activation}, because {kind.__name__} applies {activation} "
+                f"to its outputs itself, got {activation} as the last layer ({advice[str(activation)]})"
+            )
 
 
 def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
@@ -174,7 +237,7 @@ def validate_schedule(examples: int, epochs: Any, batch_size: Any) -> None:
 
 def _to_array(name: str, values: Any, keep_integers: bool = False) -> Num[Array, "..."]:
     """Returns values as an array of the default precision, or of integers if they are to be kept."""
-    values = _require_real(name, values)
+    values = to_numbers(name, values)
     if values.dtype.kind in "biu" and keep_integers:
         integers = jnp.asarray(values, int if values.dtype.kind == "b" else None)
         if isinstance(values, np.ndarray) and not np.array_equal(values.astype(integers.dtype), values):
@@ -182,18 +245,6 @@ def _to_array(name: str, values: Any, keep_integers: bool = False) -> Num[Array,
         return integers
     with np.errstate(over="ignore"):  # a number too large for the default precision becomes infinite, which is refused
         return jnp.asarray(values, float)
-
-
-def _require_real(name: str, values: Any) -> Array | np.ndarray:
-    """Returns values as an array after checking that they are real numbers."""
-    if not isinstance(values, jax.Array):
-        try:
-            values = np.asarray(values)
-        except ValueError:
-            raise ValueError(f"expected {name} in rows of equal length, got rows of different lengths") from None
-    if values.dtype.kind not in "biu" and not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(f"expected real numbers for {name}, got dtype {values.dtype}")
-    return values
 
 
 def _raise_if_invalid(values: Array | np.ndarray, is_valid: Bool[Array | np.ndarray, "..."], expected: str) -> None:

@@ -57,6 +57,10 @@ class Elementwise(Layer):
         slope = jnp.where(jnp.isnan(y), y, self.derivative(x, y))
         return (), slope * dy  # y = σ(x)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Returns for `pickle` the name in this module, or the fields of an activation that is defined elsewhere."""
+        return self.name if ACTIVATIONS.get(self.name) is self else super().__reduce_ex__(protocol)
+
     def __repr__(self) -> str:
         return self.name
 

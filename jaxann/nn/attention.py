@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
-from jaxann.nn.dense import glorot_uniform
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
+from jaxann.nn.initializers import glorot_uniform
 from jaxann.nn.outer import Outer
 from jaxann.nn.positional import rotate
 

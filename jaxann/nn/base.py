@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from jaxann.nn.initializers import to_initializer
+
 InputGradient = Array | np.ndarray | None
 """dx = ∂E/∂x in the shape of x. Integers have no gradient: there it is None, or an array of JAX's dtype float0."""
 
@@ -45,6 +47,14 @@ class Layer(ABC):
     def __format__(self, specification: str) -> str:
         """Returns the layer as an expression of one line, for messages, where `str` may return a table."""
         return format(repr(self), specification)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        """Returns the layer itself, because it cannot change."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the fields for `pickle`, with initializers of JAX, which cannot be pickled, by name."""
+        return {name: to_initializer(value) for name, value in vars(self).items()}
 
     @property
     def sizes(self) -> tuple[int | None, int | None]:

@@ -17,9 +17,9 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
-from jaxann.nn.dense import glorot_uniform
 from jaxann.nn.factors import Factor, accumulation_dtype
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.initializers import glorot_uniform
 from jaxann.nn.outer import Outer
 from jaxann.nn.reshape import validate_shape
 from jaxann.nn.window import Window, parse_padding, repeat_setting

@@ -11,9 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import validate_number
+from jaxann.nn.initializers import glorot_uniform
 from jaxann.nn.outer import Outer
-
-glorot_uniform = initializers.glorot_uniform()
 
 
 @dataclass(frozen=True)

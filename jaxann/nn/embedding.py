@@ -8,17 +8,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.nn import initializers
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import Layer, drop_float0
 from jaxann.nn.factors import OneHot
 from jaxann.nn.hyperparameters import validate_number
+from jaxann.nn.initializers import Initializer
 from jaxann.nn.outer import Outer
 
 Ids = Integer[Array, "*t"]
 
-unit_rows = initializers.variance_scaling(1.0, "fan_out", "normal")
+unit_rows = Initializer("variance_scaling", (("distribution", "normal"), ("mode", "fan_out"), ("scale", 1.0)))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.activations import Elementwise, gelu, sigmoid, silu
 from jaxann.nn.base import Layer
-from jaxann.nn.dense import glorot_uniform
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import validate_number
+from jaxann.nn.initializers import glorot_uniform
 from jaxann.nn.outer import Outer
 
 Values = Float[Array, "*places n"]

@@ -7,8 +7,9 @@ from math import isfinite
 from numbers import Integral
 from typing import Any
 
+import jax
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxann.nn.text import describe_value
 
@@ -87,6 +88,23 @@ def validate_number(
     inside = inside and (below is None or value < below) and (most is None or value <= most)
     if not inside:
         raise SettingError(name, _describe_range(above, least, below, most) + (f" ({note})" if note else ""), value)
+
+
+def resolve_key(key: Any) -> PRNGKeyArray:
+    """Returns the random key that the setting `key` stands for.
+
+    Args:
+        key: A key of JAX, or the whole number that `jax.random.key` makes one of.
+
+    Raises:
+        SettingError: If it is neither, or if the number is not between 0 and 2³² - 1.
+    """
+    if isinstance(key, jax.Array):
+        return key
+    if not _is_integer(key):
+        raise SettingError("key", "to be a whole number or a key such as jax.random.key(0)", key)
+    validate_number("key", key, least=0, most=2**32 - 1, integer=True)
+    return jax.random.key(key)
 
 
 def _is_finite(value: Any) -> bool:

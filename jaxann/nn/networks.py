@@ -15,6 +15,7 @@ from jaxann.nn.embedding import Embedding, TiedEmbedding
 from jaxann.nn.gated import FeedForward
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
 from jaxann.nn.input import Input
+from jaxann.nn.names import resolve_layer
 from jaxann.nn.normalization import GroupNorm, LayerNorm
 from jaxann.nn.pooling import GlobalAvgPool, MaxPool
 from jaxann.nn.positional import LearnedPositions, SinusoidalPositions
@@ -23,7 +24,7 @@ from jaxann.nn.residual import Parallel, Residual
 from jaxann.nn.sequential import Sequential
 
 
-def lenet(shape: Sequence[int], outputs: int, hidden: Layer = relu) -> Sequential:
+def lenet(shape: Sequence[int], outputs: int, hidden: Layer | type[Layer] | str = relu) -> Sequential:
     """Builds LeNet-5: two convolutions with pooling, and three `Dense` layers.
 
     The first convolution keeps the places of the image, the second one has no padding, and each is followed by the
@@ -32,7 +33,7 @@ def lenet(shape: Sequence[int], outputs: int, hidden: Layer = relu) -> Sequentia
     Args:
         shape: The shape [height, width, channels] of an image; its sides are at least 12.
         outputs: The number of outputs, which have no activation.
-        hidden: The activation after every layer but the last.
+        hidden: The activation after every layer but the last, or its name.
 
     Returns:
         The network, which maps x [height, width, channels] to y [outputs].
@@ -45,6 +46,7 @@ def lenet(shape: Sequence[int], outputs: int, hidden: Layer = relu) -> Sequentia
     tangent, the trained means and the table of connections.
     """
     height, width, channels = _validate_image(shape, least=12)
+    hidden = resolve_layer("hidden", hidden)
     validate_number("outputs", outputs, least=1, integer=True)
     features = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
     return Sequential(
@@ -68,7 +70,7 @@ def resnet(
     widths: Sequence[int] = (16, 32, 64),
     blocks: int = 3,
     normalization: Callable[[int], Layer] = normalize_groups,
-    hidden: Layer = relu,
+    hidden: Layer | type[Layer] | str = relu,
 ) -> Sequential:
     """Builds a residual network for small images.
 
@@ -83,7 +85,7 @@ def resnet(
         widths: The numbers of channels of the stages.
         blocks: The number of blocks in each stage.
         normalization: Maps a number of channels to the layer that normalizes them.
-        hidden: The activation.
+        hidden: The activation, or its name.
 
     Returns:
         The network, which maps x [height, width, channels] to y [outputs].
@@ -95,6 +97,7 @@ def resnet(
     Source: He et al. 2016 (CVPR), section 4.2 and, for the skip connection with a convolution, section 3.3, option B.
     """
     image = _validate_image(shape, least=1)
+    hidden = resolve_layer("hidden", hidden)
     widths = validate_shape("widths", widths)
     for name, value in (("outputs", outputs), ("blocks", blocks)):
         validate_number(name, value, least=1, integer=True)

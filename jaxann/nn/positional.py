@@ -7,17 +7,17 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import initializers
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import validate_number
+from jaxann.nn.initializers import Initializer
 
 Tokens = Float[Array, "T n"]
 Values = Float[Array, "..."]
 
-_normal = initializers.normal(0.02)
+_normal = Initializer("normal", (("stddev", 0.02),))
 
 
 @dataclass(frozen=True)

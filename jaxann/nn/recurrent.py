@@ -14,16 +14,16 @@ from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
-from jaxann.nn.dense import glorot_uniform
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import validate_number
+from jaxann.nn.initializers import Initializer, glorot_uniform
 from jaxann.nn.outer import Outer
 
 Blocks = Float[Array, " k"]  # a block of m numbers for each gate, so that k = gates · m
 State = tuple[Float[Array, " m"], ...]
 States = tuple[Float[Array, "T m"], ...]
 
-orthogonal = initializers.orthogonal()
+orthogonal = Initializer("orthogonal")
 
 
 @dataclass(frozen=True, repr=False)

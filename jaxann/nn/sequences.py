@@ -14,6 +14,7 @@ from jaxann.nn.cells import LSTM
 from jaxann.nn.dense import Dense
 from jaxann.nn.each import Each
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.names import resolve_layer
 from jaxann.nn.recurrent import Recurrent
 from jaxann.nn.reshape import save_shape
 from jaxann.nn.residual import Parallel
@@ -78,7 +79,7 @@ def bidirectional(layer: Recurrent, *, last: bool = False) -> Parallel:
 def recurrent_network(
     sizes: Sequence[int],
     cell: Callable[[int, int], Recurrent] = LSTM,
-    output: Layer = identity,
+    output: Layer | type[Layer] | str = identity,
     *,
     both_directions: bool = False,
     every_step: bool = False,
@@ -91,7 +92,7 @@ def recurrent_network(
         sizes: The numbers of features of the input, of each recurrent layer, and of the output.
         cell: `RNN`, `GRU`, `LSTM`, a cell of your own, or a function of (n, m) that returns one with settings, such as
             `functools.partial(LSTM, truncate=20)`.
-        output: The activation after the dense layer.
+        output: The activation after the dense layer, or its name.
         both_directions: Whether each recurrent layer is `bidirectional`. It then returns twice as many features as
             `sizes` says.
         every_step: Whether there is an output for every step instead of one for the sequence. The last two layers are
@@ -119,5 +120,5 @@ def recurrent_network(
         else:
             layers += [layer, LastStep(layer.reverse)] if last else [layer]
         n = 2 * width if both_directions else width
-    ends = Dense(n, m), output
+    ends = Dense(n, m), resolve_layer("output", output)
     return Sequential((*layers, *(map(Each, ends) if every_step else ends)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,15 +13,17 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.activations import identity, sigmoid
 from jaxann.nn.base import InputGradient, Layer, drop_float0
-from jaxann.nn.dense import Dense, glorot_uniform
+from jaxann.nn.dense import Dense
 from jaxann.nn.dropout import Dropout
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
+from jaxann.nn.initializers import glorot_uniform
+from jaxann.nn.names import resolve_layer
 from jaxann.nn.shapes import example_of
 from jaxann.nn.summary import NUMBERS, list_layers
 from jaxann.nn.table import format_html_table, format_table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Sequential(Layer):
     """Chain of layers.
 
@@ -31,6 +33,9 @@ class Sequential(Layer):
     tuples with an entry for each layer. A key is split into one for each layer. Where a layer takes integers and
     its dx has JAX's dtype float0, no gradient reaches the layers before it, and their gradients are zero.
 
+    Sequential(f_1, ..., f_N) and Sequential((f_1, ..., f_N)) are the same chain. The name of an activation, such as
+    "relu", stands for that activation, and a class without settings, such as `Flatten`, for its layer.
+
     `print(model)` shows a table of the layers with their numbers of parameters. If the chain begins with an `Input`,
     the table also has the shapes of their outputs, and the chain checks when it is built that every layer can take
     what the layer before it returns.
@@ -39,6 +44,7 @@ class Sequential(Layer):
         layers: The layers f_1 ... f_N, stored as a tuple.
 
     Raises:
+        SettingError: If an element is neither a layer nor the name of an activation.
         ValueError: If the chain is empty, or if the `sizes` of a layer state that it takes a different number of
             features than the layer before it returns, apart from layers between them that keep the shape. If the chain
             begins with an `Input` and a layer cannot take what the layer before it returns; the error is an
@@ -49,8 +55,15 @@ class Sequential(Layer):
 
     exposes_parts = True
 
+    def __init__(self, *arguments: Any, layers: Any = ()) -> None:
+        if len(arguments) == 1 and isinstance(arguments[0], Iterable) and not isinstance(arguments[0], str):
+            (arguments,) = arguments
+        object.__setattr__(self, "layers", arguments or layers)
+        self.__post_init__()
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
+        layers = tuple(resolve_layer(f"layers[{i}]", layer) for i, layer in enumerate(self.layers))
+        object.__setattr__(self, "layers", layers)
         if not self.layers:
             raise ValueError("expected at least one layer in Sequential, got none")
         if self.input_shape is not None:
@@ -125,8 +138,8 @@ class Sequential(Layer):
 
 def mlp(
     sizes: Sequence[int],
-    hidden: Layer = sigmoid,
-    output: Layer = identity,
+    hidden: Layer | type[Layer] | str = sigmoid,
+    output: Layer | type[Layer] | str = identity,
     dropout: Number = 0.0,
     weights: Callable = glorot_uniform,
 ) -> Sequential:
@@ -136,8 +149,8 @@ def mlp(
 
     Args:
         sizes: The numbers of features of the input, of each hidden layer, and of the output.
-        hidden: The activation after every `Dense` layer but the last.
-        output: The activation after the last `Dense` layer.
+        hidden: The activation after every `Dense` layer but the last, or its name in `ACTIVATIONS`, such as "relu".
+        output: The activation after the last `Dense` layer, or its name.
         dropout: The rate of a `Dropout` after each hidden activation, at least 0 and below 1; with 0 there is none. The
             activation and the `Dropout` form a `Sequential`, so that a key draws the same parameters with and without
             dropout.
@@ -147,9 +160,12 @@ def mlp(
         The network, which maps x [sizes[0]] to y [sizes[-1]].
 
     Raises:
-        SettingError: If `sizes` has fewer than two entries, if one of them is not a whole number of at least 1, or if
-            `dropout` is out of range.
+        SettingError: If `sizes` has fewer than two entries, if one of them is not a whole number of at least 1, if
+            `dropout` is out of range, or if `hidden` or `output` is neither a layer nor the name of an activation.
     """
+    if not isinstance(sizes, Sequence):
+        raise SettingError("sizes", "to be a sequence, such as (4, 50, 3)", sizes)
+    hidden, output = resolve_layer("hidden", hidden), resolve_layer("output", output)
     if len(sizes) < 2:
         raise SettingError("sizes", "to have at least an input and an output size", tuple(sizes))
     for position, size in enumerate(sizes):

@@ -16,9 +16,16 @@ from jaxann.nn.base import InputGradient, Layer, Wrapper, leaf_layers, map_layer
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.rules.base import Rule, layers_with_params
 
-threshold = Elementwise(
-    "threshold", lambda x: jnp.where(x > 0, 1, jnp.where(x <= 0, 0, x)), lambda x, y: jnp.zeros_like(x)
-)
+
+def _step(x: Array) -> Array:
+    return jnp.where(x > 0, 1, jnp.where(x <= 0, 0, x))
+
+
+def _zero_slope(x: Array, y: Array) -> Array:
+    return jnp.zeros_like(x)
+
+
+threshold = Elementwise("threshold", _step, _zero_slope)  # named functions, which can be stored
 """y = 1 where x > 0, else 0. Its derivative is 0, so the layers before it learn only by `StraightThrough`."""
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0, map_layers, part_path, parts, path_name
-from jaxann.nn.dense import glorot_uniform
+from jaxann.nn.initializers import glorot_uniform
 from jaxann.nn.reshape import save_shape
 from jaxann.nn.shapes import example_of, layer_shapes
 from jaxann.rules.base import Rule, layers_with_params

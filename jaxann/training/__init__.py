@@ -22,9 +22,23 @@ print(f"loss {history.loss[0]:.2f} to {history.loss[-1]:.2f}")
 print(f"accuracy {jnp.mean(predict(model, params, x).argmax(axis=1) == labels):.2f}")
 ```
 
+Names stand for objects: `fit(model, "cross_entropy", "adam", x, t, learning_rate=0.01, key=0, ...)` is the same run.
+With `validation=` (x, t) or a share of the examples, `fit` returns the parameters with the lowest validation loss, and
+the history has that loss after every epoch. `patience=` ends the run when this loss no longer falls, and `params=`
+starts from parameters instead of drawn ones:
+
+```python
+params, history = fit(
+    model, loss, optax.adam(0.003), x, t, key=jax.random.key(1), epochs=40, batch_size=16,
+    params=params, validation=0.2, patience=10,
+)
+print(f"validation loss {history.validation_loss[0]:.2f} to {history.validation_loss.min():.2f}")
+```
+
 | module | what is in it |
 |---|---|
 | `fit` | `fit`, `predict` and `evaluate` |
+| `early_stopping` | the validation part of `fit(validation=...)`, and the run that keeps the best parameters |
 | `recipe` | `Recipe`, `TrainState` and `History`; `run_epochs`, the pure function that goes from epoch to epoch |
 | `divergence` | the epoch, step and layer where a run left the finite numbers |
 | `loop` | a run in pieces, between which a program can evaluate, store and stop |

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,33 +12,51 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.data.batches import Examples, make_lanes
-from jaxann.data.validation import validate, validate_ids, validate_schedule, validate_weights
+from jaxann.data.numbers import to_numbers
+from jaxann.data.validation import (
+    require_logits,
+    validate,
+    validate_ids,
+    validate_params,
+    validate_schedule,
+    validate_weights,
+)
 from jaxann.gradients.backprop import backprop
 from jaxann.nn.axis import require_uncoupled
 from jaxann.nn.base import Layer
 from jaxann.nn.batch import forward_batch
-from jaxann.nn.hyperparameters import is_traced
+from jaxann.nn.calibration import calibrate
+from jaxann.nn.hyperparameters import SettingError, is_traced, resolve_key, validate_number
 from jaxann.nn.loss import Loss, mean_weights
+from jaxann.nn.names import resolve_layer, resolve_loss
 from jaxann.training.divergence import raise_if_nonfinite
+from jaxann.training.early_stopping import fit_in_pieces, hold_out
+from jaxann.training.loop import Plan, piece_length
 from jaxann.training.memory import validate_memory
+from jaxann.training.optimizers import resolve_optimizer
 from jaxann.training.recipe import History, Recipe, start, train
 
 
 def fit(
     model: Layer,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
+    loss: Loss | type[Loss] | str,
+    optimizer: optax.GradientTransformation | str,
     x: Any,
     t: Any,
     *,
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | int,
     epochs: int,
     batch_size: int,
     gradient: Callable = backprop,
     shuffle: bool = True,
     weights: Any = None,
+    params: PyTree = None,
+    validation: Any = None,
+    patience: int | None = None,
+    progress: bool = False,
+    learning_rate: Any = None,
 ) -> tuple[PyTree, History]:
-    """Trains a network from randomly drawn parameters and returns the trained ones.
+    """Trains a network and returns the trained parameters.
 
     Every step is one update W ← W - l ∂E/∂W, or whatever else the optimizer makes of the batch's mean gradient ∂E/∂W.
     A batch takes one example from each lane (see `jaxann.data.batches`). The orders of the examples, epochs · N 32-bit
@@ -45,15 +64,20 @@ def fit(
     The function is pure: it may be called under `jit` and `vmap`, which may map over keys and over numbers inside the
     optimizer. It compiles once for the same model, loss and optimizer, so define the optimizer before a loop over
     calls of `fit`, not in it.
+    With a validation part the network is evaluated on it after every epoch, and the best parameters are returned. The
+    steps are those of the run on the same training part without one. Every epoch then is a call of its own, and for a
+    network with a `BatchNorm` it ends with a pass over the training part.
     A network with a `BatchNorm` predicts after `calibrate(model, params, x)`, which takes the training examples.
 
     Args:
         model: The network.
-        loss: The loss between its outputs and the targets.
-        optimizer: An optax transformation from mean gradients to updates.
-        x: [N, ...], the features. Integers are converted to floats unless the model's forward rejects floats.
+        loss: The loss between its outputs and the targets, its class, or its name, such as "softmax_cross_entropy".
+        optimizer: An optax transformation from mean gradients to updates, or the name of one, such as "adam".
+        x: [N, ...], the features; a pandas DataFrame of numbers counts as an array. Integers are converted to floats
+            unless the model's forward rejects floats.
         t: [N, ...], the targets.
-        key: The key that parameters, orders of the examples and dropout are drawn from.
+        key: The key that parameters, orders of the examples and dropout are drawn from, or the number for
+            `jax.random.key`.
         epochs: How many times every example is taken.
         batch_size: The number of examples in a batch, between 1 and N. Where it does not divide N, some batches are
             shorter.
@@ -61,22 +85,52 @@ def fit(
             learning rule.
         shuffle: Whether every epoch takes the examples in a new order.
         weights: [N], above 0, how much each example counts in the means; ones by default.
+        params: The parameters to start from, as `fit` and `model.init` return them; None draws them.
+        validation: The validation part, as (x, t) or (x, t, weights), or the share of the examples that is drawn for
+            it, between 0 and 1. None has no such part.
+        patience: The run ends when its lowest validation loss is this many epochs old. None trains to the end.
+        progress: Whether to show a progress bar with the losses on stderr.
+        learning_rate: The learning rate of an optimizer given by name; by default 0.01 for variants of SGD and 0.001
+            for all others.
 
     Returns:
-        The trained parameters, and the history of the run.
+        The parameters with the lowest validation loss, or the last ones without a validation part; and the history of
+        the run up to the last epoch that was done.
 
     Raises:
-        ValueError: If the data, the weights or the schedule are not what `validate`, `validate_weights` and
-            `validate_schedule` expect, or if the run needs more memory than `validate_memory` finds free.
+        SettingError: If a name is not known, or an object is not what it should be; it is a ValueError.
+        ValueError: If the network ends in the softmax or the sigmoid that the loss applies itself; if the data, the
+            weights or the schedule are not what `validate`, `validate_weights` and `validate_schedule` expect; if
+            `params` do not fit the model; if `validation` or `progress` is set inside `jit` or `vmap`; or if the run
+            needs more memory than `validate_memory` finds free.
         FloatingPointError: If the loss or the parameters stop being finite; the message names the epoch, the step and
             the layer. Inside `jit` or `vmap` it cannot be raised: check the loss and the parameters yourself there.
     """
+    model, loss = resolve_layer("model", model), resolve_loss(loss)
+    optimizer, key = resolve_optimizer(optimizer, learning_rate), resolve_key(key)
+    require_logits(model, loss)
     x, t = validate(model, loss, x, t)
-    validate_schedule(len(x), epochs, batch_size)
+    examples, evaluate_params = Examples(x, t, validate_weights(weights, len(x))), None
+    params = None if params is None else validate_params(model, params)
+    in_pieces = validation is not None or progress
+    if in_pieces and any(map(is_traced, (key, x, t))):
+        raise ValueError("expected fit without validation and progress inside jit or vmap, got one of them")
+    if patience is not None:
+        validate_number("patience", patience, least=1, integer=True)
+    if validation is not None:
+        examples, held_out = hold_out(model, loss, examples, validation, key)
+        evaluate_params = partial(_score_params, model, loss, examples, held_out)
+    elif patience is not None:
+        raise SettingError("patience", "only together with validation", patience)
+    validate_schedule(len(examples.x), epochs, batch_size)
     recipe = Recipe(model, loss, optimizer, batch_size, gradient, shuffle)
     validate_memory(recipe, key, x.shape[1:], dtype=x.dtype)
-    lanes = make_lanes(Examples(x, t, validate_weights(weights, len(x))), batch_size)
-    before = start(recipe, key)
+    lanes = make_lanes(examples, batch_size)
+    before = start(recipe, key) if params is None else start(recipe, key, params)
+    if in_pieces:
+        steps = -(-len(examples.x) // batch_size)
+        length = 1 if validation is not None else piece_length(steps, epochs, None)[0]
+        return fit_in_pieces(recipe, before, lanes, Plan(epochs, length, length, patience), evaluate_params, progress)
     after, history = train(recipe, before, lanes, epochs)
     if not is_traced(history.loss):
         raise_if_nonfinite(recipe, before, after, history, lanes)
@@ -136,11 +190,23 @@ def predict(model: Layer, params: PyTree, x: Any) -> Float[Array, "N ..."]:
         [N, ...], the outputs.
 
     Raises:
-        ValueError: If the features are ids and an id has no row in an embedding of the network.
+        ValueError: If the features are not numbers, or if they are ids and an id has no row in an embedding of the
+            network.
         InputError: If a layer does not take its input. It is a ValueError.
     """
+    x = to_numbers("features", x)
     validate_ids(model, x)
     return _apply_compiled(model, params, x)
+
+
+def _score_params(
+    model: Layer, loss: Loss, train_part: Examples, held_out: Examples, params: PyTree
+) -> tuple[float, dict[str, Any]]:
+    """Returns the negative validation loss, and that loss by its name."""
+    x, weights = jnp.asarray(train_part.x), train_part.weights
+    model, params = calibrate(model, params, x, None if weights is None else jnp.asarray(weights))
+    value = float(evaluate(model, loss, params, held_out)[1])
+    return -value, {"validation_loss": value}
 
 
 _apply_compiled = jax.jit(apply, static_argnames="model")

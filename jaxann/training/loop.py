@@ -3,7 +3,7 @@
 Each piece is one call of the compiled `run_epochs`, so a run is the same to the bit however it is cut.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import inf, isfinite
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jaxann.nn.hyperparameters import validate_number
 from jaxann.training.devices import shard_state
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.memory import validate_memory
-from jaxann.training.recipe import Recipe, TrainState, run_epochs, start
+from jaxann.training.recipe import History, Recipe, TrainState, run_epochs, start
 
 Row = dict[str, Any]
 Evaluate = Callable[[Any], tuple[float, Row]]
@@ -147,28 +147,59 @@ def train_in_pieces(
             the layer.
     """
     compiled = compile_pieces(recipe, lanes, plan, progress) if compiled is None else compiled
-    while not is_finished(plan, progress):
-        before, epoch = progress.state, int(progress.state.epoch)
-        state, history = compiled[_next_length(plan, epoch)](before, lanes)
-        raise_if_nonfinite(recipe, before, state, history, lanes)
+    for latest, history, evaluation in run_pieces(recipe, lanes, plan, progress, evaluate, compiled):
         metrics = {"loss": history.loss, **history.metrics}
         columns = {name: np.asarray(values).tolist() for name, values in metrics.items()}
+        first = int(latest.state.epoch) - len(columns["loss"]) + 1
         rows: list[Row] = [
-            {"epoch": epoch + 1 + i, **dict(zip(columns, row, strict=True))}
+            {"epoch": first + i, **dict(zip(columns, row, strict=True))}
             for i, row in enumerate(zip(*columns.values(), strict=True))
         ]
-        epoch = rows[-1]["epoch"]
-        latest = Progress(state, state.params, -rows[-1]["loss"], epoch)
+        rows[-1].update(evaluation)
+        yield latest, rows
+
+
+def run_pieces(
+    recipe: Recipe,
+    lanes: Lanes,
+    plan: Plan,
+    progress: Progress,
+    evaluate: Evaluate | None,
+    compiled: Mapping[int, Callable],
+) -> Iterator[tuple[Progress, History, Row]]:
+    """Trains the rest of a run, piece by piece, as `train_in_pieces` does, and yields histories in place of rows.
+
+    Args:
+        recipe: What is trained and how.
+        lanes: The examples.
+        plan: How long the run is and where it is cut.
+        progress: How far the run has come.
+        evaluate: As for `train_in_pieces`.
+        compiled: As `compile_pieces` returns them.
+
+    Yields:
+        After each piece the progress, the piece's history, and the metrics of the evaluation after it; {} if there is
+        no evaluation.
+
+    Raises:
+        FloatingPointError: As `train_in_pieces` does.
+    """
+    while not is_finished(plan, progress):
+        before, epoch, metrics = progress.state, int(progress.state.epoch), {}
+        length = _next_length(plan, epoch)
+        state, history = compiled[length](before, lanes)
+        raise_if_nonfinite(recipe, before, state, history, lanes)
+        epoch += length
+        latest = Progress(state, state.params, -float(np.asarray(history.loss)[-1]), epoch)
         if evaluate is not None:
             score = -inf
             if epoch % plan.every == 0 or epoch >= plan.epochs:
                 score, metrics = evaluate(state.params)
-                rows[-1].update(metrics)
             latest = latest._replace(best_score=score if isfinite(score) else -inf)
             if isfinite(progress.best_score) and latest.best_score <= progress.best_score:
                 latest = progress._replace(state=state)
         progress = latest
-        yield progress, rows
+        yield progress, history, metrics
 
 
 def _next_length(plan: Plan, epoch: int) -> int:

@@ -7,6 +7,7 @@ gained from small biases or scales.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from inspect import signature
 from typing import Any
 
@@ -78,6 +79,36 @@ def optimizer(
         return update
     validate_number("clip", clip, above=0)
     return optax.chain(optax.clip_by_global_norm(clip), update)
+
+
+def resolve_optimizer(value: Any, learning_rate: Any = None) -> optax.GradientTransformation:
+    """Returns the optimizer that the setting `optimizer` stands for.
+
+    The same name and learning rate give the same object, so that a program compiled for it serves again.
+
+    Args:
+        value: An optax transformation, or one of the names in `OPTIMIZERS`.
+        learning_rate: The learning rate or schedule of an optimizer given by name. None stands for 0.01 for "sgd",
+            "momentum" and "nesterov", and for 0.001 for all others.
+
+    Raises:
+        SettingError: If the value is neither, if the learning rate is out of range, or if there is one beside a
+            transformation, which has its own.
+    """
+    if isinstance(value, str):
+        default = 0.01 if value == "sgd" or value in _SGD else 0.001
+        rate = default if learning_rate is None else learning_rate
+        is_plain = isinstance(rate, float | int) and not isinstance(rate, bool)
+        return _make_optimizer(value, float(rate)) if is_plain else optimizer(value, rate)
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        expectation = f"to be a transformation of optax, such as optax.adam(0.001), or one of {', '.join(OPTIMIZERS)}"
+        raise SettingError("optimizer", expectation, value)
+    if learning_rate is not None:
+        raise SettingError("learning_rate", "only together with the name of an optimizer", learning_rate)
+    return value
+
+
+_make_optimizer = lru_cache(maxsize=64)(optimizer)
 
 
 def schedule(name: str, learning_rate: Any, steps: int, *, warmup: int = 0, final: float = 0.0) -> Any:

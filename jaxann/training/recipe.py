@@ -45,11 +45,13 @@ class History(NamedTuple):
             takes it, before the update.
         step_loss: [epochs, steps], the mean loss of each batch before the update of its step.
         metrics: The metrics of a `Stateful` gradient by name, each [epochs]: their means over the steps of each epoch.
+        validation_loss: [epochs], the mean loss on the validation part after each epoch. None without such a part.
     """
 
     loss: Float[Array, " epochs"]
     step_loss: Float[Array, "epochs steps"]
     metrics: dict[str, Float[Array, " epochs"]] = {}  # noqa: RUF012
+    validation_loss: Float[Array, " epochs"] | None = None
 
 
 class Recipe(NamedTuple):
@@ -76,18 +78,19 @@ class Recipe(NamedTuple):
         return as_stateful(self.gradient(self.model, self.loss))
 
 
-def init_state(recipe: Recipe, key: PRNGKeyArray) -> TrainState:
+def init_state(recipe: Recipe, key: PRNGKeyArray, params: PyTree = None) -> TrainState:
     """Draws the parameters and makes the other parts of the state before the first epoch.
 
     Args:
         recipe: What is trained and how.
         key: The key of the run, from which parameters, orders of the examples and dropout are drawn.
+        params: The parameters to start from; None draws them.
 
     Returns:
         The state after 0 epochs.
     """
     params_key, shuffle_key = jax.random.split(key)
-    params = recipe.model.init(params_key)
+    params = recipe.model.init(params_key) if params is None else params
     gradient_state = recipe.make_gradient().init(jax.random.fold_in(params_key, 1))
     return TrainState(params, recipe.optimizer.init(params), shuffle_key, jnp.zeros((), int), gradient_state)
 

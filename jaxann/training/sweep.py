@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, PyTree
 
 from jaxann.data.batches import Examples, make_lanes
-from jaxann.data.validation import validate, validate_schedule, validate_weights
+from jaxann.data.validation import require_logits, validate, validate_schedule, validate_weights
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.training.memory import validate_memory
 from jaxann.training.recipe import Recipe, init_state, run_epochs
@@ -118,6 +118,7 @@ def sweep(
         fixed = tuple(sorted((name, value) for name, value in settings.items() if name not in ("seed", *traced)))
         group = _Group(make, epochs, measure, mesh, fixed, tuple(traced))
         if group not in groups:
+            require_logits(recipe.model, recipe.loss)
             x, t = validate(recipe.model, recipe.loss, examples.x, examples.t)
             validate_schedule(len(x), epochs, recipe.batch_size)
             validate_memory(recipe, jax.random.key(0), x.shape[1:], dtype=x.dtype)

@@ -31,7 +31,12 @@ def put(array, place, value):
         (SquaredError(), X.astype(str), T, "expected real numbers for features, got dtype <U32"),
         (SquaredError(), X.astype(object), T, "expected real numbers for features, got dtype object"),
         (SquaredError(), X * 1j, T, "expected real numbers for features, got dtype complex128"),
-        (SquaredError(), X, T.astype(str), "expected real numbers for targets, got dtype <U32"),
+        (
+            SquaredError(),
+            X,
+            T.astype(str),
+            r"expected real numbers for targets, got '[^']*' \(names, t = numpy.unique\(labels, return_inverse=True\)",
+        ),
         (SquaredError(), [[1.0], [1.0, 2.0]], T, "features in rows of equal length, got rows of different lengths"),
         (
             SquaredError(),

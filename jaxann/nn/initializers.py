@@ -1,0 +1,53 @@
+"""Initializers as values: equal where their settings are equal, and stored by name, unlike the functions of JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import getclosurevars, signature
+from typing import Any
+
+from jax.nn import initializers
+from jaxtyping import Array, PRNGKeyArray
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """An initializer of `jax.nn.initializers`, by the name of the function that makes it and its arguments.
+
+    Initializer("normal", (("stddev", 0.02),)) draws what `jax.nn.initializers.normal(stddev=0.02)` draws.
+
+    Attributes:
+        name: The name of a function in `jax.nn.initializers` that returns an initializer, such as "he_normal".
+        settings: The names and values of its arguments.
+    """
+
+    name: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, key: PRNGKeyArray, shape: Sequence[int], *arguments: Any) -> Array:
+        """Draws an array of a shape; further arguments are those of the initializers of JAX, such as the dtype."""
+        return getattr(initializers, self.name)(**dict(self.settings))(key, shape, *arguments)
+
+
+def to_initializer(value: Any) -> Any:
+    """Returns the `Initializer` that draws what a function made by `jax.nn.initializers` draws.
+
+    Such a function, as `he_normal()` is one, keeps its settings in a closure, which neither `pickle` nor a file stores.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        The `Initializer`, or the value itself if it is not such a function.
+    """
+    name, _, rest = getattr(value, "__qualname__", "").partition(".<locals>.")
+    make = getattr(initializers, name, None)
+    if rest != "init" or make is None or not getattr(value, "__module__", "").startswith("jax."):
+        return value
+    settings = getclosurevars(value).nonlocals
+    known = settings.keys() <= signature(make).parameters.keys()
+    return Initializer(name, tuple(sorted(settings.items()))) if known else value
+
+
+glorot_uniform = Initializer("glorot_uniform")
