@@ -78,6 +78,7 @@ def test_a_run_killed_at_any_moment_and_resumed_is_the_run(begin, tmp_path, kill
     assert_same_run(tmp_path / "undisturbed", killed)
 
 
+@pytest.mark.slow
 def test_control_c_and_sigterm_store_where_the_run_stands_and_report_it(begin, tmp_path):
     """No checkpoint is due otherwise. As long as a run goes on, no other process goes on with it."""
     signals = {"a": signal.SIGINT, "b": signal.SIGTERM}
@@ -114,10 +115,11 @@ def test_control_c_before_training_ends_it_without_a_word(begin):
 @pytest.mark.parametrize(
     ("kilobytes", "settings", "sentence"),
     [
-        (
+        pytest.param(
             12,
             ("--tensorboard", "--validation", 0.2, "--evaluate-every", 1, "--epochs", 200, "--checkpoint-seconds", 999),
             "(a/metrics.jsonl|the scalars in a/tensorboard) cannot be written: File too large",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             60,

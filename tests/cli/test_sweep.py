@@ -43,6 +43,7 @@ def test_the_table_is_of_the_members_and_sorted(finished):
     assert [line.split() for line in lines[4:]] == [["1e+200", name, "2", "of", "2"] for name in ("tanh", "sigmoid")]
 
 
+@pytest.mark.slow
 def test_a_diverged_member_is_marked_and_disturbs_no_other_and_several_devices_come_to_the_same(finished, tmp_path):
     rows = read_members(finished)
     assert [row for row in rows if row["diverged"]] == [

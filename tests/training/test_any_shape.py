@@ -47,6 +47,7 @@ def test_they_train_predict_and_have_gradients_of_each_example(model, x):
     np.testing.assert_allclose(per_example.norms(grads)[3], norm, rtol=1e-12)
 
 
+@pytest.mark.slow
 @NETWORKS
 def test_check_judges_them(model, x):
     params = model.init(jax.random.key(1))

@@ -110,10 +110,12 @@ def test_parameters_and_the_optimizers_state_are_spread_by_outputs():
 @pytest.mark.parametrize(
     "optimizer",
     [
-        optax.chain(kfac(mlp((13, 8, 6), tanh), LOSS), optax.sgd(0.1, momentum=0.9)),
+        pytest.param(
+            optax.chain(kfac(mlp((13, 8, 6), tanh), LOSS), optax.sgd(0.1, momentum=0.9)), marks=pytest.mark.slow
+        ),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.01)),
         pytest.param(optax.adafactor(0.01), marks=pytest.mark.slow),
-        optax.lbfgs(0.1),
+        pytest.param(optax.lbfgs(0.1), marks=pytest.mark.slow),
     ],
     ids=["kfac", "adamw", "adafactor", "lbfgs"],
 )
@@ -155,6 +157,7 @@ def test_statistics_of_a_batch_are_those_of_one_device_even_if_the_batch_does_no
     assert compare(other.params, one.params).error < 1e-12
 
 
+@pytest.mark.slow
 def test_a_run_in_pieces_stays_where_it_is_laid_out():
     recipe, mesh = Recipe(MODEL, LOSS, optax.adam(0.01), 30), make_mesh(2, 4)
     first = begin(recipe, KEY, mesh)

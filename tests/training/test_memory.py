@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from support.programs import call
+from support.selection import choose
 
 from jaxann import autodiff, fit
 from jaxann.cli.train import main
@@ -43,7 +44,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", choose(CASES.values(), 3), ids=CASES)
 def test_the_bytes_counted_are_at_most_those_of_the_compiled_program(case, monkeypatch):
     examples = Examples(jnp.ones((2 * case.batch_size, 4)), jnp.full((2 * case.batch_size, 3), 1 / 3))
     program = train.lower(case, start.eval_shape(case, KEY), make_lanes(examples, case.batch_size), 1).compile()

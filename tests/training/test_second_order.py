@@ -200,7 +200,7 @@ def test_damping_and_decay_may_be_traced():
     assert abs(many[0, 1] - many[1, 1]) > 1e-3
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_updates_keep_the_precision_of_the_gradient_and_factors_have_float32_or_better(dtype, compiled):
     params, (x, t, weights) = cast((MODEL.init(KEY), batches(1)[0]), dtype)
