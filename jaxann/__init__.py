@@ -75,6 +75,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - a checkout can be imported by a 
 from importlib.metadata import version
 
 from jaxann import cli, data, gradcheck, gradients, interop, nn, rules, runs, training
+from jaxann.cli.run_folder import load
 from jaxann.gradcheck.audit import audit
 from jaxann.gradcheck.check import check, check_layer
 from jaxann.gradcheck.check_function import check_function, check_gradient
@@ -84,6 +85,7 @@ from jaxann.gradients.backprop import backprop
 from jaxann.gradients.comparison import compare
 from jaxann.interop.differentiable import differentiable
 from jaxann.nn.calibration import calibrate
+from jaxann.runs.network_file import save
 from jaxann.training.fit import fit, predict
 from jaxann.training.sweep import sweep
 
@@ -108,10 +110,12 @@ __all__ = [
     "grade",
     "gradients",
     "interop",
+    "load",
     "nn",
     "predict",
     "rules",
     "runs",
+    "save",
     "sweep",
     "training",
 ]

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from jaxann import fit, predict
 from jaxann.cli.program import run_program
-from jaxann.data import load
+from jaxann.data import load_dataset
 from jaxann.data.extras import require_packages
 from jaxann.data.validation import validate_schedule
 from jaxann.gradcheck import style
@@ -130,7 +130,7 @@ def compare_rules(settings: ComparisonSettings) -> dict[str, Outcome]:
         ImportError: If a picture is to be drawn and matplotlib is missing.
     """
     settings.check()
-    loaded = [load("digits", held_out=settings.held_out, seed=seed) for seed in range(settings.seeds)]
+    loaded = [load_dataset("digits", held_out=settings.held_out, seed=seed) for seed in range(settings.seeds)]
     train, test = ([getattr(data, part) for data in loaded] for part in ("train", "test"))
     x, t, x_test, t_test = (
         jnp.asarray(np.stack([getattr(part, name) for part in parts])) for parts in (train, test) for name in "xt"

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from jaxann.cli.settings import Settings
 from jaxann.data.batches import Examples
-from jaxann.data.splits import Dataset, load
+from jaxann.data.splits import Dataset, load_dataset
 from jaxann.data.targets import Targets
 from jaxann.data.validation import validate, validate_schedule, validate_weights
 from jaxann.gradients.autodiff import autodiff
@@ -84,7 +84,7 @@ def prepare(settings: Settings) -> Task:
     """
     jax.config.update("jax_enable_x64", settings.precision == "float64")
     check_settings(settings)
-    data = load(
+    data = load_dataset(
         settings.dataset,
         held_out=settings.held_out,
         validation=settings.validation,

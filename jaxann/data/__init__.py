@@ -1,7 +1,7 @@
 """Tables of examples: reading them, splitting them, standardizing them, and encoding their targets for a loss.
 
-`load` reads a table, checks every cell, splits it into training, validation and test parts, and standardizes the
-features with the means and standard deviations of the training part. `Targets` converts the targets of the table to
+`load_dataset` reads a table, checks every cell, splits it into training, validation and test parts, and standardizes
+the features with the means and standard deviations of the training part. `Targets` converts the targets of the table to
 those of a loss, and a network's outputs back to predictions.
 
 ```python
@@ -9,10 +9,10 @@ import jax
 import optax
 
 from jaxann import fit, predict
-from jaxann.data import Targets, load
+from jaxann.data import Targets, load_dataset
 from jaxann.nn import mlp, relu
 
-data = load("iris", held_out=0.25, validation=0.2, seed=1)
+data = load_dataset("iris", held_out=0.25, validation=0.2, seed=1)
 print([len(part.x) for part in (data.train, data.validation, data.test)])  # [89, 23, 38]
 targets = Targets.fit("softmax_cross_entropy", len(data.classes), smoothing=0.1, t=data.train.t)
 
@@ -46,20 +46,20 @@ Data and settings that do not fit raise an error of one sentence before anything
 number in flowers.csv, row 3, column width, got 'red'" or "expected held_out between 0 and 1, excluding 0 and 1, got
 1.5".
 
-- `Dataset` is what `load` returns: up to three `Examples`, the names of classes and columns, and the `scaling`, which
-  standardizes features to predict from in the same way.
+- `Dataset` is what `load_dataset` returns: up to three `Examples`, the names of classes and columns, and the `scaling`,
+  which standardizes features to predict from in the same way.
 - `Examples` are features, targets and weights, as NumPy or JAX arrays.
 - `Targets` encodes targets as the loss takes them: smoothed distributions over the classes, labels, signs, counts or
   standardized numbers.
 - The modules: `tables` reads tables, and with `read_features` the features of a file to predict from, by the names of
   its columns; `files` reads .csv files, `archives` .npz files and `images` IDX files; `labels` decides which targets
-  are classes; `splits` has `load`; `scaling` standardizes features and targets; `validation` checks arrays against a
-  model and a loss; `batches` lays examples out in lanes, and a batch takes one example from each lane; `extras` says
-  how to install optional packages.
+  are classes; `splits` has `load_dataset`; `scaling` standardizes features and targets; `numbers` makes arrays of
+  tables of pandas; `validation` checks arrays against a model and a loss; `batches` lays examples out in lanes, and a
+  batch takes one example from each lane; `extras` says how to install optional packages.
 """
 
 from jaxann.data.batches import Examples
-from jaxann.data.splits import Dataset, load
+from jaxann.data.splits import Dataset, load_dataset
 from jaxann.data.targets import Targets
 
-__all__ = ["Dataset", "Examples", "Targets", "load"]
+__all__ = ["Dataset", "Examples", "Targets", "load_dataset"]

@@ -59,7 +59,7 @@ def fit_scaling(source: str, x: np.ndarray, columns: tuple[str, ...], scaling: s
         source: The file or table, for the message.
         x: Features [N, n] of the training part, finite floats.
         columns: The names of the features, for the message.
-        scaling: "feature", "all" or "none", as for `load`.
+        scaling: "feature", "all" or "none", as for `load_dataset`.
 
     Raises:
         ValueError: If a feature varies so little that float64 cannot represent its standard deviation precisely.

@@ -39,7 +39,7 @@ class Dataset(NamedTuple):
     scaling: Scaling
 
 
-def load(
+def load_dataset(
     source: str,
     *,
     held_out: float | None = None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi, sqrt
+from typing import Any
 
 import jax.numpy as jnp
 from jax.lax import erfc, logistic

@@ -14,14 +14,14 @@ from tempfile import TemporaryDirectory
 import jax
 import optax
 
-from jaxann.data import Targets, load
+from jaxann.data import Targets, load_dataset
 from jaxann.data.batches import make_lanes
 from jaxann.nn import mlp, relu
 from jaxann.runs import Checkpoints, Folder, Record
 from jaxann.training import Recipe
 from jaxann.training.loop import Plan, begin, train_in_pieces
 
-data = load("iris")
+data = load_dataset("iris")
 loss = Targets.fit("softmax_cross_entropy", len(data.classes), 0.0, data.train.t).make_loss()
 recipe = Recipe(mlp((4, 10, 3), relu), loss, optax.adam(0.01), batch_size=16)
 lanes = make_lanes(data.train, recipe.batch_size)
@@ -90,12 +90,17 @@ schedule over them; the evaluation after the epoch that was the last one before 
 processes, each process writes its part of the checkpoints, and the first one writes everything else. A run of version
 0.1 whose table has a constant column, or numbers such as 1.0 as names of classes, is taken for one on different data.
 
+**In Python.** `run = jaxann.load("runs/a")` reads the folder of a run of the command line: `run.predict(x)`,
+`run.predict_proba(x)`, `run.model`, `run.params`, `run.history` and `run.settings`. `jaxann.save(path, model, params)`
+stores any network in one file without a pickle, and `model, params = jaxann.load(path)` reads it.
+
 - `Folder` creates, opens and locks the folder, and reads and writes its JSON files and metrics.
 - `Checkpoints` saves and restores a run's `Progress`, and reads the best parameters to predict from.
 - `Record` uses both for a run, and at its end writes the result and the pictures.
 - The modules: `files` writes files atomically and reads JSON; `scalars` writes scalars for TensorBoard; `plots` draws
   metrics, confusion matrices and sweeps; `folder` also has `require_readable_version`, which refuses runs of newer
-  versions of jaxann; `late_errors` silences what orbax reports after it has failed.
+  versions of jaxann; `late_errors` silences what orbax reports after it has failed;
+  `network_file` stores a network in one file.
 """
 
 from jaxann.runs.checkpoints import Checkpoints

@@ -12,7 +12,7 @@ from support.sweeps import GRID, QUICK, assert_same_members, call_sweep
 
 from jaxann import fit, predict
 from jaxann.cli import members, scores, sweep, task, train
-from jaxann.data import load
+from jaxann.data import load_dataset
 from jaxann.nn import ACTIVATIONS, CrossEntropy, mlp, softmax
 from jaxann.training import optimizer
 from jaxann.training.sweep import Outcome
@@ -122,7 +122,7 @@ def test_the_top_is_retrained_on_both_parts_and_scored_once(copy, trained):
     best = [line.split()[:2] for line in (copy / "table.txt").read_text().splitlines()[1:3]]
     table = out.splitlines()[out.splitlines().index("the best, retrained on the training and validation parts:") + 1 :]
     assert table[0].split() == ["learning_rate", "activation", "test", "accuracy", "test", "loss", "diverged"]
-    data = load("iris", validation=0.25, seed=0)
+    data = load_dataset("iris", validation=0.25, seed=0)
     x, labels = (np.concatenate([getattr(part, name) for part in data[:2]]) for name in "xt")
     t = 0.97 * np.eye(3)[labels] + 0.01
     for (rate, activation), line in zip(best, table[1:], strict=True):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from jaxann.data import load
+from jaxann.data import load_dataset
 from jaxann.data.scaling import BATCH, Scaling
 from jaxann.data.tables import SETS, read_table
 from jaxann.nn.hyperparameters import SettingError
@@ -36,7 +36,7 @@ def parts(data):
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize(("settings", "held_out", "seed"), [({}, 0.2, 0), ({"held_out": 0.3, "seed": 7}, 0.3, 7)])
 def test_without_validation_the_parts_are_scikit_learns_to_the_bit(name, settings, held_out, seed):
-    data, table = load(name, **settings), read_table(name)
+    data, table = load_dataset(name, **settings), read_table(name)
     apart = int(np.ceil(held_out * len(table.t)))
     stratify = table.t if table.classes else None
     x, x_test, t, t_test = train_test_split(table.x, table.t, test_size=apart, random_state=seed, stratify=stratify)
@@ -52,7 +52,7 @@ def test_without_validation_the_parts_are_scikit_learns_to_the_bit(name, setting
 
 
 def test_iris_and_diabetes_are_split_as_in_the_first_version():
-    iris, diabetes = load("iris"), load("diabetes")
+    iris, diabetes = load_dataset("iris"), load_dataset("diabetes")
     assert iris.test.t[:12].tolist() == [0, 1, 0, 2, 0, 1, 2, 0, 0, 1, 2, 1]
     assert diabetes.test.t[:6].tolist() == [321, 215, 127, 64, 175, 275]
     first = [-0.4198787456685784, 1.0127481951850976, -1.3809335178638145, -1.319284998946758]
@@ -63,7 +63,7 @@ def test_iris_and_diabetes_are_split_as_in_the_first_version():
 
 @pytest.mark.parametrize("name", SETS)
 def test_features_are_standardized_over_the_training_part_alone(name):
-    data = load(name, held_out=0.3, validation=0.2, seed=1)
+    data = load_dataset(name, held_out=0.3, validation=0.2, seed=1)
     varying = data.train.x.std(axis=0) > 0
     np.testing.assert_allclose(data.train.x.mean(axis=0), 0, atol=1e-10)
     np.testing.assert_allclose(data.train.x[:, varying].std(axis=0), 1, rtol=1e-10)
@@ -74,7 +74,7 @@ def test_features_are_standardized_over_the_training_part_alone(name):
 
 
 def test_the_parts_make_up_the_table():
-    data, table = load("wine", held_out=0.3, validation=0.2, seed=1), read_table("wine")
+    data, table = load_dataset("wine", held_out=0.3, validation=0.2, seed=1), read_table("wine")
     assert [len(part.t) for part in parts(data)] == [99, 25, 54]
     x = np.concatenate([part.x for part in parts(data)])
     t = np.concatenate([part.t for part in parts(data)])
@@ -84,14 +84,14 @@ def test_the_parts_make_up_the_table():
 
 
 def test_validation_leaves_the_test_part_as_it_is():
-    without, with_it = load("iris"), load("iris", validation=0.25)
+    without, with_it = load_dataset("iris"), load_dataset("iris", validation=0.25)
     np.testing.assert_array_equal(without.test.t, with_it.test.t)
     assert [len(part.t) for part in parts(with_it)] == [90, 30, 30]
 
 
 @pytest.mark.parametrize("name", SETS[:-1])
 def test_every_part_has_the_classes_in_the_same_proportions(name):
-    data = load(name, held_out=0.25, validation=0.25)
+    data = load_dataset(name, held_out=0.25, validation=0.25)
     shares = [np.bincount(part.t) / len(part.t) for part in parts(data)]
     assert len(shares[0]) == len(data.classes)
     for share, part in zip(shares[1:], parts(data)[1:], strict=True):
@@ -99,7 +99,7 @@ def test_every_part_has_the_classes_in_the_same_proportions(name):
 
 
 def test_the_seed_draws_both_splits():
-    drawn = (parts(load("iris", validation=0.2, seed=seed)) for seed in (0, 0, 1))
+    drawn = (parts(load_dataset("iris", validation=0.2, seed=seed)) for seed in (0, 0, 1))
     for first, again, second in zip(*drawn, strict=True):
         np.testing.assert_array_equal(first.x, again.x)
         assert not np.array_equal(first.x, second.x)
@@ -108,18 +108,18 @@ def test_the_seed_draws_both_splits():
 def test_the_sources_own_test_part_is_the_test_part(npz):
     x, t = classes()
     path = npz(x_train=x, y_train=t, x_test=x[:6] + 1, y_test=t[:6])
-    data = load(path, validation=0.25)
+    data = load_dataset(path, validation=0.25)
     assert [len(part.t) for part in parts(data)] == [30, 10, 6]
     np.testing.assert_allclose(data.test.x * data.scaling.sd + data.scaling.mean, x[:6] + 1)
-    np.testing.assert_array_equal(load(path).train.t, t)
+    np.testing.assert_array_equal(load_dataset(path).train.t, t)
     sentence = r"^expected held_out to be None for .*table.npz, because it has a test part of its own, got 0.2$"
     with pytest.raises(SettingError, match=sentence):
-        load(path, held_out=0.2)
+        load_dataset(path, held_out=0.2)
 
 
 def test_all_features_are_scaled_as_one(npz):
     x, t = classes()
-    data = load(npz(x=x * [1, 10, 100], t=t), scaling="all")
+    data = load_dataset(npz(x=x * [1, 10, 100], t=t), scaling="all")
     assert data.scaling.mean.shape == data.scaling.sd.shape == (3,)
     np.testing.assert_allclose(data.train.x.mean(), 0, atol=1e-12)
     np.testing.assert_allclose(data.train.x.std(), 1)
@@ -128,7 +128,7 @@ def test_all_features_are_scaled_as_one(npz):
 
 def test_features_may_be_left_as_they_are(npz):
     x, t = classes()
-    data = load(npz(x=x, t=t), scaling="none")
+    data = load_dataset(npz(x=x, t=t), scaling="none")
     assert set(map(tuple, data.train.x)) < set(map(tuple, x))
     np.testing.assert_array_equal(data.scaling(x), x)
 
@@ -137,7 +137,7 @@ def test_features_may_be_left_as_they_are(npz):
 def test_what_is_constant_becomes_zero(npz, scaling):
     x, t = classes()
     x[:, 1 if scaling == "feature" else slice(None)] = 0.1
-    data = load(npz(x=x, t=t), scaling=scaling)
+    data = load_dataset(npz(x=x, t=t), scaling=scaling)
     np.testing.assert_allclose(data.train.x[:, 1], 0, atol=1e-12)
     np.testing.assert_allclose(data.test.x[:, 1], 0, atol=1e-12)
 
@@ -147,7 +147,7 @@ def test_float32_stays_float32_and_is_scaled_as_precisely(npz, scaling):
     """The features are far from 0, and there are more examples than the scaling is fitted on at a time."""
     x, t = classes(2 * BATCH, 2)
     x = (x + 1000).astype(np.float32)
-    data = load(npz(x=x, t=t), held_out=0.1, scaling=scaling)
+    data = load_dataset(npz(x=x, t=t), held_out=0.1, scaling=scaling)
     assert data.train.x.dtype == data.test.x.dtype == np.float32
     axis = 0 if scaling == "feature" else None
     np.testing.assert_allclose(data.train.x.mean(axis, dtype=float), 0, atol=1e-6)
@@ -163,7 +163,9 @@ def test_a_scaling_does_not_change_its_argument_and_takes_integers():
 
 def test_weights_go_with_their_examples(npz):
     x, t = classes()
-    data = load(npz(x=x, t=t, weights=x[:, 0] - x[:, 0].min() + 1), held_out=0.25, validation=0.25, scaling="none")
+    data = load_dataset(
+        npz(x=x, t=t, weights=x[:, 0] - x[:, 0].min() + 1), held_out=0.25, validation=0.25, scaling="none"
+    )
     for part in parts(data):
         assert part.weights is not None
         np.testing.assert_allclose(part.weights, part.x[:, 0] - x[:, 0].min() + 1)
@@ -173,7 +175,7 @@ def test_examples_of_weight_0_are_left_out(npz):
     x, t = classes()
     weights = np.ones(40)
     weights[:10], x[:10] = 0, 1000
-    data = load(npz(x=x, t=t, weights=weights), held_out=0.25, validation=0.25)
+    data = load_dataset(npz(x=x, t=t, weights=weights), held_out=0.25, validation=0.25)
     parts = (data.train, data.validation, data.test)
     for part in parts:
         assert part is not None
@@ -215,17 +217,17 @@ def test_parts_of_too_few_get_a_sentence(npz):
     with pytest.raises(
         ValueError, match=r"^expected at least 2 of class 2 among .*.npz's 40 examples to split, got 1$"
     ):
-        load(npz(x=x, t=single))
+        load_dataset(npz(x=x, t=single))
     data = npz(x_train=x, y_train=single, x_test=x, y_test=t)
-    assert len(load(data).train.t) == 40
+    assert len(load_dataset(data).train.t) == 40
     with pytest.raises(ValueError, match=r"at least 2 of class 2 among .*.npz's 40 training examples to split, got 1$"):
-        load(data, validation=0.2)
+        load_dataset(data, validation=0.2)
     with pytest.raises(ValueError, match=r"held_out to leave at least 2 of .*.npz's 3 examples in each part, got 0.2$"):
-        load(npz(x=x[:3], t=t[:3] + 0.5))
+        load_dataset(npz(x=x[:3], t=t[:3] + 0.5))
     with pytest.raises(ValueError, match=r"held_out to leave at least 2 of .*.npz's 0 examples in each part, got 0.2$"):
-        load(npz(x=x, t=t, weights=np.zeros(40)))
+        load_dataset(npz(x=x, t=t, weights=np.zeros(40)))
     with pytest.raises(ValueError, match=r"a weight above 0 of every class in .*table.npz, got none of class 1$"):
-        load(npz(x=x, t=t, weights=1 - t))
+        load_dataset(npz(x=x, t=t, weights=1 - t))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -234,15 +236,15 @@ def test_features_of_any_size_are_standardized_alike(npz, dtype, scaling):
     """Powers of two change no digit, even if squares overflow or vanish. A constant 0.1 or 1e300 becomes 0."""
     x, t = classes()
     x = x.astype(dtype)
-    ordinary = load(npz(x=x, t=t), validation=0.25, scaling=scaling)
+    ordinary = load_dataset(npz(x=x, t=t), validation=0.25, scaling=scaling)
     for exponent in (-100, 20, 120) if dtype == np.float32 else (-1000, -600, 20, 600, 1018):
-        scaled = load(npz(x=np.ldexp(x, exponent), t=t), validation=0.25, scaling=scaling)
+        scaled = load_dataset(npz(x=np.ldexp(x, exponent), t=t), validation=0.25, scaling=scaling)
         for part, expected in zip(parts(scaled), parts(ordinary), strict=True):
             np.testing.assert_array_equal(part.x, expected.x, strict=True)
         np.testing.assert_array_equal(scaled.scaling.sd, np.ldexp(ordinary.scaling.sd, exponent))
     if dtype == np.float64 and scaling == "feature":
         constant = x * [1, 0, 0] + [0, 0.1, 1e300]
-        scaled = load(npz(x=constant, t=t))
+        scaled = load_dataset(npz(x=constant, t=t))
         np.testing.assert_array_equal(scaled.train.x[:, 1:], 0)
         np.testing.assert_array_equal(scaled.scaling.sd[1:], 1)
 
@@ -251,9 +253,9 @@ def test_the_largest_numbers_and_those_next_to_0_are_standardized(npz):
     t = np.arange(40) // 2 % 2
     signs, subnormal = np.where(np.arange(40) % 2, 1.0, -1.0)[:, None], np.finfo(np.float32).smallest_subnormal
     for x in (1.7e308 * signs, 3e38 * signs.astype(np.float32), subnormal * (3 + 2 * signs).astype(np.float32)):
-        data = load(npz(x_train=x, y_train=t, x_test=x, y_test=t))
+        data = load_dataset(npz(x_train=x, y_train=t, x_test=x, y_test=t))
         np.testing.assert_allclose(data.train.x, signs, rtol=1e-6)
         np.testing.assert_array_equal(data.test.x, data.train.x, strict=True)
     sentence = r"a standard deviation of at least 2.22507e-308 in .*table.npz, got 1e-310 in column x_0$"
     with pytest.raises(ValueError, match=sentence):
-        load(npz(x_train=1e-310 * signs, y_train=t, x_test=signs, y_test=t))
+        load_dataset(npz(x_train=1e-310 * signs, y_train=t, x_test=signs, y_test=t))

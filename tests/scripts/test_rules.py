@@ -12,7 +12,7 @@ import rules
 from support.paths import SCRIPTS
 
 from jaxann import fit, predict
-from jaxann.data import load
+from jaxann.data import load_dataset
 from jaxann.nn import SoftmaxCrossEntropy, mlp, tanh
 from jaxann.rules import RULES
 
@@ -45,7 +45,7 @@ def test_every_seed_is_the_run_that_it_would_be_alone(outcomes):
     model, opt, rule = mlp((64, 16, 10), tanh), optax.sgd(QUICK.learning_rate), RULES["feedback_alignment"]
     accuracy, loss, _ = outcomes["feedback_alignment"]
     for seed in range(2):
-        data, key = load("digits", seed=seed), jax.random.key(seed)
+        data, key = load_dataset("digits", seed=seed), jax.random.key(seed)
         settings = {"key": key, "epochs": 3, "batch_size": QUICK.batch_size, "gradient": rule}
         params, history = fit(model, SoftmaxCrossEntropy(), opt, data.train.x, data.train.t, **settings)
         right = np.mean(predict(model, params, data.test.x).argmax(axis=1) == data.test.t)
