@@ -1,6 +1,6 @@
 """Self-attention: every position of a sequence takes a weighted mean of what other positions offer."""
 
-from __future__ import annotations
+# Annotations are not postponed: they would be looked up again in the modules of subclasses, for the inherited fields.
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field

@@ -1,6 +1,6 @@
 """Recurrent layers: `Recurrent`, which does backpropagation through time for any cell. `cells` has the cells."""
 
-from __future__ import annotations
+# Annotations are not postponed: they would be looked up again in the modules of subclasses, for the inherited fields.
 
 from abc import abstractmethod
 from collections.abc import Callable
