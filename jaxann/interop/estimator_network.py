@@ -53,13 +53,6 @@ class Structure(NamedTuple):
     shuffle: bool
     early_stopping: bool
 
-    def make_model(self, dropout: Number | None = None) -> Sequential:
-        """Returns the network, without dropout if `dropout` is None."""
-        layers: list[Layer] = []
-        for n, m, activation in zip(self.sizes, self.sizes[1:], self.activations, strict=False):
-            layers += [Dense(n, m), activation if dropout is None else Sequential((activation, Dropout(dropout)))]
-        return Sequential((*layers, Dense(*self.sizes[-2:])))
-
     def make_recipe(self, numbers: Mapping[str, Any]) -> Recipe:
         """Returns the recipe of a run, of plain or traced numbers under the names of the estimator's settings."""
         settings: dict[str, Any] = {}
@@ -77,15 +70,24 @@ class Structure(NamedTuple):
             weight_decay=numbers["alpha"] if is_decoupled else None,
         )
         gradient = self.gradient if is_decoupled else Penalized(self.gradient, numbers["alpha"])
-        model = self.make_model(numbers["dropout"] if self.drops else None)
+        model = make_network(self.sizes, self.activations, numbers["dropout"] if self.drops else None)
         return Recipe(model, self.loss, update, 1, gradient, self.shuffle)  # the lanes have the batch size
 
-    def pack(self, coefs: Sequence[Any], intercepts: Sequence[Any]) -> PyTree:
-        """Returns the parameters of the network for matrices [n, m] and biases [m]."""
-        params = []
-        for W, b in zip(coefs, intercepts, strict=True):
-            params += [{"W": jnp.asarray(W, float).T, "b": jnp.asarray(b, float)}, ((), ()) if self.drops else ()]
-        return tuple(params[:-1])
+
+def make_network(sizes: Sequence[int], activations: Sequence[Layer], dropout: Number | None = None) -> Sequential:
+    """Returns the network: `Dense` layers with activations between them, each with a `Dropout` unless that is None."""
+    layers: list[Layer] = []
+    for n, m, activation in zip(sizes, sizes[1:], activations, strict=False):
+        layers += [Dense(n, m), activation if dropout is None else Sequential((activation, Dropout(dropout)))]
+    return Sequential((*layers, Dense(*sizes[-2:])))
+
+
+def pack(coefs: Sequence[Any], intercepts: Sequence[Any], drops: bool = False) -> PyTree:
+    """Returns the parameters of a network for matrices [n, m] and biases [m]; `drops` says whether it has dropout."""
+    params: list[PyTree] = []
+    for W, b in zip(coefs, intercepts, strict=True):
+        params += [{"W": jnp.asarray(W, float).T, "b": jnp.asarray(b, float)}, ((), ()) if drops else ()]
+    return tuple(params[:-1])
 
 
 def unpack(params: PyTree) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -81,13 +81,11 @@ def _run_piece(
     recipe = structure.make_recipe(numbers)
     gathered = recipe._replace(gradient=Gathered(recipe.gradient, data.x, data.t))
     lanes = Lanes(data.rows, data.rows, data.weights)
-    model = structure.make_model(numbers["dropout"] if structure.drops else None)
-
     def evaluate(params: PyTree) -> dict[str, Array]:
         if not len(data.validation_rows):
             return {}
         t, weights = data.t[data.validation_rows], data.validation_weights
-        y = apply(model, params, data.x[data.validation_rows])
+        y = apply(recipe.model, params, data.x[data.validation_rows])
         loss = mean_weights(weights, len(y)) @ jax.vmap(structure.loss.value)(y, t)
         return {"validation_loss": loss, "validation_score": structure.score(y, t, weights)}
 

@@ -15,9 +15,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jaxann.interop.estimator_data import arrange, read_weights, split_validation, to_default_float
-from jaxann.interop.estimator_network import Structure, unpack
+from jaxann.interop.estimator_network import Structure, make_network, pack, unpack
 from jaxann.interop.estimator_run import Data, Run, diagnose, start, train, wrap_state
 from jaxann.interop.estimator_settings import make_structure, read_numbers, validate_settings
+from jaxann.nn.activations import ACTIVATIONS
 from jaxann.nn.loss import Loss
 from jaxann.training.fit import predict
 
@@ -168,7 +169,7 @@ class Perceptron(BaseEstimator):
         """Returns a run from the parameters so far: one that goes on in `partial_fit`, a new one in a warm start."""
         structure = problem.structure
         fresh = start(structure, problem.numbers, problem.seed)
-        params = structure.pack(self.coefs_, self.intercepts_)
+        params = pack(self.coefs_, self.intercepts_, structure.drops)
         if [leaf.shape for leaf in jax.tree.leaves(params)] != [a.shape for a in jax.tree.leaves(fresh.state.params)]:
             raise ValueError(
                 f"expected the hidden_layer_sizes of the fit before, got {self.hidden_layer_sizes} in a warm start"
@@ -181,7 +182,7 @@ class Perceptron(BaseEstimator):
             run = run._replace(stale=jnp.int32(self._stale), stopped=jnp.asarray(self._stopped))
             run = run._replace(best_value=jnp.asarray(self._best_value, float))
             if structure.early_stopping and self._best is not None:
-                run = run._replace(best=structure.pack(*self._best))
+                run = run._replace(best=pack(*self._best, structure.drops))
         return run
 
     def _report(self, problem: Problem) -> Any:
@@ -217,14 +218,17 @@ class Perceptron(BaseEstimator):
         self._best_value, self._seed = float(run.best_value), problem.seed
         self._optimizer_leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(run.state.opt_state)]
         self._gradient_leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(run.state.gradient_state)]
-        self._predictor = structure._replace(gradient=None, score=None, loss=None, drops=False)
+        # By name, so that a pickle holds no functions.
+        self._activations = [str(a) if ACTIVATIONS.get(str(a)) == a else a for a in structure.activations]
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Returns the outputs [N, m] of the network, in double precision."""
         check_is_fitted(self, "coefs_")
         X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
-        x, model = to_default_float("features", X), self._predictor.make_model()
-        params, outputs = self._predictor.pack(self.coefs_, self.intercepts_), []
+        x, outputs = to_default_float("features", X), []
+        activations = [ACTIVATIONS[a] if isinstance(a, str) else a for a in self._activations]
+        sizes = [len(self.coefs_[0]), *(len(b) for b in self.intercepts_)]
+        model, params = make_network(sizes, activations), pack(self.coefs_, self.intercepts_)
         for first in range(0, len(x), MOST_ROWS):
             part = x[first : first + MOST_ROWS]
             size = max(64, 1 << (len(part) - 1).bit_length())  # few sizes, so that few programs are compiled

@@ -2,5 +2,6 @@
 
 from jaxann.interop.classifier import MLPClassifier
 from jaxann.interop.regressor import MLPRegressor
+from jaxann.interop.sweep_search import SweepSearchCV
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["MLPClassifier", "MLPRegressor", "SweepSearchCV"]
