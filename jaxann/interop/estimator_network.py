@@ -162,7 +162,8 @@ def subset_accuracy(y: Float[Array, "V m"], t: Shaped[Array, "V m"], weights: Fl
 def r2(y: Float[Array, "V m"], t: Shaped[Array, "V m"], weights: Float[Array, " V"]) -> Float[Array, ""]:
     """Returns R² = 1 - Σ (y - t)² / Σ (t - t̄)², averaged over the outputs."""
     w = weights[:, None]
-    residual, total = (w * (y - t) ** 2).sum(axis=0), (w * (t - (w * t).sum(axis=0) / w.sum()) ** 2).sum(axis=0)
+    center = (w * t).sum(axis=0, keepdims=True) / w.sum()
+    residual, total = (w * (y - t) ** 2).sum(axis=0), (w * (t - center) ** 2).sum(axis=0)
     constant = jnp.where(residual == 0, 1.0, 0.0)  # as scikit-learn has it for targets that do not vary
     return jnp.mean(jnp.where(total > 0, 1 - residual / jnp.where(total > 0, total, 1), constant))
 

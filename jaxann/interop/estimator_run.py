@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from jaxann.data.batches import Lanes
@@ -111,15 +112,28 @@ def _run_piece(
 
 
 _VALIDATION = ("validation_loss", "validation_score")
-_start_one = jax.jit(_start, static_argnums=0)
-_start_many = jax.jit(lambda s, numbers, seeds: jax.vmap(partial(_start, s))(numbers, seeds), static_argnums=0)
+_ONCE = {"xla_backend_optimization_level": "1"}  # a program that runs once: optimizing it costs more than it saves
 _run_one = jax.jit(_run_piece, static_argnums=(0, 1))
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=_ONCE)
+def _start_one(structure: Structure, numbers: Any, seed: Any) -> Run:
+    return _start(structure, numbers, seed)
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=_ONCE)
+def _start_many(structure: Structure, numbers: Any, seeds: Any) -> Run:
+    return jax.vmap(partial(_start, structure))(numbers, seeds)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _run_many(structure: Structure, length: int, numbers: Any, runs: Run, data: Data, limit: Any) -> Any:
-    axes = (0, 0, SHARED, None)
-    return jax.vmap(partial(_run_piece, structure, length), in_axes=axes)(numbers, runs, data, limit)
+    run_all = jax.vmap(partial(_run_piece, structure, length), in_axes=(0, 0, SHARED, None))
+    spread, shared = PartitionSpec("members"), PartitionSpec()
+    mesh = jax.make_mesh((jax.local_device_count(),), ("members",), (AxisType.Auto,), devices=jax.local_devices())
+    specs = spread, spread, Data(*(shared if axis is None else spread for axis in SHARED)), shared
+    run_all = jax.shard_map(run_all, mesh=mesh, in_specs=specs, out_specs=spread, check_vma=False)
+    return run_all(numbers, runs, data, limit)  # devices exchange nothing
 
 
 def start(structure: Structure, numbers: Mapping[str, Any], seed: Any) -> Run:
@@ -150,7 +164,8 @@ def train(
         structure: What is compiled in.
         numbers: The numbers of the settings, each a scalar, or [M] for many runs.
         run: The run so far, as `start` returns it.
-        data: The examples. For many runs, all leaves but x and t have a leading axis [M].
+        data: The examples. For many runs, all leaves but x and t have a leading axis [M], and the number of devices
+            of this process, over which the runs are spread, divides M.
         epochs: How many epochs to add at most.
         report: Called after each piece of epochs with the run before and after it, and the curves of the piece.
 
@@ -158,12 +173,12 @@ def train(
         The run after the last epoch, and its curves [epochs] or [M, epochs], with NaN for epochs not run: "loss",
         "step_loss" [epochs, S], and with validation examples "validation_loss" and "validation_score".
     """
-    is_many = np.ndim(run.stopped) > 0
+    is_many, limit = np.ndim(run.stopped) > 0, partial(np.asarray, dtype=np.int32)
     length = max(1, min(50, PIECE_STEPS // data.rows.shape[-2]))
     pieces, done = [], 0
     while done < epochs and not np.all(run.stopped):
         before = run
-        run, curves = (_run_many if is_many else _run_one)(structure, length, numbers, run, data, epochs - done)
+        run, curves = (_run_many if is_many else _run_one)(structure, length, numbers, run, data, limit(epochs - done))
         pieces.append({name: np.asarray(curve) for name, curve in curves.items()})
         report(before, run, pieces[-1])
         done += length

@@ -69,7 +69,8 @@ class SweepSearchCV(BaseSearchCV):
     It has the interface of scikit-learn's `GridSearchCV`, and each network is the one that the estimator's own `fit`
     trains, early stopping included, up to rounding. Networks that differ in the fold, the seed or a number, such as
     `alpha`, `learning_rate_init` or `dropout`, are trained together. Other settings, such as `hidden_layer_sizes`,
-    split the search into groups with a program each.
+    split the search into groups with a program each. The networks are spread over all devices of this process; call
+    `jaxann.training.cpu_devices(2)` before anything else to use two cores of a CPU.
 
     Args:
         estimator: An `MLPClassifier` or `MLPRegressor` of jaxann, or a `Pipeline` that ends with one. The steps before
@@ -106,9 +107,9 @@ class SweepSearchCV(BaseSearchCV):
         param_grid: Any,
         *,
         cv: Any = 5,
-        seeds: int = 1,
+        seeds: Any = 1,
         scoring: Any = None,
-        refit: bool = True,
+        refit: Any = True,
     ) -> None:
         self.estimator = estimator
         self.param_grid = param_grid
@@ -238,7 +239,8 @@ def _train(group: list[Member]) -> list[Any]:
     first = np.cumsum([0, *(len(data.x) for data in sources.values())])
     offsets = dict(zip(sources, first.tolist(), strict=False))
     shared = jax.device_put(tuple(np.concatenate([getattr(d, name) for d in sources.values()]) for name in ("x", "t")))
-    size = ceil(len(group) / ceil(len(group) / WIDTH))
+    share = ceil(len(group) / jax.local_device_count())
+    size = ceil(share / ceil(share / WIDTH)) * jax.local_device_count()
     results: list[Any] = []
     for begin in range(0, len(group), size):
         chunk = group[begin : begin + size]
