@@ -19,8 +19,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.neural_network import MLPClassifier as Peer
 
-from jaxann.nn.table import format_table
 from jaxann.interop.sklearn import MLPClassifier, SweepSearchCV
+from jaxann.nn.table import format_table
 
 GRID = {"learning_rate_init": [0.0003, 0.001, 0.003, 0.01], "alpha": [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]}
 

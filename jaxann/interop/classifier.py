@@ -15,8 +15,8 @@ from jaxann.interop.estimator_data import read_weights
 from jaxann.interop.estimator_network import accuracy, subset_accuracy
 from jaxann.interop.estimators import Perceptron
 from jaxann.nn.hyperparameters import SettingError
-from jaxann.nn.losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
 from jaxann.nn.loss import Loss
+from jaxann.nn.losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
 
 
 class MLPClassifier(ClassifierMixin, Perceptron):
@@ -135,7 +135,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             self._is_multilabel = is_multilabel
             self.classes_ = np.arange(y.shape[1]) if is_multilabel else unique_labels(y if classes is None else classes)
         if is_multilabel != self._is_multilabel or (is_multilabel and y.shape[1] != len(self.classes_)):
-            wanted = f"of shape [N, {len(self.classes_)}]" if self._is_multilabel else "[N] of one label for each example"
+            wanted = (
+                f"of shape [N, {len(self.classes_)}]" if self._is_multilabel else "[N] of one label for each example"
+            )
             raise ValueError(f"expected targets {wanted}, as in the first fit, got shape {y.shape}")
         if is_multilabel:
             if type_of_target(y) != "multilabel-indicator":
@@ -159,8 +161,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             return weights
         try:
             balanced = compute_sample_weight(self.class_weight, y)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise SettingError("class_weight", f"to be balanced or a number for each class ({error})", self.class_weight) from None
+        except (TypeError, ValueError, AttributeError):
+            raise SettingError("class_weight", "to be balanced or a number for each class", self.class_weight) from None
         return read_weights(weights * balanced, len(weights), "class_weight")
 
     def partial_fit(

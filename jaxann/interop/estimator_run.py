@@ -82,6 +82,7 @@ def _run_piece(
     recipe = structure.make_recipe(numbers)
     gathered = recipe._replace(gradient=Gathered(recipe.gradient, data.x, data.t))
     lanes = Lanes(data.rows, data.rows, data.weights)
+
     def evaluate(params: PyTree) -> dict[str, Array]:
         if not len(data.validation_rows):
             return {}
@@ -186,7 +187,9 @@ def train(
     return run, {name: curve[:, :epochs] if is_many else curve[:epochs] for name, curve in joined.items()}
 
 
-def diagnose(structure: Structure, numbers: Mapping[str, Any], before: Run, after: Run, data: Data, losses: Any) -> None:
+def diagnose(
+    structure: Structure, numbers: Mapping[str, Any], before: Run, after: Run, data: Data, losses: Any
+) -> None:
     """Raises an error if a piece of one network's run has left the finite numbers.
 
     Args:

@@ -44,6 +44,16 @@ class Problem(NamedTuple):
 class Perceptron(BaseEstimator):
     """Base class of the classifier and the regressor."""
 
+    hidden_layer_sizes: Any
+    batch_size: Any
+    max_iter: Any
+    random_state: Any
+    verbose: Any
+    warm_start: Any
+    early_stopping: Any
+    validation_fraction: Any
+    n_iter_no_change: Any
+
     @abstractmethod
     def _encode_targets(self, y: Any, reset: bool, classes: Any) -> np.ndarray:
         """Returns targets [N, ...] as the loss takes them, and learns the classes if `reset` is set."""

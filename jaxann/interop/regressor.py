@@ -130,7 +130,9 @@ class MLPRegressor(RegressorMixin, Perceptron):
             self._is_flat, self._outputs_wanted = y.ndim == 1, 1 if y.ndim == 1 else y.shape[1]
         t = to_default_float("targets", y).reshape(len(y), -1)
         if t.shape[1] != self._outputs_wanted:
-            raise ValueError(f"expected targets of {self._outputs_wanted} outputs, as in the first fit, got {t.shape[1]}")
+            raise ValueError(
+                f"expected targets of {self._outputs_wanted} outputs, as in the first fit, got {t.shape[1]}"
+            )
         loss, *_ = self._make_loss()
         is_valid = np.asarray(loss.is_valid(jnp.asarray(t), t.shape[1]))
         if not is_valid.all():

@@ -176,7 +176,7 @@ class SweepSearchCV(BaseSearchCV):
 
     def _refit(self, X: Any, y: Any, weights: np.ndarray | None) -> None:
         began = time.perf_counter()
-        best = clone(self.estimator).set_params(**self.best_params_)
+        best: Any = clone(self.estimator).set_params(**self.best_params_)
         name = f"{best.steps[-1][0]}__sample_weight" if isinstance(best, Pipeline) else "sample_weight"
         self.best_estimator_ = best.fit(X, y, **({} if weights is None else {name: weights}))
         self.refit_time_ = time.perf_counter() - began
@@ -192,11 +192,11 @@ def _make_members(
     members = []
     largest = max(len(train_part) for train_part, _ in splits)
     for c, candidate in enumerate(candidates):
-        whole = clone(estimator).set_params(**{name: clone(v, safe=False) for name, v in candidate.items()})
+        whole: Any = clone(estimator).set_params(**{name: clone(v, safe=False) for name, v in candidate.items()})
         network = whole.steps[-1][1] if isinstance(whole, Pipeline) else whole
         if not isinstance(network, Perceptron):
             expectation = "to be an MLPClassifier or MLPRegressor of jaxann, or a Pipeline that ends with one"
-            raise SettingError("estimator", expectation, type(network).__name__)
+            raise SettingError("estimator", expectation, f"{type(network).__module__}.{type(network).__name__}")
         validate_settings(network)
         prefix = f"{whole.steps[-1][0]}__" if isinstance(whole, Pipeline) else ""
         others = tuple(sorted((name, repr(v)) for name, v in candidate.items() if not name.startswith(prefix)))
@@ -206,7 +206,7 @@ def _make_members(
                 folds[source] = _make_fold(whole, X, y, weights, train_part, test_part)
             fold = folds[source]
             for s, seed in enumerate(draw_seeds(network.random_state, seeds)):
-                own = clone(network)
+                own: Any = clone(network)
                 problem = own._prepare(fold.X, fold.y, fold.weights, seed=seed, floor=largest)
                 members.append(Member((c, f, s), own, problem, fold, source))
     return members
@@ -216,7 +216,7 @@ def _make_fold(whole: Any, X: Any, y: Any, weights: Any, train_part: np.ndarray,
     X, X_test = _safe_indexing(X, train_part), _safe_indexing(X, test_part)
     y, y_test = _safe_indexing(y, train_part), _safe_indexing(y, test_part)
     if isinstance(whole, Pipeline) and len(whole.steps) > 1:
-        before = clone(whole[:-1])
+        before: Any = clone(whole[:-1])
         X, X_test = before.fit_transform(X, y), before.transform(X_test)
     return Fold(X, y, None if weights is None else weights[train_part], X_test, y_test)
 
@@ -238,7 +238,7 @@ def _train(group: list[Member]) -> list[Any]:
         sources.setdefault(member.source, member.problem.data)
     first = np.cumsum([0, *(len(data.x) for data in sources.values())])
     offsets = dict(zip(sources, first.tolist(), strict=False))
-    shared = jax.device_put(tuple(np.concatenate([getattr(d, name) for d in sources.values()]) for name in ("x", "t")))
+    x, t = (jax.device_put(np.concatenate([getattr(d, name) for d in sources.values()])) for name in ("x", "t"))
     share = ceil(len(group) / jax.local_device_count())
     size = ceil(share / ceil(share / WIDTH)) * jax.local_device_count()
     results: list[Any] = []
@@ -248,8 +248,13 @@ def _train(group: list[Member]) -> list[Any]:
         problems = [member.problem for member in filled]
         numbers = {name: np.stack([p.numbers[name] for p in problems]) for name in problems[0].numbers}
         shifts = np.array([offsets[member.source] for member in filled], np.int32)
-        own = [np.stack(leaves) for leaves in zip(*(p.data[2:] for p in problems), strict=True)]
-        data = Data(*shared, own[0] + shifts[:, None, None], own[1], own[2] + shifts[:, None], own[3])
+        data = jax.tree.map(lambda *leaves: np.stack(leaves), *(p.data._replace(x=None, t=None) for p in problems))
+        data = data._replace(
+            x=x,
+            t=t,
+            rows=data.rows + shifts[:, None, None],
+            validation_rows=data.validation_rows + shifts[:, None],
+        )
         structure = problems[0].structure
         run = start(structure, numbers, np.array([p.seed for p in problems]))
         run, curves = train(structure, numbers, run, data, chunk[0].estimator.max_iter)
