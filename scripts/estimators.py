@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import psutil
+import python_version  # noqa: F401 - before jaxann, which an older Python cannot import
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -26,11 +28,15 @@ GRID = {"learning_rate_init": [0.0003, 0.001, 0.003, 0.01], "alpha": [1e-5, 1e-4
 
 
 def measure(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """Returns what a call returns, its seconds of the clock, and the processor seconds of it and its children."""
-    wall, before = time.perf_counter(), os.times()
+    """Returns what a call returns, its seconds of the clock, and the processor seconds of it and its workers."""
+    wall, before = time.perf_counter(), _processor_seconds()
     result = call()
-    after = os.times()
-    return result, time.perf_counter() - wall, sum(after[:4]) - sum(before[:4])
+    return result, time.perf_counter() - wall, _processor_seconds() - before
+
+
+def _processor_seconds() -> float:
+    process = psutil.Process()
+    return sum(sum(part.cpu_times()[:2]) for part in (process, *process.children(recursive=True)))
 
 
 def main() -> None:
@@ -38,13 +44,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2, help="processes of scikit-learn's grid search")
     parser.add_argument("--epochs", type=int, default=50, help="epochs of every network")
+    parser.add_argument("--hidden", type=int, default=64, help="neurons of the hidden layer")
+    parser.add_argument("--batch-size", type=int, default=32, help="examples in a batch")
     arguments = parser.parse_args()
     os.environ["PYTHONWARNINGS"] = "ignore"  # also in the processes of the grid search
     warnings.simplefilter("ignore", ConvergenceWarning)
     x, labels = load_digits(return_X_y=True)
     x, x_test, t, t_test = train_test_split(x / 16, labels, random_state=0, stratify=labels)
-    settings: Any = {"hidden_layer_sizes": (64,), "batch_size": 32, "max_iter": arguments.epochs, "random_state": 0}
-    settings["n_iter_no_change"] = arguments.epochs  # so that every fit has the same number of epochs
+    settings: Any = {"hidden_layer_sizes": (arguments.hidden,), "batch_size": arguments.batch_size, "random_state": 0}
+    settings |= {"max_iter": arguments.epochs, "n_iter_no_change": arguments.epochs}  # all of them in every fit
 
     def row(name: str, call: Callable[[], Any], base: tuple[float, float] | None) -> tuple[list[str], Any]:
         fitted, wall, cpu = measure(call)

@@ -79,7 +79,7 @@ def make_network(sizes: Sequence[int], activations: Sequence[Layer], dropout: Nu
     layers: list[Layer] = []
     for n, m, activation in zip(sizes, sizes[1:], activations, strict=False):
         layers += [Dense(n, m), activation if dropout is None else Sequential((activation, Dropout(dropout)))]
-    return Sequential((*layers, Dense(*sizes[-2:])))
+    return Sequential((*layers, Dense(sizes[-2], sizes[-1])))
 
 
 def pack(coefs: Sequence[Any], intercepts: Sequence[Any], drops: bool = False) -> PyTree:

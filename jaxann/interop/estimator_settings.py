@@ -114,13 +114,13 @@ def _read_sizes(sizes: Any) -> tuple[int, ...]:
 def _read_activations(activation: Any, layers: int) -> tuple[Layer, ...]:
     if isinstance(activation, str | Layer) or not isinstance(activation, Iterable):
         activation = (activation,) * layers
-    names = tuple(activation)
+    names: tuple[Any, ...] = tuple(activation)
     if len(names) != layers:
         raise SettingError("activation", f"to be one name, or one for each of {layers} hidden layers", activation)
     for name in names:
         if not isinstance(name, Layer) and _ALIASES.get(name, name) not in ACTIVATIONS:
             raise SettingError("activation", f"among {', '.join(ACTIVATIONS)} and logistic", name)
-    return tuple(name if isinstance(name, Layer) else ACTIVATIONS[_ALIASES.get(name, name)] for name in names)
+    return tuple(name if isinstance(name, Layer) else ACTIVATIONS[_ALIASES.get(str(name), str(name))] for name in names)
 
 
 def _read_gradient(gradient: Any) -> Callable:

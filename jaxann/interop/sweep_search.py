@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import BaseCrossValidator, ParameterGrid, check_cv
+from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, indexable
@@ -137,8 +137,9 @@ class SweepSearchCV(BaseSearchCV):
             raise SettingError("scoring", "to be the name of one score or a function", self.scoring)
         X, y, groups = indexable(X, y, groups)
         weights = None if sample_weight is None else read_weights(sample_weight, len(y))
-        self.scorer_, self.multimetric_ = check_scoring(self.estimator, self.scoring), False
-        splitter: BaseCrossValidator = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        scorer: Any = check_scoring(self.estimator, self.scoring)
+        self.scorer_, self.multimetric_ = scorer, False
+        splitter: Any = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         candidates, splits = list(ParameterGrid(self.param_grid)), list(splitter.split(X, y, groups))
         self.n_splits_ = len(splits)
         scores, fit_times, score_times = np.full((3, len(candidates), len(splits), self.seeds), nan)
@@ -172,16 +173,22 @@ class SweepSearchCV(BaseSearchCV):
         member.estimator._forget()
         member.estimator._store(member.problem, run, curves)
         options = {} if weights is None else {"sample_weight": weights[test]}
-        return float(self.scorer_(member.estimator, member.fold.X_test, member.fold.y_test, **options))
+        scorer: Any = self.scorer_
+        return float(scorer(member.estimator, member.fold.X_test, member.fold.y_test, **options))
 
     def _refit(self, X: Any, y: Any, weights: np.ndarray | None) -> None:
         began = time.perf_counter()
-        best: Any = clone(self.estimator).set_params(**self.best_params_)
+        best = _copy(self.estimator).set_params(**self.best_params_)
         name = f"{best.steps[-1][0]}__sample_weight" if isinstance(best, Pipeline) else "sample_weight"
         self.best_estimator_ = best.fit(X, y, **({} if weights is None else {name: weights}))
         self.refit_time_ = time.perf_counter() - began
         if hasattr(self.best_estimator_, "feature_names_in_"):
             self.feature_names_in_ = self.best_estimator_.feature_names_in_
+
+
+def _copy(value: Any) -> Any:
+    """Returns an estimator with the same settings that is not fitted, or a copy of any other value."""
+    return clone(value, safe=False)
 
 
 def _make_members(
@@ -192,7 +199,7 @@ def _make_members(
     members = []
     largest = max(len(train_part) for train_part, _ in splits)
     for c, candidate in enumerate(candidates):
-        whole: Any = clone(estimator).set_params(**{name: clone(v, safe=False) for name, v in candidate.items()})
+        whole = _copy(estimator).set_params(**{name: _copy(v) for name, v in candidate.items()})
         network = whole.steps[-1][1] if isinstance(whole, Pipeline) else whole
         if not isinstance(network, Perceptron):
             expectation = "to be an MLPClassifier or MLPRegressor of jaxann, or a Pipeline that ends with one"
@@ -206,7 +213,7 @@ def _make_members(
                 folds[source] = _make_fold(whole, X, y, weights, train_part, test_part)
             fold = folds[source]
             for s, seed in enumerate(draw_seeds(network.random_state, seeds)):
-                own: Any = clone(network)
+                own = _copy(network)
                 problem = own._prepare(fold.X, fold.y, fold.weights, seed=seed, floor=largest)
                 members.append(Member((c, f, s), own, problem, fold, source))
     return members
@@ -216,7 +223,7 @@ def _make_fold(whole: Any, X: Any, y: Any, weights: Any, train_part: np.ndarray,
     X, X_test = _safe_indexing(X, train_part), _safe_indexing(X, test_part)
     y, y_test = _safe_indexing(y, train_part), _safe_indexing(y, test_part)
     if isinstance(whole, Pipeline) and len(whole.steps) > 1:
-        before: Any = clone(whole[:-1])
+        before = _copy(whole[:-1])
         X, X_test = before.fit_transform(X, y), before.transform(X_test)
     return Fold(X, y, None if weights is None else weights[train_part], X_test, y_test)
 
