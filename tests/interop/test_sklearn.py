@@ -117,9 +117,12 @@ def test_it_works_in_scikit_learns_tools():
 def test_a_grid_search_in_two_jobs_neither_waits_forever_nor_differs(backend):
     import joblib
 
+    settings = {"estimator": MLPClassifier(**SHORT), "param_grid": {"alpha": [1e-4, 10.0]}, "cv": 3}
     with joblib.parallel_backend(backend, n_jobs=2):
-        search = GridSearchCV(MLPClassifier(**SHORT), {"alpha": [1e-4, 10.0]}, cv=3, n_jobs=2).fit(X, NAMES)
-    assert search.best_params_ == {"alpha": 1e-4}
+        search = GridSearchCV(**settings, n_jobs=2).fit(X, NAMES)
+    with jax.enable_x64(backend == "threading"):  # the processes of loky compute in float32, and draw in it
+        alone = GridSearchCV(**settings).fit(X, NAMES)
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], atol=0.02)
 
 
 def test_output_of_pandas_reaches_it_with_names():
@@ -133,7 +136,8 @@ def test_output_of_pandas_reaches_it_with_names():
 @pytest.mark.slow
 def test_every_learning_rule_trains_it(gradient):
     estimator = MLPClassifier((10, 10), "tanh", max_iter=60, learning_rate_init=0.02, random_state=0, gradient=gradient)
-    assert estimator.fit(X, NAMES).score(X, NAMES) > 0.85
+    least = 0.6 if gradient == "output_layer_only" else 0.85  # the control
+    assert estimator.fit(X, NAMES).score(X, NAMES) > least
 
 
 def test_layers_have_activations_of_their_own_dropout_and_a_rule_whose_feedback_stays():
