@@ -67,6 +67,7 @@ def test_numbers_are_predicted_in_their_unit_from_a_csv(tmp_path):
     assert np.mean(predicted) == pytest.approx(t.mean(), rel=0.01)
 
 
+@pytest.mark.slow
 def test_weights_of_0_are_left_out_and_predicting_does_not_mind_the_column(tmp_path):
     x, labels = load_iris(return_X_y=True)
     rows = [[*map(str, row), "abc"[label], i % 3] for i, (row, label) in enumerate(zip(x, labels, strict=True))]

@@ -49,6 +49,7 @@ def test_a_run_folder_holds_what_it_says(tmp_path):
     assert [path.name.split(".")[0] for path in (folder / "tensorboard").iterdir()] == ["events"]
 
 
+@pytest.mark.slow
 def test_its_config_makes_the_same_run_again_and_the_command_line_goes_before_it(tmp_path):
     settings = (*QUICK, *BARE, "--validation", 0.3, "--dropout", 0.2, "--evaluate-every", 1, "--patience", 900)
     settings += ("--optimizer", "adam", "--learning-rate", 0.003, "--schedule", "cosine", "--warmup", 2)

@@ -83,8 +83,8 @@ def train_alone(settings, row):
     return float(history.loss[-1]), *scores.Scorer(alone)(params, *alone.shown)[::-1]
 
 
-SOME = {"dropout=0.2 weight_decay=0.01 clip=0.5 init_scale=1.5": {"seeds": 1}}
 MANY = {
+    "dropout=0.2 weight_decay=0.01 clip=0.5 init_scale=1.5": {"seeds": 1},
     "dropout=0,0.2 hidden=none,4,4-3": {},
     "dropout=0.1,0.2 clip=none,0.1": {"precision": "bfloat16"},
     "learning_rate=0.1,0.5 weight_decay=none,0,0.01 clip=none,0.5": {},
@@ -97,9 +97,7 @@ MANY = {
 }
 
 
-@pytest.mark.parametrize(
-    ("grid", "options"), [*SOME.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in MANY.items())]
-)
+@pytest.mark.parametrize(("grid", "options"), [pytest.param(*item, marks=pytest.mark.slow) for item in MANY.items()])
 def test_whatever_is_swept_a_member_is_the_run_alone(grid, options):
     quick = {"seeds": 2, "epochs": 4, "batch_size": 16, "hidden": (4,), "precision": "float64", "devices": 1}
     settings = sweep.SweepSettings(**quick | options, grid=tuple(grid.split()))
@@ -114,6 +112,7 @@ def test_whatever_is_swept_a_member_is_the_run_alone(grid, options):
     assert len({row["loss"] for row in rows}) >= len(rows) / 2
 
 
+@pytest.mark.slow
 def test_the_top_is_retrained_on_both_parts_and_scored_once(copy, trained):
     """It is compared with a training by hand, which shares no code with the program."""
     code, out, _ = call_sweep(*GRID, "--out", copy, "--top", 2)

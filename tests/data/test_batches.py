@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.selection import choose
 
 from jaxann.data import Examples
 from jaxann.data.batches import draw_batches, make_lanes
@@ -18,7 +19,9 @@ def take_epoch(examples, batch_size, key=0, **settings):
     return np.asarray(t), np.asarray(weights)
 
 
-@pytest.mark.parametrize(("examples", "batch_size"), [(12, 4), (13, 4), (29, 8), (7, 7), (5, 1), (9, 8), (64, 16)])
+@pytest.mark.parametrize(
+    ("examples", "batch_size"), choose([(12, 4), (7, 7), (29, 8), (5, 1), (13, 4), (9, 8), (64, 16)], 2)
+)
 def test_every_example_comes_once_an_epoch_in_a_lane_of_its_own(examples, batch_size):
     orders = []
     for key in range(3):
@@ -46,7 +49,7 @@ def test_all_examples_have_the_same_share_of_the_steps_in_the_mean():
     assert share[[0, 32]].mean() == pytest.approx(share[1:32].mean(), rel=0.15)
 
 
-@pytest.mark.parametrize("steps", [37, 4096, 4097, 2**17])
+@pytest.mark.parametrize("steps", choose([37, 4096, 4097, 2**17], 2))
 def test_the_order_of_a_lane_is_as_good_as_random(steps):
     t, _ = take_epoch(2 * steps, 2)
     ups = np.mean(np.diff(t, axis=0) > 0)

@@ -29,7 +29,7 @@ def assert_told(case):
         assert re.search(case.told, report[path].diagnosis), report[path].diagnosis
 
 
-@pytest.mark.parametrize("name", choose(WRONG, 4))
+@pytest.mark.parametrize("name", choose(WRONG, 8))
 def test_a_wrong_backward_is_found_and_told(name):
     assert_told(WRONG[name])
 
@@ -40,7 +40,7 @@ def test_more_wrong_backwards_are_found_and_told(name):
     assert_told(WRONG_MORE[name])
 
 
-@pytest.mark.parametrize("name", choose(RIGHT, 4))
+@pytest.mark.parametrize("name", choose(RIGHT, 8))
 def test_a_right_backward_is_right(name):
     run(RIGHT[name]).raise_if_wrong()
 
@@ -50,7 +50,7 @@ def test_a_right_backward_is_right(name):
 SIX = jax.random.normal(jax.random.key(1), (6,))
 
 
-@pytest.mark.parametrize("name", TIED)
+@pytest.mark.parametrize("name", choose(TIED, 4))
 def test_a_right_max_pooling_is_right_with_ties(name):
     for seed in range(3):  # other values are planted
         report = run(TIED[name], seed=seed)

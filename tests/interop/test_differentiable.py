@@ -10,6 +10,7 @@ import pytest
 from support.judges import judge
 from support.layers import Tied
 from support.mutants import MUTANTS
+from support.selection import choose
 
 from jaxann import compare, differentiable
 from jaxann.nn import (
@@ -152,7 +153,7 @@ def test_optax_trains_by_it_as_by_autodiff():
 RULES = [FeedbackAlignment(), DirectFeedbackAlignment(), SignSymmetric(), SignSymmetric("uniform")]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", choose(RULES, 2), ids=str)
 @pytest.mark.parametrize("model", [MODEL, mlp((3, 4, 4, 2), hidden=tanh)], ids=["one hidden", "two hidden"])
 def test_with_a_rule_its_gradient_is_the_rules(rule, model):
     params, labels = model.init(KEY), jnp.array([0, 1, 1, 0, 1])
@@ -204,7 +205,7 @@ def test_feedback_gets_no_gradient(rule, batched):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", [MODEL, MixedPrecision(MODEL)], ids=["plain", "mixed"])
-@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("batched", choose([True, False], 2))
 def test_gradients_have_the_precision_of_what_they_are_gradients_of(dtype, model, batched):
     function = differentiable(model, batched=batched)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)

@@ -140,6 +140,7 @@ def test_every_learning_rule_trains_it(gradient):
     assert estimator.fit(X, NAMES).score(X, NAMES) > least
 
 
+@pytest.mark.slow
 def test_layers_have_activations_of_their_own_dropout_and_a_rule_whose_feedback_stays():
     settings = {**SHORT, "hidden_layer_sizes": (8, 6), "activation": ["tanh", "relu"], "dropout": 0.1}
     estimator = MLPClassifier(**settings, gradient="feedback_alignment").fit(X, NAMES)
@@ -158,6 +159,7 @@ def test_class_weights_weigh_the_examples(fitted):
     assert np.abs(weighted.predict_proba(X) - fitted.predict_proba(X)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_validation_examples_give_curves_and_early_stopping_keeps_the_best(fitted):
     given = clone(fitted).fit(X, NAMES, X_val=X[::3], y_val=NAMES[::3], sample_weight_val=np.ones(50))
     np.testing.assert_array_equal(given.coefs_[0], fitted.coefs_[0])
@@ -195,6 +197,7 @@ def test_calls_of_partial_fit_are_epochs_of_one_fit_and_stop_early(fitted):
     assert stopping.best_validation_score_ == max(stopping.validation_scores_)
 
 
+@pytest.mark.slow
 def test_two_classes_and_labels_have_an_output_each_with_a_sigmoid():
     two = MLPClassifier(**SHORT).fit(X, LABELS == 2)
     assert two.coefs_[-1].shape == (8, 1)
@@ -207,6 +210,7 @@ def test_two_classes_and_labels_have_an_output_each_with_a_sigmoid():
     assert many.predict_proba(X).shape == (150, 2)
 
 
+@pytest.mark.slow
 def test_the_regressor_fits_numbers_and_counts():
     y = X @ np.array([1.0, -2.0, 0.5, 1.0])
     settings = {**SHORT, "max_iter": 60}
@@ -294,6 +298,7 @@ def test_what_does_not_fit_the_first_fit_is_refused(fitted):
         MLPClassifier(**SHORT).fit(X + 1e300, NAMES)
 
 
+@pytest.mark.slow
 def test_a_diverged_fit_names_the_epoch_the_step_and_the_layer():
     y = X[:, 0] * 1e3
     with pytest.raises(FloatingPointError, match=r"epoch \d+, step \d+: the first value that is not finite is in"):
@@ -327,6 +332,7 @@ def test_a_sweep_search_is_a_grid_search_of_the_estimators_own_fits():
     assert ours.classes_.tolist() == theirs.classes_.tolist()
 
 
+@pytest.mark.slow
 def test_a_sweep_search_takes_seeds_groups_and_weights():
     estimator = MLPClassifier(**SHORT, early_stopping=True)
     search = SweepSearchCV(estimator, {"alpha": [1e-4, 1e-2]}, cv=GroupKFold(2), seeds=2, refit=False)

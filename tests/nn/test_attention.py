@@ -205,6 +205,7 @@ def test_matrices_are_drawn_one_by_one_and_rows_are_those_of_queries_keys_and_va
     assert (grads["W_o"].left.shape, grads["W_o"].right.shape) == ((5, 12), (5, 12))
 
 
+@pytest.mark.slow
 def test_a_batch_is_a_loop_over_its_sequences_each_with_its_own_mask():
     layer, loss = LeanAttention(4, 2, dropout=0.5, block=2), SquaredError()
     params, x, t = draw(layer, 3, 4)

@@ -9,6 +9,7 @@ import optax
 import pytest
 from support.judges import cast, judge_layer, judge_loss
 from support.layers import WrongLayer
+from support.selection import choose
 
 from jaxann import check, check_layer, fit
 from jaxann.data.validation import validate
@@ -152,7 +153,7 @@ LOSSES = {  # a loss, and outputs and targets for it
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", choose(LOSSES, 3))
 def test_the_loss_is_the_mean_over_positions(name):
     loss, y, t = LOSSES[name]
     counts = [i for i in range(len(y)) if t.ndim > 1 or t[i] >= 0]

@@ -305,6 +305,7 @@ def test_each_example_has_its_own_mask_and_both_routes_use_the_same_masks():
     assert value != backprop(model, loss)(params, x, t)[0]
 
 
+@pytest.mark.slow
 def test_mixed_precision_rounds_inside_and_sums_in_float32():
     inner, loss = mlp((40, 50, 2), hidden=tanh), SquaredError()
     model = MixedPrecision(inner)

@@ -78,6 +78,7 @@ def test_each_member_is_trained_as_it_would_be_alone(settings):
     judge(members, list(sweep(make, members, DATA, epochs=3, traced=traced, **KEEP_PARAMS)))
 
 
+@pytest.mark.slow
 def test_settings_that_are_not_traced_make_groups_with_one_compile_each():
     compiled = []
 
