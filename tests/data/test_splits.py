@@ -208,7 +208,7 @@ def test_examples_of_weight_0_are_left_out(npz):
 )
 def test_bad_settings_get_a_sentence(settings, sentence):
     with pytest.raises(SettingError, match=f"^{sentence}$"):
-        inspect.unwrap(load)("iris", **settings)
+        inspect.unwrap(load_dataset)("iris", **settings)
 
 
 def test_parts_of_too_few_get_a_sentence(npz):
