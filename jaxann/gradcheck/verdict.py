@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxann.gradcheck.arguments import Args, by_name
-from jaxann.gradcheck.compilation import no_optimization
+from jaxann.gradcheck.compilation import optimization
 from jaxann.gradcheck.diagnoses import Deadline, diagnose
 from jaxann.gradcheck.differences import STEP, Differences, central_differences
 from jaxann.gradcheck.evidence import Evidence
@@ -55,10 +55,10 @@ def judge(
         measure = partial(_measure, subject, args, actual, dtypes, frozenset(errors))
         measured = {}
         if subject.is_traceable and not errors:
-            with suppress(Exception), no_optimization():
-                measured = measure(deepcopy(rng))
+            with suppress(Exception):
+                measured = measure(0, deepcopy(rng))
         if not measured or not all(_is_sound(leaf, verdict) for leaf, verdict in measured.values()):
-            measured = measure(rng)
+            measured = measure(1, rng)
     except Exception as error:  # whatever a user's code raises becomes a row, not a traceback
         return [failure_row(subject.leaf_path("") or "backward", subject.name, error)]
     rows: dict[str, Row] = {}
@@ -115,14 +115,20 @@ def _measure(
     actual: int,
     dtypes: Sequence[str],
     malformed: frozenset[str],
+    level: int,
     rng: np.random.Generator,
 ) -> dict[str, tuple[Leaf, tuple[str, str, str] | None]]:
-    """Returns every gradient of a subject with its verdict; those called `malformed` have none."""
-    gradients = {dtype: subject.evaluate(args, dtype) for dtype in dtypes}
+    """Returns every gradient of a subject with its verdict; those called `malformed` have none.
+
+    `level` is the optimization level of the programs for the gradients. The program for the differences, which runs
+    hundreds of times, is always optimized.
+    """
+    with optimization(level):
+        gradients = {dtype: subject.evaluate(args, dtype) for dtype in dtypes}
+        perturbed = subject.perturb(args, PERTURBATION, rng)
     autodiff = gradients["float64"].autodiff
     names = dict.fromkeys([*by_name(args.params, args.x), *autodiff])  # a compiled program sorts them
     true = {name: autodiff[name] for name in names if name in autodiff}
-    perturbed = subject.perturb(args, PERTURBATION, rng)
     differences = _compute_differences(subject, args, actual - 1, true, rng) if subject.has_differences else {}
     finite = {
         dtype: np.all([is_finite(value) for value in (y, *b.values())], axis=0)
