@@ -16,12 +16,14 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxann.gradcheck.arguments import Args, by_name
-from jaxann.gradcheck.compilation import jit_cheaply, precision
+from jaxann.gradcheck.compilation import jit_cheaply, optimization, precision
 from jaxann.gradients.autodiff import vjp
 from jaxann.nn.axis import alone, over_examples
 from jaxann.nn.base import Layer, join_path
 from jaxann.nn.loss import Loss
 from jaxann.nn.outer import sum_examples
+
+FEW, SMALL = 4, 10_000  # the most arrays of a small subject, and the most numbers in them
 
 
 class Gradients(NamedTuple):
@@ -96,8 +98,15 @@ class Subject(ABC):
 
     def evaluate_forward(self, args: Args) -> np.ndarray:
         """Returns the outputs [B, ...] at one point, in float64."""
+        # Differences call this some fifty times for each array. If the arrays are few and small, all calls together take
+        # less time than the compilation of a program without gradients.
+        leaves = jax.tree.leaves((args.params, args.x))
+        is_small = len(leaves) <= FEW and sum(np.size(leaf) for leaf in leaves) <= SMALL
         with precision("float64"):
-            return np.asarray(_evaluate_forward(self, args))
+            if is_small:
+                return np.asarray(_evaluate(self, args).y)
+            with optimization(1):
+                return np.asarray(_evaluate_forward(self, args))
 
     def sample(self, name: str, gradient: np.ndarray) -> np.ndarray:
         """Returns what is compared of the gradient called `name`, which is all of it unless it is too large."""

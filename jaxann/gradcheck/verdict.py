@@ -120,16 +120,15 @@ def _measure(
 ) -> dict[str, tuple[Leaf, tuple[str, str, str] | None]]:
     """Returns every gradient of a subject with its verdict; those called `malformed` have none.
 
-    `level` is the optimization level of the programs for the gradients. The program for the differences, which runs
-    hundreds of times, is always optimized.
+    `level` is the optimization level of the programs.
     """
     with optimization(level):
         gradients = {dtype: subject.evaluate(args, dtype) for dtype in dtypes}
+        autodiff = gradients["float64"].autodiff
+        names = dict.fromkeys([*by_name(args.params, args.x), *autodiff])  # a compiled program sorts them
+        true = {name: autodiff[name] for name in names if name in autodiff}
         perturbed = subject.perturb(args, PERTURBATION, rng)
-    autodiff = gradients["float64"].autodiff
-    names = dict.fromkeys([*by_name(args.params, args.x), *autodiff])  # a compiled program sorts them
-    true = {name: autodiff[name] for name in names if name in autodiff}
-    differences = _compute_differences(subject, args, actual - 1, true, rng) if subject.has_differences else {}
+        differences = _compute_differences(subject, args, actual - 1, true, rng) if subject.has_differences else {}
     finite = {
         dtype: np.all([is_finite(value) for value in (y, *b.values())], axis=0)
         for dtype, (y, _, b, _) in gradients.items()
