@@ -30,19 +30,52 @@ class Deviation(NamedTuple):
     excess: float
 
 
+class Directions(NamedTuple):
+    """K = E + D directions in one parameter or input: single entries, then others.
+
+    Attributes:
+        entries: The places of single entries in the flattened array, [E].
+        others: The other directions, flattened, [D, size].
+    """
+
+    entries: np.ndarray
+    others: np.ndarray
+
+    @property
+    def is_entry(self) -> np.ndarray:
+        """Whether each direction is a single entry, [K]."""
+        return np.arange(len(self.entries) + len(self.others)) < len(self.entries)
+
+    def slopes(self, gradient: np.ndarray) -> np.ndarray:
+        """Returns the slopes along the directions that a gradient predicts, [K]."""
+        flat = gradient.ravel()
+        return np.concatenate([flat[self.entries], self.others @ flat])
+
+    def lengths(self, leaf: np.ndarray) -> np.ndarray:
+        """Returns the size of the largest entry of an array along each direction, [K]."""
+        flat = np.abs(leaf.ravel())
+        return np.array([*flat[self.entries], *(np.abs(direction * flat).max() for direction in self.others)])
+
+    def move(self, leaf: np.ndarray, k: int, step: float) -> np.ndarray:
+        """Returns an array that is moved by a step along the k-th direction."""
+        if k >= len(self.entries):
+            return leaf + (step * self.others[k - len(self.entries)]).reshape(leaf.shape)
+        moved = leaf.copy()
+        moved.flat[self.entries[k]] += step
+        return moved
+
+
 class Differences(NamedTuple):
     """Central differences of <dy, f> along K directions in one parameter or input.
 
     Attributes:
-        directions: The directions, flattened, [K, size].
-        single: Whether the direction is a single entry, [K].
+        directions: The directions.
         values: The directional derivatives, [K].
         smooth: Whether the function is smooth within the step, so that the value counts, [K].
         rounding: The rounding error of each value, [K].
     """
 
-    directions: np.ndarray
-    single: np.ndarray
+    directions: Directions
     values: np.ndarray
     smooth: np.ndarray
     rounding: np.ndarray
@@ -55,12 +88,12 @@ class Differences(NamedTuple):
             reference: The gradient whose size the error and the tolerance are relative to: the size of its largest
                 entry where the direction is a single entry, and its Euclidean length otherwise.
         """
-        k, flat = self.smooth, gradient.ravel()
-        if not k.any() or not np.isfinite(flat).all():
+        k = self.smooth
+        if not k.any() or not np.isfinite(gradient).all():
             return Deviation(np.nan, np.nan)
         reference = reference if np.isfinite(reference).all() else gradient
-        difference = np.abs(self.values - self.directions @ flat)[k]
-        size = np.where(self.single[k], np.abs(reference).max(initial=0), np.linalg.norm(reference))
+        difference = np.abs(self.values - self.directions.slopes(gradient))[k]
+        size = np.where(self.directions.is_entry[k], np.abs(reference).max(initial=0), np.linalg.norm(reference))
         error = np.where(difference > 0, difference / size, 0)
         excess = np.where(difference > 0, difference / (TOLERANCE * size + self.rounding[k]), 0)
         return Deviation(float(error.max()), float(excess.max()))
@@ -102,7 +135,7 @@ def central_differences(
 
 
 def differences_along(
-    subject: Subject, args: Args, name: str, directions: np.ndarray, step: float = STEP, scale: float = 0
+    subject: Subject, args: Args, name: str, directions: Directions, step: float = STEP, scale: float = 0
 ) -> Differences:
     """Computes central differences of one argument along given directions.
 
@@ -110,7 +143,7 @@ def differences_along(
         subject: What to differentiate.
         args: The arguments at one point, with a batch x, aux, dy [B, ...].
         name: The name of the argument, as `by_name` gives it.
-        directions: The directions, flattened, [K, size].
+        directions: The directions.
         step: The step, as `central_differences` takes it.
         scale: The size of the terms that f adds up, as `central_differences` takes it.
     """
@@ -118,31 +151,28 @@ def differences_along(
     place = list(by_name(args.params, args.x)).index(name)
     leaf, center = leaves[place], subject.evaluate_forward(args)
 
-    def phi(move: np.ndarray) -> float:
-        """Returns how much <dy, f> changes if `move` is added to the leaf."""
-        moved = [*leaves[:place], leaf + move.reshape(leaf.shape), *leaves[place + 1 :]]
+    def phi(k: int, step: float) -> float:
+        """Returns how much <dy, f> changes with a step along the k-th direction."""
+        moved = [*leaves[:place], directions.move(leaf, k, step), *leaves[place + 1 :]]
         params, x = jax.tree.unflatten(structure, moved)
         return float(np.sum(args.dy * (subject.evaluate_forward(args._replace(params=params, x=x)) - center)))
 
-    steps = step * np.clip(np.abs(directions * leaf.ravel()).max(axis=1), 1e-2, 1)
-    moves = [h * direction for h, direction in zip(steps, directions, strict=True)]
-    far, back, near, near_back = np.array([[phi(s * move) for move in moves] for s in (1, -1, 0.5, -0.5)])
+    steps = step * np.clip(directions.lengths(leaf), 1e-2, 1)
+    far, back, near, near_back = np.array([[phi(k, s * h) for k, h in enumerate(steps)] for s in (1, -1, 0.5, -0.5)])
     values = (4 * (near - near_back) / steps - (far - back) / (2 * steps)) / 3
     rounding = max(1e-15, 4 * subject.eps) * max(np.abs(args.dy * center).sum(), scale) / steps
     # Half the step quarters the second difference of a smooth function, up to STEP⁴, and halves that of a kink.
     rough = np.abs(far + back - 4 * (near + near_back)) / steps
     smooth = rough <= TOLERANCE / 10 * np.nanmax(np.abs(values), initial=0) + 10 * rounding
-    return Differences(directions, np.count_nonzero(directions, axis=1) == 1, values, smooth, rounding)
+    return Differences(directions, values, smooth, rounding)
 
 
-def _draw_directions(leaf: np.ndarray, rng: np.random.Generator, parts: int) -> np.ndarray:
-    """Draws entries, and random directions of length 1 that each stay in one of `parts` equal parts, [K, size]."""
+def _draw_directions(leaf: np.ndarray, rng: np.random.Generator, parts: int) -> Directions:
+    """Draws entries, and random directions of length 1 that each stay in one of `parts` equal parts."""
     size, part = leaf.size, leaf.size // parts
     entries = np.arange(size) if size <= 2 * ENTRIES else rng.choice(size, ENTRIES, replace=False)
-    random = DIRECTIONS if part > 1 else 0
-    directions = np.zeros((len(entries) + random, size))
-    directions[np.arange(len(entries)), entries] = 1
-    for row in directions[len(entries) :]:
+    others = np.zeros((DIRECTIONS if part > 1 else 0, size))
+    for row in others:
         begin, values = part * rng.integers(parts), rng.normal(size=part)
         row[begin : begin + part] = values / np.linalg.norm(values)
-    return directions
+    return Directions(entries, others)

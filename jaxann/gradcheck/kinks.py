@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxann.gradcheck.differences import STEP, differences_along
+from jaxann.gradcheck.differences import STEP, Directions, differences_along
 from jaxann.gradcheck.evidence import Evidence
 from jaxann.gradcheck.subjects import LossSubject
 
@@ -47,12 +47,12 @@ def find_kinks(e: Evidence, rng: np.random.Generator) -> Kinks:
         likely = (counts[inverse.ravel()] > 1) | np.isin(values, (-1, 0, 1))  # most kinks are ties, or at 0 and ±1
         kinds = (rng.permutation(np.flatnonzero(differs & kind))[:ENTRIES] for kind in (likely, ~likely))
         places = np.concatenate(list(kinds))
-        directions = np.zeros((len(places), e.a[r].size))
-        directions[np.arange(len(places)), places] = 1
+        no_others = np.zeros((0, e.a[r].size))
         is_kink = np.ones(len(places), bool)
         for step in (STEP, STEP / 30):
             if is_kink.any():
-                differences = differences_along(e.subject, e.args.select(r), e.name, directions[is_kink], step)
+                directions = Directions(places[is_kink], no_others)
+                differences = differences_along(e.subject, e.args.select(r), e.name, directions, step)
                 is_kink[is_kink] = ~differences.smooth & np.isfinite(differences.values)
         points[r], only = is_kink.any(), only and bool(is_kink.all())
     return Kinks(only, points)

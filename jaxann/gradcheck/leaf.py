@@ -30,6 +30,7 @@ class Leaf:
         sensitivity: How far b moves for a relative change of its arguments by 1, [R].
         differences: Central differences at the last of the `actual` points; None where they are not computed.
         finite: Whether the output and all true gradients of the subject are finite, [R], by precision.
+        most: The size of the largest true gradient of the subject, [R].
     """
 
     subject: Subject
@@ -40,6 +41,7 @@ class Leaf:
     sensitivity: np.ndarray
     differences: Differences | None
     finite: dict[str, np.ndarray]
+    most: np.ndarray
 
     @property
     def error(self) -> np.ndarray:
@@ -71,15 +73,14 @@ class Leaf:
         counts = self.counts(dtype) if dtype in self.gradients else np.zeros(1, bool)
         if not counts.any():
             return Deviation(np.nan, 0.0)
-        a, b = (gradient[counts] for gradient in self.pair(dtype))
-        difference, size = largest(a - b), largest(b)
+        a, b = self.pair(dtype)
+        difference, size = largest(a - b)[counts], largest(b)[counts]
         eps = max(float(np.finfo(dtype).eps), self.subject.eps)
         tolerance = max(TOLERANCE[dtype], 80 * self.subject.eps)
         rounding = 4 * eps * largest(self.args.dy[counts]) + self.error[counts]
-        exact = self.gradients["float64"].autodiff
-        rounding += OWN_ERRORS * largest(b - exact[self.name][counts])
-        most = np.max([largest(gradient[counts]) for gradient in exact.values()], axis=0)
-        is_cancelled = largest(exact[self.name][counts]) <= TOLERANCE["float64"] * most
+        exact, most = self.pair("float64")[1], self.most[counts]
+        rounding += OWN_ERRORS * largest(b - exact)[counts]
+        is_cancelled = largest(exact)[counts] <= TOLERANCE["float64"] * most
         rounding += np.where(is_cancelled, tolerance * most, 0)
         excess = difference / (tolerance * np.fmax(size, self.sensitivity[counts]) + rounding)
         worst = int(np.nanargmax(excess)) if np.isfinite(excess).any() else 0
@@ -89,7 +90,8 @@ class Leaf:
 
 def largest(values: np.ndarray) -> np.ndarray:
     """Returns max|values| at each point, [R]."""
-    return np.abs(values).reshape(len(values), -1).max(axis=1, initial=0)
+    flat = values.reshape(len(values), -1)
+    return np.maximum(flat.max(axis=1, initial=0), -flat.min(axis=1, initial=0))  # without a copy for the sizes
 
 
 def is_finite(values: np.ndarray) -> np.ndarray:

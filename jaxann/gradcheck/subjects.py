@@ -98,7 +98,7 @@ class Subject(ABC):
 
     def evaluate_forward(self, args: Args) -> np.ndarray:
         """Returns the outputs [B, ...] at one point, in float64."""
-        # Differences call this some fifty times for each array. If the arrays are few and small, all calls together take
+        # Differences call this some fifty times for each array. If the arrays are few and small, all these calls take
         # less time than the compilation of a program without gradients.
         leaves = jax.tree.leaves((args.params, args.x))
         is_small = len(leaves) <= FEW and sum(np.size(leaf) for leaf in leaves) <= SMALL

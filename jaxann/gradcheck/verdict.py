@@ -133,10 +133,11 @@ def _measure(
         dtype: np.all([is_finite(value) for value in (y, *b.values())], axis=0)
         for dtype, (y, _, b, _) in gradients.items()
     }
+    most = np.max([largest(b) for b in true.values()], axis=0, initial=0)
     measured = {}
     for name, b in true.items():
         sensitivity = largest(perturbed[name] - b) / PERTURBATION
-        leaf = Leaf(subject, name, args, actual, gradients, sensitivity, differences.get(name), finite)
+        leaf = Leaf(subject, name, args, actual, gradients, sensitivity, differences.get(name), finite, most)
         measured[name] = leaf, None if name in malformed else _find_verdict(leaf)
     return measured
 
@@ -231,10 +232,11 @@ def _compare_directions(a: Any, b: Any) -> tuple[float, float]:
 
 def _describe(values: np.ndarray) -> str:
     """Returns the first value that is not finite and its place, or `FINITE`."""
-    places = np.argwhere(~np.isfinite(values))
-    if not len(places):
+    finite = np.isfinite(values)
+    if finite.all():
         return FINITE
-    return f"{values[tuple(places[0])]} at {places[0][1:].tolist()}"
+    place = np.argwhere(~finite)[0]
+    return f"{values[tuple(place)]} at {place[1:].tolist()}"
 
 
 def _compute_differences(
