@@ -46,7 +46,7 @@ class Directions(NamedTuple):
         """Whether each direction is a single entry, [K]."""
         return np.arange(len(self.entries) + len(self.others)) < len(self.entries)
 
-    def slopes(self, gradient: np.ndarray) -> np.ndarray:
+    def slopes(self, gradient: Any) -> np.ndarray:
         """Returns the slopes along the directions that a gradient predicts, [K]."""
         flat = gradient.ravel()
         return np.concatenate([flat[self.entries], self.others @ flat])
