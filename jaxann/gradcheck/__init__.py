@@ -215,7 +215,8 @@ every gradient is right, 1 if one is wrong, and 2 for bad input.
 - `subjects`, `gradient_subject`: a layer, a loss or a gradient function as a pair of functions, forward and backward.
 - `places`: every layer of a network with its true input and its true incoming cotangent.
 - `arguments`, `inputs`: the arguments at several points, and how the points are drawn.
-- `verdict`, `structure`: the verdict on each gradient, and on those that are missing or have the wrong shape.
+- `verdict`, `leaf`, `structure`: the verdict on each gradient, what it depends on, and gradients that are missing or
+  have the wrong shape.
 - `differences`, `kinks`: central differences, and where they estimate nothing.
 - `evidence`, `deadline`: what a diagnosis knows about a wrong gradient, and how long it may take.
 - `diagnoses`: the diagnoses in order; `simple_diagnoses` compare gradients as they stand, `rerun_diagnoses` evaluate
