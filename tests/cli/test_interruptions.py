@@ -50,9 +50,8 @@ def wait_for_metrics(process, folder, after=0):
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize(
-    ("kills", "epochs"), [pytest.param(1, 40, id="1"), pytest.param(50, 1000, id="50", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "epochs"), [pytest.param(1, 40, id="1"), pytest.param(50, 1000, id="50")])
 def test_a_run_killed_at_any_moment_and_resumed_is_the_run(begin, tmp_path, kills, epochs):
     settings, killed = (*EVERYTHING, "--epochs", epochs), tmp_path / "killed"
     undisturbed = begin(*settings, "--run", "undisturbed")

@@ -91,11 +91,11 @@ def test_output_that_cannot_be_written_is_one_sentence(shell, folder, line, sent
     "line",
     [
         f"{TRAIN} --run none >&- 2>&-",
-        f"{TRAIN} 2>/dev/full",
         "PYTHONIOENCODING=ascii jaxann train --dataset diabetes --hidden 2 --epochs 1 --batch-size 99",
         *(
             pytest.param(line, marks=pytest.mark.slow)
             for line in [
+                f"{TRAIN} 2>/dev/full",
                 f"{TRAIN} --run closed >&-",
                 f"{TRAIN} 2>&-",
                 "jaxann gradcheck --layer jaxann.nn:sigmoid --shape 2 >&-",

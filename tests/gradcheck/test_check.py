@@ -73,7 +73,7 @@ def assert_right(seeds):
 
 
 def test_random_right_networks_are_right():
-    assert_right(range(3))
+    assert_right(range(2))
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ LSTM_SENTENCES = {
             *((lstm_loop, steps, wrong) for steps in (2, 4) for wrong in LSTM_SENTENCES),
             *((lstm_scan, 4, wrong) for wrong in LSTM_SENTENCES),
         ],
-        8,
+        12,
     ),
 )
 def test_a_wrong_line_of_a_recurrence_is_named(forward, steps, wrong):

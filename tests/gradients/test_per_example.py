@@ -286,7 +286,7 @@ def kronecker_by_loops(grads, s):
     "name",
     [
         pytest.param(n, marks=pytest.mark.slow)
-        if n in ("images", "places of an image", "sequences", "transformer", "mlp", "few ids")
+        if n in ("images", "places of an image", "sequences", "transformer", "mlp", "few ids", "many ids")
         else n
         for n in sorted(NETWORKS)
     ],

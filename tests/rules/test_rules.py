@@ -9,6 +9,7 @@ import optax
 import pytest
 from support.judges import cast, judge
 from support.layers import Tied
+from support.selection import choose
 
 from jaxann import autodiff, backprop, check, compare, fit
 from jaxann.data import Examples
@@ -205,7 +206,7 @@ def test_feedback_alignment_takes_a_tied_matrix_s_feedback_at_each_of_its_uses()
     judge(gradient(params, X, t)[1], {"W": h.T @ error + ((1 - h**2) * (error @ B.T)).T @ x}, X.dtype)
 
 
-@pytest.mark.parametrize("magnitudes", ["batchwise", "fixed", "uniform"])
+@pytest.mark.parametrize("magnitudes", choose(["batchwise", "fixed", "uniform"], 3))
 def test_sign_symmetric_sees_the_signs_of_w_and_other_magnitudes(magnitudes):
     rule = SignSymmetric(magnitudes)
     gradient, feedback = compile_gradient(rule, key=jax.random.key(8))
@@ -252,7 +253,8 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "decay"), [("adam", 0.2), ("momentum", 0.0), ("momentum", 0.2), ("optax", 0.2), ("sgd", 0.2)]
+    ("name", "decay"),
+    choose([("adam", 0.2), ("momentum", 0.0), ("momentum", 0.2), ("optax", 0.2), ("sgd", 0.2)], 2),
 )
 def test_what_w_and_its_kolen_pollack_feedback_began_with_decays_at_the_rate_of_the_weight_decay(name, decay):
     opt = OPTIMIZERS[name](decay)
@@ -652,7 +654,7 @@ def test_runs_under_vmap_are_the_runs():
             np.testing.assert_allclose(one[1].metrics[name], history.metrics[name], rtol=1e-9, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["direct_feedback_alignment", "feedback_alignment"])
+@pytest.mark.parametrize("name", choose(["feedback_alignment", "direct_feedback_alignment"], 2))
 def test_the_check_takes_a_rule_that_is_declared(name):
     model = mlp((4, 5, 3), hidden=tanh)
     args = model, LOSS, model.init(jax.random.key(6)), X, LABELS
@@ -794,7 +796,7 @@ def test_numbers_out_of_range_are_refused_in_a_sentence():
                 rule(bad)
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", choose(sorted(RULES), 3))
 def test_gradients_have_the_precision_of_the_parameters_not_of_the_feedback(name):
     model, loss = mlp((4, 6, 3), hidden=tanh), SoftmaxCrossEntropy()
     params = cast(model.init(jax.random.key(1)), jnp.float32)  # the feedback is drawn in float64

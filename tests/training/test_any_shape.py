@@ -24,7 +24,10 @@ IMAGES, WORDS = RNG.normal(size=(12, 5, 5, 1)), RNG.integers(0, 5, (12, 4))
 LABELS = np.arange(12) % 3
 PICTURES = Sequential((Conv(1, 2, 2), tanh, AvgPool((2, 2)), Flatten(), Dense(8, 3)))
 SENTENCES = Sequential((Embedding(5, 4), Average(), Dense(4, 3)))
-NETWORKS = pytest.mark.parametrize(("model", "x"), [(PICTURES, IMAGES), (SENTENCES, WORDS)], ids=["images", "words"])
+NETWORKS = pytest.mark.parametrize(
+    ("model", "x"),
+    [pytest.param(SENTENCES, WORDS, id="words"), pytest.param(PICTURES, IMAGES, id="images", marks=pytest.mark.slow)],
+)
 
 
 @NETWORKS
