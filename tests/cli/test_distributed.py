@@ -31,6 +31,7 @@ def call_train(monkeypatch):
     return lambda *arguments: call(train.main, *arguments, name="train.py")
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_run_of_one_and_record_it_once(undisturbed, tmp_path):
     two, out = undisturbed
     one = tmp_path / "one"

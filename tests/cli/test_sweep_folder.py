@@ -127,6 +127,7 @@ def test_a_folder_of_something_else_or_in_use_or_of_a_later_version_is_refused(c
     assert call_sweep(*GRID, "--out", copy).code == 0
 
 
+@pytest.mark.slow
 def test_killed_and_begun_again_it_comes_to_the_same(finished, tmp_path, trained):
     """It is killed between its two groups of members, of which the second takes about a second to compile."""
     out = tmp_path / "killed"

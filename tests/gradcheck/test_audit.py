@@ -70,7 +70,7 @@ PROGRAMS = {
 }
 
 
-FAST = ("scan", "all")
+FAST = ("all",)
 
 
 @pytest.mark.parametrize("program", [p if p in FAST else pytest.param(p, marks=pytest.mark.slow) for p in PROGRAMS])

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cases import LAYERS, LOSSES
 from support.judges import cast, judge, judge_network
+from support.selection import choose
 
 from jaxann import autodiff, backprop, compare
 from jaxann.nn import ACTIVATIONS, SquaredError, mlp, softmax, tanh
@@ -57,7 +58,7 @@ def test_by_hand_is_automatic_for_very_many_networks(dtype, **case):
     judge_case(**case, dtype=dtype)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", choose(LOSSES, 2))
 def test_by_hand_is_automatic_for_every_loss(name):
     model = mlp((4, 5, 3), hidden=tanh, output=softmax if name.startswith("CrossEntropy") else tanh)
     loss, params, x, t = batch(model, name, 7, 0)

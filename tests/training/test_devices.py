@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.nn import initializers
+from support.selection import choose
 
 from jaxann import autodiff, backprop, compare
 from jaxann.data import Examples
@@ -74,7 +75,7 @@ def collectives(text):
 
 
 @pytest.mark.parametrize(
-    "gradient", [backprop, autodiff, FeedbackAlignment()], ids=lambda g: getattr(g, "__name__", "rule")
+    "gradient", choose([backprop, autodiff, FeedbackAlignment()], 2), ids=lambda g: getattr(g, "__name__", "rule")
 )
 def test_data_parallel_steps_exchange_nothing_but_sums_of_gradients(gradient):
     model = mlp((13, 32, 48, 5), tanh)
