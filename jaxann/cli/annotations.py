@@ -11,6 +11,8 @@ _NAMES = {float: "a number", int: "a whole number", bool: "true or false", NoneT
 
 def matches(value: Any, annotation: Any) -> bool:
     """Returns whether a value that was read from JSON fits an annotation. A list stands for a tuple."""
+    if annotation is Any:
+        return True
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return any(matches(value, arg) for arg in args)

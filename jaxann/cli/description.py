@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from hashlib import sha256
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxann.cli.annotations import describe_annotation, matches
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import Task
+from jaxann.data.encoding import Column, Encoding, from_json, to_json
 from jaxann.data.scaling import Scaling
 from jaxann.data.targets import Targets
 from jaxann.nn.text import describe_value
@@ -26,6 +28,7 @@ _DIFFERENCES = {
     "mean": "different means of the features",
     "sd": "different standard deviations of the features",
     "targets": "a different encoding of the targets",
+    "encoding": "a different encoding of the columns",
     "digest": "different examples",
 }
 
@@ -41,6 +44,8 @@ class DataDescription(NamedTuple):
         sd: The standard deviation of each feature in the training part.
         targets: The fields of `Targets`.
         digest: The SHA-256 digest of the examples in all parts.
+        encoding: How features are made of the columns, as `encoding.to_json` returns it; None for the data of a source
+            of arrays, and for runs of versions of jaxann that read nothing but numbers.
     """
 
     classes: tuple[str, ...]
@@ -50,6 +55,7 @@ class DataDescription(NamedTuple):
     sd: tuple[float, ...]
     targets: dict[str, float | str]
     digest: str
+    encoding: dict[str, Any] | None = None
 
     @classmethod
     def from_task(cls, task: Task) -> DataDescription:
@@ -59,7 +65,9 @@ class DataDescription(NamedTuple):
         for array in (array for part in parts for array in part if array is not None):
             digest.update(np.ascontiguousarray(array).data)
         scaling = tuple(data.scaling.mean.tolist()), tuple(data.scaling.sd.tolist())
-        return cls(data.classes, data.columns, data.target, *scaling, asdict(task.targets), digest.hexdigest())
+        encoding = to_json(data.encoding) if data.encoding.columns else None
+        fields = data.classes, data.columns, data.target, *scaling, asdict(task.targets), digest.hexdigest()
+        return cls(*fields, encoding)
 
     @classmethod
     def read(cls, folder: Folder) -> DataDescription:
@@ -69,9 +77,10 @@ class DataDescription(NamedTuple):
             ValueError: If data.json cannot be read, or does not describe the data of a run.
         """
         path, stored = folder.path / "data.json", folder.json("data")
-        if not isinstance(stored, dict) or stored.keys() != set(cls._fields):
+        if not isinstance(stored, dict) or stored.keys() | {"encoding"} != set(cls._fields):
             content = describe_value(list(stored) if isinstance(stored, dict) else stored)
             raise ValueError(f"{path} is damaged: expected an object with {', '.join(cls._fields)}, got {content}")
+        stored = {"encoding": None} | stored
         for name, annotation in get_type_hints(cls).items():
             if not matches(stored[name], annotation):
                 expectation = f"expected {name} to be {describe_annotation(annotation)}"
@@ -95,6 +104,7 @@ class DataDescription(NamedTuple):
             f"a finite mean for each of {n} columns": mean.shape == (n,) and np.isfinite(mean).all(),
             f"a finite sd above 0 for each of {n} columns": sd.shape == (n,) and (np.isfinite(sd) & (sd > 0)).all(),
             "a finite mean and a finite sd above 0 of the targets": np.isfinite(unit).all() and unit[1] > 0,
+            "columns that are the features of the encoding": self.make_encoding().feature_names() == tuple(self.columns),
         }
         for expectation in (expectation for expectation, holds in checks.items() if not holds):
             raise ValueError(f"expected {expectation}")
@@ -113,14 +123,24 @@ class DataDescription(NamedTuple):
             if before != now:
                 raise ValueError(f"expected the data with which {path} was started, got data with {_DIFFERENCES[name]}")
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of data.json, which has no encoding where the data has none."""
+        return {name: value for name, value in self._asdict().items() if name != "encoding" or value is not None}
+
     def fingerprint(self) -> str:
         """Returns the SHA-256 digest of all fields."""
-        return sha256(format_json(self._asdict()).encode()).hexdigest()
+        return sha256(format_json(self.to_json()).encode()).hexdigest()
 
     def make_targets(self) -> Targets:
         """Returns the `Targets` that encode the targets and decode outputs."""
         fields: dict[str, Any] = self.targets
         return Targets(**fields)
+
+    def make_encoding(self) -> Encoding:
+        """Returns the encoding of the columns. Without one, every column is a feature, and no number may be missing."""
+        if self.encoding is None:
+            return Encoding(tuple(Column(name, "number", fill=nan) for name in self.columns))
+        return from_json(self.encoding)
 
     def make_scaling(self) -> Scaling:
         """Returns the map that standardizes the features."""

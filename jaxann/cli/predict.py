@@ -1,18 +1,20 @@
-"""Predicts with the best parameters of a run, from the named columns of a .csv file or the array x of an .npz file.
+"""Predicts with the best parameters of a run, from the named columns of a file or the array x of an .npz file.
 
-The result is a .csv file: a column with the prediction, and for classes a column with the probability of each class.
+The result is a table with the columns that identify the examples, if any, a column with the prediction, and for classes
+a column with the probability of each class.
 """
 
 from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import numpy as np
+import pandas as pd
 import tyro
 
 from jaxann.cli.description import DataDescription, describe_origin
@@ -20,8 +22,12 @@ from jaxann.cli.program import run_program
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import make_network
 from jaxann.cli.terminal import print_data, quote_formula, require_stdout
+from jaxann.data.extras import require_packages
+from jaxann.data.files import join_names
+from jaxann.data.frames import read_frame
 from jaxann.data.tables import read_features
 from jaxann.data.validation import validate_features
+from jaxann.nn.hyperparameters import SettingError
 from jaxann.runs.checkpoints import Checkpoints
 from jaxann.runs.files import require_new_file, write_file
 from jaxann.runs.folder import Folder
@@ -35,9 +41,13 @@ class PredictSettings:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
     input: Path
-    """A .csv file with the columns that the run was trained on, in any order, or an .npz file with the array x."""
+    """File with the columns that the run was trained on, in any order, and possibly others, of any kind that
+    jaxann train takes; or an .npz file with the array x."""
     output: Path | None = None
-    """New .csv file for the predictions. By default they are printed."""
+    """New file for the predictions: Parquet if its name ends with .parquet, and .csv otherwise.
+    By default they are printed as .csv."""
+    id: tuple[str, ...] = ()
+    """Columns of the input that the predictions carry. By default those of the run's --id that the input has."""
     checkpoint: int | None = None
     """Epoch of the checkpoint whose best parameters predict. By default the last one."""
     safe_csv: bool = False
@@ -45,11 +55,11 @@ class PredictSettings:
     These are names that begin with =, +, -, @, a tab or a carriage return. By default all names stay as they are."""
 
 
-def predict_rows(settings: PredictSettings) -> list[list[Any]]:
+def predict_table(settings: PredictSettings) -> pd.DataFrame:
     """Predicts from each example of the input.
 
     Returns:
-        The rows of a .csv file: one with the names of the columns, and then one for each example.
+        A row for each example.
 
     Raises:
         ValueError: If the run cannot be read, or the input does not fit it.
@@ -60,19 +70,58 @@ def predict_rows(settings: PredictSettings) -> list[list[Any]]:
     stored, description = Settings.from_file(folder.path / "config.json"), DataDescription.read(folder)
     jax.config.update("jax_enable_x64", stored.precision == "float64")
     classes, targets = description.classes, description.make_targets()
-    x = read_features(str(settings.input), tuple(description.columns), (description.target, stored.weights))
+    x, ids = read_input(settings, stored, description)
     model, _ = make_network(stored, len(description.columns), targets)
     like = jax.jit(model.init)(jax.random.key(0))
     checkpoints = Checkpoints(folder.path / "checkpoints", origin=describe_origin(stored, description), reader=True)
     params = checkpoints.best(like, settings.checkpoint)
     y = np.asarray(predict(model, params, validate_features(description.make_scaling()(x))))
     predictions, probabilities = targets.decode(y), targets.probabilities(y)
-    rows = [[classes[value] if classes else repr(float(value))] for value in predictions]
-    names: list[str] = [description.target]
+    values = np.array(classes, object)[predictions] if classes else predictions
+    result = {**ids, description.target: values}
     if probabilities is not None:
-        names += [f"P({name})" for name in classes]
-        rows = [row + [repr(float(p)) for p in shares] for row, shares in zip(rows, probabilities, strict=True)]
-    return [names, *rows]
+        result |= {f"P({name})": probabilities[:, i].astype(float) for i, name in enumerate(classes)}
+    return pd.DataFrame(result)
+
+
+def read_input(
+    settings: PredictSettings, stored: Settings, description: DataDescription
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Reads the features [N, n] to predict from, and the columns [N] of the input that the predictions carry.
+
+    Raises:
+        ValueError: If the input cannot be read or does not fit the run.
+    """
+    path, encoding = str(settings.input), description.make_encoding()
+    if path.lower().endswith(".npz"):
+        if settings.id:
+            raise SettingError("id", f"to be left out for {path}, which has no named columns", settings.id)
+        return read_features(path, tuple(description.columns), (description.target, stored.weights)), {}
+    table = read_frame(path, stored.header).table
+    for name in settings.id:
+        if name not in table or name == description.target:
+            names = join_names([name for name in table if name != description.target], 20)
+            raise SettingError("id", f"to be columns of {path} ({names})", name)
+    ids = settings.id or tuple(name for name in encoding.id if name in table)
+    return encoding.encode_new(path, table), {name: table[name] for name in ids}
+
+
+def format_table(table: pd.DataFrame, is_parquet: bool, safe_csv: bool) -> str | bytes:
+    """Returns a table as the content of a Parquet or a .csv file, whose numbers have all their digits."""
+    if is_parquet:
+        buffer = BytesIO()
+        table.to_parquet(buffer, index=False)
+        return buffer.getvalue()
+    rows = [list(table), *(list(map(_format_cell, row)) for row in table.itertuples(index=False, name=None))]
+    if safe_csv:
+        rows = [[quote_formula(cell) for cell in row] for row in rows]
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _format_cell(value: Any) -> str:
+    return repr(float(value)) if isinstance(value, float) else str(value)
 
 
 def main() -> int:
@@ -87,14 +136,14 @@ def main() -> int:
             require_stdout("--output")
         else:
             require_new_file(settings.output)  # before anything that takes long
-        rows, text = predict_rows(settings), StringIO()
-        if settings.safe_csv:
-            rows = [[quote_formula(str(cell)) for cell in row] for row in rows]
-        csv.writer(text, lineterminator="\n").writerows(rows)
+        is_parquet = settings.output is not None and settings.output.suffix.lower() == ".parquet"
+        if is_parquet:
+            require_packages("a Parquet file", "pyarrow")
+        content = format_table(predict_table(settings), is_parquet, settings.safe_csv)
         if settings.output is None:
-            print_data(text.getvalue())
+            print_data(str(content))
         else:
-            write_file(settings.output, text.getvalue(), new=True)
+            write_file(settings.output, content, new=True)
         return 0
 
     return run_program(PredictSettings, __doc__, work)

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from jaxtyping import PyTree
 
+from jaxann.data.frames import to_frame
 from jaxann.data.numbers import to_numbers
 from jaxann.data.validation import validate_features
 from jaxann.nn.base import Layer
@@ -72,21 +74,16 @@ class Run:
             return Checkpoints(self.path / "checkpoints", origin=origin, reader=True).best(like)
 
     @property
-    def history(self) -> Any:
-        """A row for each epoch so far: a DataFrame if pandas is installed, and a list of dictionaries otherwise."""
-        rows = self._folder.rows()
-        try:
-            from pandas import DataFrame  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            return rows
-        return DataFrame(rows)
+    def history(self) -> pd.DataFrame:
+        """A row for each epoch so far."""
+        return pd.DataFrame(self._folder.rows())
 
     def predict(self, x: Any) -> np.ndarray:
         """Predicts from features in the unit of the data.
 
         Args:
-            x: [N, n], an array with the features in the order of `columns`, or a DataFrame of pandas with these
-                columns in any order. Other columns are left out.
+            x: A DataFrame of pandas with the columns that the run was trained on, in any order and possibly with
+                others, or an array [N, n] of features in the order of `columns`.
 
         Returns:
             [N], the names of the classes, or numbers in the unit of the data.
@@ -115,15 +112,8 @@ class Run:
         return probabilities
 
     def _compute_outputs(self, x: Any) -> np.ndarray:
-        if hasattr(x, "iloc") and hasattr(x, "columns"):
-            names = list(x.columns)
-            missing = [name for name in self.columns if name not in names]
-            doubled = [name for name in self.columns if names.count(name) > 1]
-            for problem, columns in (("missing", missing), ("there twice", doubled)):
-                if columns:
-                    known = ", ".join(shorten(name) for name in columns)
-                    raise ValueError(f"expected each column of the run once in the features, got {known} {problem}")
-            x = x[list(self.columns)]
+        if isinstance(x, pd.DataFrame):
+            x = self._description.make_encoding().encode_new("the features", to_frame(x))
         array = np.asarray(to_numbers("features", x))
         if array.ndim != 2 or array.shape[1] != len(self.columns):
             known = ", ".join(shorten(name) for name in self.columns)

@@ -37,11 +37,23 @@ class Settings:
     """Data to learn from, which is one of:
     iris, wine, breast_cancer, digits, diabetes (of scikit-learn);
     mnist_784, Fashion-MNIST, openml:NAME (downloaded once);
-    a .csv file with named columns; an .npz file with the arrays x and t; a folder with MNIST's IDX files."""
+    a text, Excel or Parquet file with named columns; an .npz file with the arrays x and t;
+    a folder with MNIST's IDX files."""
     target: str | None = None
-    """Column of a .csv file that is predicted. By default the last one."""
+    """Column that is predicted. By default the last one."""
     weights: str | None = None
-    """Column of a .csv file that says how much each example counts. By default all examples count alike."""
+    """Column that says how much each example counts. By default all examples count alike."""
+    header: Literal["first", "none"] | None = None
+    """Whether the first line of a text file holds the names of the columns (first) or an example (none).
+    By default it holds names, and a line that may hold an example is refused."""
+    ignore: tuple[str, ...] = ()
+    """Columns to leave out."""
+    id: tuple[str, ...] = ()
+    """Columns that identify examples. They are left out, and predictions carry them."""
+    categorical: tuple[str, ...] = ()
+    """Columns to read as categories. By default they are those whose cells are mostly text."""
+    numeric: tuple[str, ...] = ()
+    """Columns to read as numbers. By default they are those whose cells are mostly numbers."""
     kind: Literal["classes", "numbers"] | None = None
     """Whether the targets are classes or numbers.
     By default text is read as classes, and so are whole numbers with at most 20 different values."""

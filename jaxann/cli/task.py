@@ -93,6 +93,11 @@ def prepare(settings: Settings) -> Task:
         target=settings.target,
         weights=settings.weights,
         kind=settings.kind,
+        header=settings.header,
+        ignore=settings.ignore,
+        id=settings.id,
+        categorical=settings.categorical,
+        numeric=settings.numeric,
     )
     loss = settings.loss or ("cross_entropy" if data.classes else "squared_error")
     smoothing = settings.label_smoothing

@@ -166,14 +166,18 @@ def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Rec
         if (path / "config.json").exists():
             expectation = f"to be a new folder (--resume {path} continues the run in it)"
             raise SettingError("run", expectation, path)
-        return Folder.create(path, config=settings.to_json(), data=description._asdict())
+        return Folder.create(path, config=settings.to_json(), data=description.to_json())
 
     if settings.resume is None:
         folder = run_first_then_others(create_folder, lambda: Folder(path, reader=True))
         return Record.open(folder, progress, **options)
     folder = run_first_then_others(lambda: Folder(path), lambda: Folder(path, reader=True))
     try:
-        DataDescription.read(folder).require_same(path, description)
+        stored = DataDescription.read(folder)
+        if stored.encoding is None:  # a version of jaxann that read nothing but numbers wrote it
+            description = description._replace(encoding=None)
+            options["origin"] = describe_origin(settings, description)
+        stored.require_same(path, description)
         rows = folder.rows()[-1:] if settings.checkpoint is None else [{"epoch": settings.checkpoint}]
         if rows and settings.epochs < rows[0]["epoch"]:
             expectation = f"of at least {rows[0]['epoch']}, which the run has reached"

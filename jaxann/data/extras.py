@@ -10,6 +10,7 @@ EXTRAS = {
     "logging": {"tensorboardX"},
     "checkpoints": {"orbax-checkpoint"},
     "runs": {"matplotlib", "tensorboardX", "orbax-checkpoint"},
+    "tables": {"openpyxl", "pyarrow"},
     "oracles": {"backpack-for-pytorch", "torch"},
 }
 _PACKAGES = {
@@ -17,6 +18,8 @@ _PACKAGES = {
     "tensorboardX": "tensorboardX",
     "orbax.checkpoint": "orbax-checkpoint",
     "torch": "torch",
+    "openpyxl": "openpyxl",
+    "pyarrow": "pyarrow",
 }
 
 

@@ -1,11 +1,10 @@
-"""The reader of .csv files, and the checks and messages that all readers of files share.
+"""The checks and messages that all readers of files share.
 
 Unexpected content raises a ValueError, whose message is one short sentence that names the first unexpected place.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import stat
@@ -15,42 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxann.nn.text import describe_value, shorten
-
-
-def read_cells(path: str) -> dict[str, tuple[str, ...]]:
-    """Reads a .csv file with a line of column names.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The cells of each column, as text, by the name of the column.
-
-    Raises:
-        ValueError: If the file cannot be read, is not a table in UTF-8, or has no rows, a column without a name of its
-            own, or a row with too many or too few cells.
-    """
-    require_regular_file(path)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file, strict=True) if len(row) > 1 or "".join(row).strip()]
-    except OSError as error:
-        raise read_error(path, error) from None
-    except UnicodeDecodeError:
-        raise ValueError(f"expected text in UTF-8 in {path}, got bytes that are not UTF-8") from None
-    except csv.Error as error:
-        raise ValueError(f"{path} cannot be read as a comma-separated table: {describe_error(error)}") from None
-    if len(rows) < 2:
-        content = "the names alone" if rows else "an empty file"
-        raise ValueError(f"expected a line of column names and at least one row below it in {path}, got {content}")
-    names = [name.strip() for name in rows.pop(0)]
-    require_distinct_names(path, "column", names)
-    for i, row in enumerate(rows):
-        if len(row) != len(names):
-            raise ValueError(
-                f"expected {len(names)} cells, one for each column, in {path}, row {i + 1}, got {len(row)}"
-            )
-    return dict(zip(names, zip(*rows, strict=True), strict=True))
 
 
 def require_distinct_names(path: str, noun: str, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 import numpy as np
 
 from jaxann.data import files
-from jaxann.nn.text import shorten
+from jaxann.nn.text import describe_value, shorten
 
 MOST_CLASSES = 20  # the most distinct integers that are read as classes instead of numbers, unless `kind` decides
 
@@ -40,6 +40,8 @@ def encode_targets(
     """
     t, names = _label(source, column, _join(parts), classes, kind)
     encoded = np.split(t, [len(parts[0])])[: len(parts)]
+    if not names and len(encoded[0]) > 1 and encoded[0].min() == encoded[0].max():
+        raise ValueError(f"expected targets that differ in {source}, column {shorten(column)}, got {encoded[0][0]:g} only")
     if names:
         present, train = np.unique(t), np.unique(encoded[0])
         if len(train) == 1:
@@ -99,6 +101,14 @@ def _label_text(source: str, column: str, t: np.ndarray, kind: str | None) -> tu
         expectation = f"{'a number' if mostly_numeric else 'text'}, as in most rows,"
         raise files.cell_error(source, i, column, t[i], expectation)
     names = sorted(set(t.tolist()))
+    spellings: dict[str, str] = {}
+    for name in names:
+        other = spellings.setdefault(" ".join(name.lower().split()), name)
+        if other != name:
+            raise ValueError(
+                f"expected classes that differ in more than case and spaces in {source}, column {shorten(column)}, "
+                f"got {describe_value(other)} and {describe_value(name)}"
+            )
     if numeric.all():
         numbers = files.parse_numbers(source, column, t)
         if kind is None and len(names) > MOST_CLASSES:

@@ -1,7 +1,7 @@
 """Training, validation and test parts of a table, with standardized features.
 
-A seed decides the split, which has the classes in the same proportions in every part. The scaling is fitted on the
-training part alone.
+A seed decides the split, which has the classes in the same proportions in every part. The encoding of named columns and
+the scaling are fitted on the training part alone.
 """
 
 from math import ceil
@@ -11,6 +11,8 @@ import numpy as np
 
 from jaxann.data import tables
 from jaxann.data.batches import Examples
+from jaxann.data.columns import ColumnSettings
+from jaxann.data.encoding import Encoding, fit_encoding
 from jaxann.data.scaling import Scaling, fit_scaling
 from jaxann.data.tables import Table
 from jaxann.nn.hyperparameters import SettingError, validate_number
@@ -28,6 +30,8 @@ class Dataset(NamedTuple):
         columns: The names of the features, [n].
         target: The name of the target.
         scaling: The map that standardized the features; features to predict from must go through it too.
+        encoding: How features are made of the columns of a table; empty where the source holds arrays.
+        notes: What a reader of the table may not expect, each in one sentence.
     """
 
     train: Examples
@@ -37,6 +41,8 @@ class Dataset(NamedTuple):
     columns: tuple[str, ...]
     target: str
     scaling: Scaling
+    encoding: Encoding = Encoding()
+    notes: tuple[str, ...] = ()
 
 
 def load_dataset(
@@ -49,6 +55,11 @@ def load_dataset(
     target: str | None = None,
     weights: str | None = None,
     kind: Literal["classes", "numbers"] | None = None,
+    header: Literal["first", "none"] | None = None,
+    ignore: tuple[str, ...] = (),
+    id: tuple[str, ...] = (),
+    categorical: tuple[str, ...] = (),
+    numeric: tuple[str, ...] = (),
 ) -> Dataset:
     """Reads a table and splits it into training, validation and test parts. Examples of weight 0 are left out.
 
@@ -60,10 +71,16 @@ def load_dataset(
         seed: The seed of both splits, from 0 to 2³² - 1.
         scaling: "feature" scales every feature to mean 0 and variance 1 over the training part, and a feature that is
             constant there to 0. "all" subtracts one mean of all features and divides by one standard deviation.
-            "none" leaves the features as they are.
-        target: The column of a .csv file that holds the targets, by default the last.
-        weights: The column of a .csv file that says how much each example counts; by default all count alike.
+            "none" leaves the features as they are. Features that stand for categories are 0 or 1 in any case.
+        target: The column that holds the targets, by default the last.
+        weights: The column that says how much each example counts; by default all count alike.
         kind: Whether the targets are classes or numbers, by default as `tables.read_table` decides.
+        header: Whether the first line of a text file holds the names of the columns ("first") or an example ("none").
+            By default it holds names, and a line that may hold an example is refused.
+        ignore: Columns to leave out.
+        id: Columns that identify examples. They are left out, and predictions carry them.
+        categorical: Columns to read as categories. By default they are those whose cells are mostly text.
+        numeric: Columns to read as numbers. By default they are those whose cells are mostly numbers.
 
     Returns:
         The parts, as NumPy arrays: features [N, n] as float32 or float64, and targets [N].
@@ -80,28 +97,48 @@ def load_dataset(
     validate_number("seed", seed, least=0, most=2**32 - 1, integer=True)
     if scaling not in ("feature", "all", "none"):
         raise SettingError("scaling", "to be feature, all or none", scaling)
-    table = tables.read_table(source, target=target, weights=weights, kind=kind)
+    settings = ColumnSettings(ignore, id, categorical, numeric)
+    table = tables.read_table(source, target=target, weights=weights, kind=kind, header=header, columns=settings)
     if table.test is not None and held_out is not None:
         raise SettingError("held_out", f"to be None for {source}, because it has a test part of its own", held_out)
     rows = np.arange(len(table.t)) if table.weights is None else np.flatnonzero(table.weights > 0)
-    validation_rows = None
+    validation_rows = test_rows = None
     if table.test is None:
         share = 0.2 if held_out is None else held_out
         rows, test_rows = _split_rows(table, rows, share, seed, "held_out", f"{source}'s {len(rows)} examples")
-        test = _select_rows(table, test_rows)
-    else:
-        test = Examples(*table.test)
     if validation:
         examples = f"{source}'s {len(rows)} training examples"
         rows, validation_rows = _split_rows(table, rows, validation, seed, "validation", examples)
     _require_enough(source, table, rows)
+    table, encoding = _encode_columns(table, rows, id)
+    test = Examples(*table.test) if table.test is not None else _select_rows(table, test_rows)
     train = _select_rows(table, rows)
     valid = None if validation_rows is None else _select_rows(table, validation_rows)
-    fitted = fit_scaling(source, np.asarray(train.x), table.columns, scaling)
+    fitted = _fit_scaling(source, np.asarray(train.x), table.columns, scaling, encoding)
     for part in filter(None, (train, valid, test)):
         x = np.asarray(part.x)
         fitted(x, out=x)  # in place, because nothing else refers to the table, and it may be too large to copy
-    return Dataset(train, valid, test, table.classes, table.columns, table.target, fitted)
+    return Dataset(train, valid, test, table.classes, table.columns, table.target, fitted, encoding, table.notes)
+
+
+def _encode_columns(table: Table, train_rows: np.ndarray, id: tuple[str, ...]) -> tuple[Table, Encoding]:
+    """Returns the table with features instead of columns, and their encoding, which is fitted on the training rows."""
+    if isinstance(table.x, np.ndarray):
+        return table, Encoding()
+    encoding = fit_encoding(table.x.iloc[train_rows], table.kinds, table.left_out, id)
+    return table._replace(x=encoding.encode(table.x), columns=encoding.feature_names()), encoding
+
+
+def _fit_scaling(source: str, x: np.ndarray, columns: tuple[str, ...], scaling: str, encoding: Encoding) -> Scaling:
+    """Returns the map that standardizes the features that are numbers, and leaves those of categories as they are."""
+    if not encoding.columns:
+        return fit_scaling(source, x, columns, scaling)
+    mean, sd = np.zeros(len(columns)), np.ones(len(columns))
+    numbers = np.flatnonzero(encoding.is_number())
+    if len(numbers):
+        names = tuple(columns[i] for i in numbers)
+        mean[numbers], sd[numbers] = fit_scaling(source, x[:, numbers], names, scaling)
+    return Scaling(mean, sd)
 
 
 def _split_rows(

@@ -1,4 +1,4 @@
-"""Tables of features and targets, from scikit-learn, from OpenML, from a .csv or .npz file, or from IDX files.
+"""Tables of features and targets, from scikit-learn, from OpenML, or from files: text, Excel, Parquet, .npz and IDX.
 
 A table is checked when it is read. Unexpected content raises a ValueError, whose message is one sentence that names the
 first unexpected place.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from jaxann.data import archives, files, images, labels
+from jaxann.data.columns import ColumnSettings, choose_kinds, parse_columns
+from jaxann.data.frames import is_missing, read_frame
 from jaxann.nn.hyperparameters import SettingError
 
 SETS = ("iris", "wine", "breast_cancer", "digits", "diabetes")
@@ -25,22 +28,28 @@ class Table(NamedTuple):
     """Features and targets as a source holds them.
 
     Attributes:
-        x: Features [N, n].
+        x: Features [N, n], or N rows of columns as `columns.parse_columns` returns them, from which features are made.
         t: Targets [N]: labels 0, 1, ... where the table has classes, and numbers otherwise.
         classes: The names of the classes; empty for targets that are numbers.
-        columns: The names of the n features.
+        columns: The names of the n features or of the columns.
         target: The name of the target.
         weights: [N], how much each example counts, 0 or more; None where all count alike.
         test: Features [M, n] and targets [M] of the source's own test part; None where it has none.
+        kinds: The kind of each column, by its name; empty where `x` is an array.
+        left_out: The reason why each other column is left out, by its name.
+        notes: What a reader of the table may not expect, each in one sentence.
     """
 
-    x: np.ndarray
+    x: np.ndarray | pd.DataFrame
     t: np.ndarray
     classes: tuple[str, ...]
     columns: tuple[str, ...]
     target: str
     weights: np.ndarray | None = None
     test: tuple[np.ndarray, np.ndarray] | None = None
+    kinds: Mapping[str, str] = {}
+    left_out: Mapping[str, str] = {}
+    notes: tuple[str, ...] = ()
 
 
 def read_table(
@@ -49,46 +58,57 @@ def read_table(
     target: str | None = None,
     weights: str | None = None,
     kind: Literal["classes", "numbers"] | None = None,
+    header: Literal["first", "none"] | None = None,
+    columns: ColumnSettings = ColumnSettings(),
 ) -> Table:
-    """Reads a table.
+    """Reads a table. Rows of a file of named columns that have no target are left out.
 
     Args:
-        source: A name in `SETS` or `OPENML`, "openml:NAME", a .csv file with a line of column names, an .npz file with
-            arrays x and t, or a folder of IDX files named as those of MNIST are.
-        target: The column of a .csv file that holds the targets, by default the last.
-        weights: The column of a .csv file that says how much each example counts; by default all count alike.
+        source: A name in `SETS` or `OPENML`, "openml:NAME", a file of named columns as `frames.read_frame` takes it,
+            an .npz file with arrays x and t, or a folder of IDX files named as those of MNIST are.
+        target: The column that holds the targets, by default the last.
+        weights: The column that says how much each example counts; by default all count alike.
         kind: Whether the targets are classes or numbers. By default, text and the labels of images are read as classes,
-            and so are integers with at most 20 distinct values. In a .csv file, distinct spellings count instead.
+            and so are integers with at most 20 distinct values. In a text file, distinct spellings count instead.
+        header: Whether the first line of a text file holds names, as for `frames.read_frame`.
+        columns: Columns to leave out, and kinds of columns.
 
     Returns:
         The table.
 
     Raises:
-        SettingError: If `kind` is none of these, or if `target` or `weights` does not name a column of a .csv file. It
-            is a ValueError.
+        SettingError: If `kind` is none of these, or if `target`, `weights` or `columns` name columns that the source
+            does not have. It is a ValueError.
         ValueError: If the source does not exist, cannot be read, is damaged, or is not such a table.
+        ImportError: If a package that reads Excel or Parquet is missing.
     """
     if kind not in (None, "classes", "numbers"):
         raise SettingError("kind", "to be classes, numbers or None", kind)
     is_openml = source in OPENML or source.startswith("openml:")
-    is_csv, is_npz = (source.lower().endswith(ending) and not is_openml for ending in (".csv", ".npz"))
-    if not (source in SETS or is_openml or is_csv or is_npz or os.path.isdir(source)):
-        if os.sep in source and not os.path.exists(source):
-            raise ValueError(f"no such file or folder: {source}")
+    is_npz = source.lower().endswith(".npz") and not is_openml
+    is_known = source in SETS or is_openml or is_npz or os.path.isdir(source)
+    is_frame = not is_known and (os.path.exists(source) or "." in source or os.sep in source)
+    if not is_known and not is_frame:
         names = ", ".join(SETS + OPENML)
         raise ValueError(
-            f"expected a dataset, which is one of {names}, openml:NAME, a .csv file, an .npz file or a folder of "
-            f"IDX files, got {source!r}"
+            f"expected a dataset, which is one of {names}, openml:NAME, a file with named columns such as a .csv file, "
+            f"an .npz file or a folder of IDX files, got {source!r}"
         )
-    for option, name in (("target", target), ("weights", weights)):
-        if name is not None and not is_csv:
-            raise SettingError(option, f"to be None for {source}, because only a .csv file has named columns", name)
-    if source in SETS:
+    has_names = is_frame or (is_openml and source not in OPENML)
+    options = {"target": target, "weights": weights} | columns._asdict()
+    for option, value in options.items() if not has_names else ():
+        if value:
+            raise SettingError(option, f"to be left out for {source}, which has no named columns", value)
+    if header is not None and not is_frame:
+        raise SettingError("header", f"to be None for {source}, which is no text file", header)
+    if is_frame:
+        frame, notes = read_frame(source, header)
+        table = _choose_columns(source, frame, target, weights, columns)._replace(notes=notes)
+        table = _drop_missing_targets(source, table)
+    elif source in SETS:
         table = _load_scikit_learn(source)
     elif is_openml:
-        table = _fetch_openml(source)
-    elif is_csv:
-        table = _read_csv(source, target, weights)
+        table = _fetch_openml(source, target, weights, columns)
     else:
         table = _read_npz(source) if is_npz else _read_idx(source)
         if not is_npz:
@@ -100,11 +120,11 @@ def read_table(
 
 
 def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None, ...] = ()) -> np.ndarray:
-    """Reads features to predict from.
+    """Reads features to predict from an .npz file.
 
     Args:
-        path: A .csv file, whose columns may be in any order, or an .npz file, whose array x is read. Its columns may be
-            in any order as well if it has an array `columns` of their names; otherwise they are matched by position.
+        path: An .npz file, whose array x is read. Its columns may be in any order if it has an array `columns` of their
+            names; otherwise they are matched by position.
         columns: The names of the n features that a model was trained on.
         others: Names of columns that the file may also have, such as the target, and that are left out. None in place
             of a name is ignored.
@@ -116,23 +136,17 @@ def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None,
         ValueError: If columns are missing or unknown, or if the file cannot be read, is damaged, or holds cells that
             are not finite numbers.
     """
-    if path.lower().endswith(".npz"):
-        npz = archives.Npz(path)
-        x, _ = npz.features("x")
-        n = x.shape[1]
-        if "columns" in npz:
-            positions = {name: i for i, name in enumerate(npz.column_names(n))}
-            _require_columns(path, positions, columns, others)
-            return x if tuple(positions) == columns else x[:, [positions[name] for name in columns]]
-        if n != len(columns):
-            names = files.join_names(columns)
-            raise ValueError(f"expected {len(columns)} features in array x of {path}, which are {names}, got {n}")
-        return x
-    if not path.lower().endswith(".csv"):
-        raise ValueError(f"expected a .csv or an .npz file to read features from, got {path}")
-    cells = files.read_cells(path)
-    _require_columns(path, cells, columns, others)
-    return np.column_stack([files.parse_numbers(path, name, cells[name]) for name in columns])
+    npz = archives.Npz(path)
+    x, _ = npz.features("x")
+    n = x.shape[1]
+    if "columns" in npz:
+        positions = {name: i for i, name in enumerate(npz.column_names(n))}
+        _require_columns(path, positions, columns, others)
+        return x if tuple(positions) == columns else x[:, [positions[name] for name in columns]]
+    if n != len(columns):
+        names = files.join_names(columns)
+        raise ValueError(f"expected {len(columns)} features in array x of {path}, which are {names}, got {n}")
+    return x
 
 
 def _require_columns(
@@ -155,7 +169,7 @@ def _load_scikit_learn(name: str) -> Table:
     return Table(table.data, table.target, classes, tuple(map(str, table.feature_names)), "target")
 
 
-def _fetch_openml(source: str) -> Table:
+def _fetch_openml(source: str, target: str | None, weights: str | None, columns: ColumnSettings) -> Table:
     from sklearn.datasets import fetch_openml
 
     name = source.removeprefix("openml:")
@@ -163,50 +177,68 @@ def _fetch_openml(source: str) -> Table:
     try:
         with warnings.catch_warnings():  # scikit-learn warns and tries again; if that fails too, it raises
             warnings.filterwarnings("ignore", "A network error|Invalid cache")
-            # This parser does not need pandas.
-            answer: Any = fetch_openml(name, version=version, as_frame=False, parser="liac-arff", n_retries=1)
+            as_frame = name not in OPENML
+            answer: Any = fetch_openml(
+                name, version=version, as_frame=as_frame, parser="pandas" if as_frame else "liac-arff", n_retries=1
+            )
     except (OSError, ValueError) as error:
         raise ValueError(f"{source} cannot be fetched from OpenML: {files.describe_error(error)}") from None
-    if not isinstance(answer.data, np.ndarray) or np.ndim(answer.target) != 1:
-        raise ValueError(
-            f"expected a dense table with one target, got {source}, which is sparse or has several targets or none"
-        )
-    if answer.categories:
-        raise ValueError(
-            f"expected numbers for all features of {source}, got categories for "
-            f"{files.join_names(tuple(answer.categories))}"
-        )
-    precision = np.float32 if name in OPENML else np.float64  # float32 holds every pixel's value
-    x, t = files.require_finite(source, "x", answer.data.astype(precision, copy=False)), answer.target
-    table = Table(x, t, (), tuple(answer.feature_names), answer.target_names[0])
-    if name not in OPENML:
-        return table
+    if as_frame:
+        if answer.target is None or np.ndim(answer.target) != 1:
+            raise ValueError(f"expected a table with one target, got {source}, which has several targets or none")
+        target = answer.target_names[0] if target is None else target
+        return _drop_missing_targets(source, _choose_columns(source, answer.frame, target, weights, columns))
+    x = files.require_finite(source, "x", answer.data.astype(np.float32))  # float32 holds every pixel's value
+    table = Table(x, answer.target, (), tuple(answer.feature_names), answer.target_names[0])
     if len(x) <= OPENML_TEST:
         raise ValueError(
             f"expected more than {OPENML_TEST} examples in {source}, the last of which are its test part, got {len(x)}"
         )
-    return table._replace(x=x[:-OPENML_TEST], t=t[:-OPENML_TEST], test=(x[-OPENML_TEST:], t[-OPENML_TEST:]))
+    test = x[-OPENML_TEST:], table.t[-OPENML_TEST:]
+    return table._replace(x=x[:-OPENML_TEST], t=table.t[:-OPENML_TEST], test=test)
 
 
-def _read_csv(path: str, target: str | None, weights: str | None) -> Table:
-    cells = files.read_cells(path)
-    target = list(cells)[-1] if target is None else target
+def _choose_columns(
+    source: str, frame: pd.DataFrame, target: str | None, weights: str | None, settings: ColumnSettings
+) -> Table:
+    """Returns a frame as a table, whose targets are not encoded yet."""
+    target = list(frame)[-1] if target is None else target
     for option, name in (("target", target), ("weights", weights)):
-        if name is not None and name not in cells:
-            names = files.join_names(tuple(cells), 20)
-            raise SettingError(option, f"to be one of the columns of {path} ({names})", name)
-    columns = tuple(name for name in cells if name not in (target, weights))
-    if target == weights or not columns:
+        if name is not None and name not in frame:
+            names = files.join_names(tuple(frame), 20)
+            raise SettingError(option, f"to be one of the columns of {source} ({names})", name)
+    features = frame.drop(columns=list({target, weights} & {*frame}))
+    if target == weights or features.empty:
         raise ValueError(
-            f"expected a column of targets and at least one of features in {path}, apart from any weights, "
-            f"got the columns {files.join_names(tuple(cells))}"
+            f"expected a column of targets and at least one of features in {source}, apart from any weights, "
+            f"got the columns {files.join_names(tuple(frame))}"
         )
-    x = np.column_stack([files.parse_numbers(path, name, cells[name]) for name in columns])
-    t = np.array([cell.strip() for cell in cells[target]], object)
-    if weights is None:
-        return Table(x, t, (), columns, target)
-    counts = _require_weights(path, weights, files.parse_numbers(path, weights, cells[weights]))
-    return Table(x, t, (), columns, target, counts)
+    kinds, left_out = choose_kinds(source, features, settings)
+    if not kinds:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
+        raise ValueError(f"expected a column to learn from in {source}, got only columns that are left out ({reasons})")
+    x, counts = parse_columns(source, features, kinds), None
+    if weights is not None:
+        cells = parse_columns(source, frame, {weights: "number"})[weights].to_numpy()
+        for i in np.flatnonzero(np.isnan(cells)).tolist():
+            raise files.cell_error(source, i, weights, str(frame[weights].iloc[i]), "a finite number")
+        counts = _require_weights(source, weights, cells)
+    cells = frame[target]
+    t = cells.astype(str) if pd.api.types.is_bool_dtype(cells) else cells  # the classes are False and True, not 0 and 1
+    return Table(x, t.to_numpy(), (), tuple(kinds), target, counts, kinds=kinds, left_out=left_out)
+
+
+def _drop_missing_targets(source: str, table: Table) -> Table:
+    """Returns the table without the rows that have no target, with a note that counts them."""
+    missing = is_missing(pd.Series(table.t))
+    if not missing.any():
+        return table
+    if missing.all():
+        raise ValueError(f"expected targets in column {table.target} of {source}, got no value in any row")
+    note = f"rows of {source} without a target are left out: {missing.sum()} of {len(missing)}"
+    weights = None if table.weights is None else table.weights[~missing]
+    x = table.x[~missing] if isinstance(table.x, np.ndarray) else table.x[~missing].reset_index(drop=True)
+    return table._replace(x=x, t=table.t[~missing], weights=weights, notes=(*table.notes, note))
 
 
 def _read_npz(path: str) -> Table:
