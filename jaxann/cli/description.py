@@ -104,7 +104,7 @@ class DataDescription(NamedTuple):
             f"a finite mean for each of {n} columns": mean.shape == (n,) and np.isfinite(mean).all(),
             f"a finite sd above 0 for each of {n} columns": sd.shape == (n,) and (np.isfinite(sd) & (sd > 0)).all(),
             "a finite mean and a finite sd above 0 of the targets": np.isfinite(unit).all() and unit[1] > 0,
-            "columns that are the features of the encoding": self.make_encoding().feature_names() == tuple(self.columns),
+            "the features of the encoding as columns": self.make_encoding().feature_names() == tuple(self.columns),
         }
         for expectation in (expectation for expectation, holds in checks.items() if not holds):
             raise ValueError(f"expected {expectation}")

@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from jaxann.cli.settings import Settings
 from jaxann.data.batches import Examples
+from jaxann.data.columns import ColumnSettings
 from jaxann.data.splits import Dataset, load_dataset
 from jaxann.data.targets import Targets
 from jaxann.data.validation import validate, validate_schedule, validate_weights
@@ -94,10 +95,7 @@ def prepare(settings: Settings) -> Task:
         weights=settings.weights,
         kind=settings.kind,
         header=settings.header,
-        ignore=settings.ignore,
-        id=settings.id,
-        categorical=settings.categorical,
-        numeric=settings.numeric,
+        columns=ColumnSettings(settings.ignore, settings.id, settings.categorical, settings.numeric),
     )
     loss = settings.loss or ("cross_entropy" if data.classes else "squared_error")
     smoothing = settings.label_smoothing

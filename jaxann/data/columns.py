@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxann.data import files
-from jaxann.data.frames import is_missing
+from jaxann.data.frames import get_cells, is_missing
 from jaxann.nn.hyperparameters import SettingError
 
 FEWEST_IDENTIFIERS = 10  # with fewer rows, texts that all differ may be categories
@@ -35,9 +35,7 @@ class ColumnSettings(NamedTuple):
     numeric: tuple[str, ...] = ()
 
 
-def choose_kinds(
-    source: str, table: pd.DataFrame, settings: ColumnSettings
-) -> tuple[dict[str, str], dict[str, str]]:
+def choose_kinds(source: str, table: pd.DataFrame, settings: ColumnSettings) -> tuple[dict[str, str], dict[str, str]]:
     """Decides what the columns of a table are.
 
     Args:
@@ -70,7 +68,7 @@ def choose_kinds(
         elif setting is not None:
             kinds[name] = "category" if setting == "categorical" else "number"
         else:
-            kind, reason = _choose_kind(name, table[name])
+            kind, reason = _choose_kind(name, get_cells(table, name))
             if reason is None:
                 kinds[name] = kind
             else:
@@ -94,13 +92,13 @@ def parse_columns(source: str, table: pd.DataFrame, kinds: Mapping[str, str]) ->
         ValueError: If a cell of a column of numbers is neither missing nor a finite number, or one of dates no date.
     """
     parse = {"number": _parse_numbers, "date": _parse_dates, "category": _parse_categories}
-    return pd.DataFrame({name: parse[kind](source, name, table[name]) for name, kind in kinds.items()})
+    return pd.DataFrame({name: parse[kind](source, name, get_cells(table, name)) for name, kind in kinds.items()})
 
 
 def _choose_kind(name: str, cells: pd.Series) -> tuple[str, str | None]:
     """Returns the kind of a column, and the reason to leave it out or None."""
     missing = is_missing(cells)
-    present = cells[~missing]
+    present = cells.loc[~missing]
     if not len(present):
         return "", "it has no values"
     if pd.api.types.is_bool_dtype(cells):

@@ -15,9 +15,10 @@ import pandas as pd
 
 from jaxann.data import files
 from jaxann.data.columns import parse_columns
+from jaxann.data.frames import get_cells
 from jaxann.nn.text import describe_value
 
-RARE = 0.005  # share of the training examples below which a category is rare
+RARE = 0.01  # share of the training examples below which a category is rare
 MOST_CATEGORIES = 50  # the most frequent categories of a column, each of which has a feature of its own
 
 
@@ -87,7 +88,7 @@ class Encoding(NamedTuple):
         Args:
             table: The columns, as `parse_columns` returns them.
         """
-        return np.column_stack([x for column in self.columns for x in column.encode(table[column.name])])
+        return np.column_stack([x for column in self.columns for x in column.encode(get_cells(table, column.name))])
 
     def encode_new(self, source: str, table: pd.DataFrame) -> np.ndarray:
         """Returns features [N, n] to predict from.
@@ -109,7 +110,7 @@ class Encoding(NamedTuple):
 
 
 def fit_encoding(
-    train: pd.DataFrame, kinds: Mapping[str, str], left_out: Mapping[str, str], id: Sequence[str] = ()
+    train: pd.DataFrame, kinds: Mapping[str, str], left_out: Mapping[str, str], identifiers: Sequence[str] = ()
 ) -> Encoding:
     """Fits the encoding of a table.
 
@@ -117,9 +118,10 @@ def fit_encoding(
         train: The training part, as `parse_columns` returns it.
         kinds: The kind of each column, by its name.
         left_out: The reason why each other column is left out, by its name.
-        id: The columns that identify examples.
+        identifiers: The columns that identify examples.
     """
-    return Encoding(tuple(_fit_column(name, train[name], kind) for name, kind in kinds.items()), left_out, tuple(id))
+    columns = tuple(_fit_column(name, get_cells(train, name), kind) for name, kind in kinds.items())
+    return Encoding(columns, left_out, tuple(identifiers))
 
 
 def _fit_column(name: str, cells: pd.Series, kind: str) -> Column:
@@ -152,9 +154,7 @@ def from_json(content: Any) -> Encoding:
         raise ValueError(f"expected the encoding of columns, got {describe_value(content)}") from None
 
 
-def _parse_column(
-    name: str, kind: str, fill: float, indicator: bool, categories: list[str], rare: list[str]
-) -> Column:
+def _parse_column(name: str, kind: str, fill: float, indicator: bool, categories: list[str], rare: list[str]) -> Column:
     if kind not in ("number", "date", "category") or not isfinite(fill):
         raise ValueError
     return Column(str(name), kind, float(fill), bool(indicator), tuple(map(str, categories)), tuple(map(str, rare)))

@@ -10,6 +10,7 @@ import csv
 import gzip
 import lzma
 import zipfile
+from collections.abc import Sequence
 from io import BytesIO, StringIO
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +26,8 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 # The first bytes of compressed files, and the functions that decompress them.
 _COMPRESSIONS = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\0": lzma.decompress}
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-MISSING = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "?")  # cells without a value, in lower case
+UNKNOWN = ("", "na", "n/a", "#n/a", "<na>", "nan", "?")  # texts of cells without a value, in lower case
+MISSING = (*UNKNOWN, "null", "none")  # the same for features; "none" may be the name of a class
 _NUMBER = r"[+-]?\d+(?:,\d+)?(?:[eE][+-]?\d+)?"  # with a decimal comma, or an integer
 _SAMPLE = 100  # lines from which the separator is found
 
@@ -45,8 +47,8 @@ class Frame(NamedTuple):
 def read_frame(path: str, header: Literal["first", "none"] | None = None) -> Frame:
     """Reads a table from a file.
 
-    The content decides how the file is read, except for Parquet, which the ending .parquet announces. A text file may be
-    compressed by gzip, bzip2, xz or zip, and may be in UTF-8, UTF-16 or Windows-1252. Its cells may be separated by
+    The content decides how the file is read, except that the name of a Parquet file ends with .parquet. A text file may
+    be compressed by gzip, bzip2, xz or zip, and may be in UTF-8, UTF-16 or Windows-1252. Its cells may be separated by
     commas, semicolons, tabs or vertical bars. Lines at the top that begin with # are comments, unless they have as many
     cells as the line below them. Commas are decimal commas where another character separates the cells.
 
@@ -96,11 +98,17 @@ def to_frame(table: pd.DataFrame) -> pd.DataFrame:
     return table.set_axis(names, axis=1).reset_index(drop=True)
 
 
-def is_missing(cells: pd.Series) -> np.ndarray:
-    """Returns which cells have no value: [N], for text those in `MISSING` whatever their case."""
+def get_cells(table: pd.DataFrame, name: str) -> pd.Series:
+    """Returns a column of a table whose columns have different names."""
+    cells: Any = table[name]
+    return cells
+
+
+def is_missing(cells: pd.Series, markers: Sequence[str] = MISSING) -> np.ndarray:
+    """Returns which cells [N] have no value. Text has none if it is one of the markers, in lower or upper case."""
     missing = cells.isna()
     if not pd.api.types.is_numeric_dtype(cells):
-        missing |= cells.astype(str).str.strip().str.lower().isin(MISSING)
+        missing |= cells.astype(str).str.strip().str.lower().isin(markers)
     return missing.to_numpy(bool)
 
 
@@ -195,12 +203,9 @@ def _name_columns(path: str, rows: list[list[str]], header: str | None, notes: l
     numeric = [cell for cell in first if np.isfinite(files.parse_number(cell.replace(",", ".")))]
     if header is None and 2 * len(numeric) >= len(first):
         shown = shorten(", ".join(first[:5]), 60)
-        expectation = f"to be none or first for {path}, whose first line holds an example or unusual names ({shown}),"
+        expectation = f"to be none or first for {path}, whose first line holds an example or unusual names ({shown})"
         raise SettingError("header", expectation, header)
-    if header == "none":
-        names = [f"column_{i + 1}" for i in range(len(first))]
-    else:
-        names = rows.pop(0)
+    names = [f"column_{i + 1}" for i in range(len(first))] if header == "none" else rows.pop(0)
     if not rows:
         raise ValueError(
             f"expected a line of column names and at least one row below it in {path}, got the names alone"
@@ -224,7 +229,7 @@ def _replace_decimal_commas(path: str, table: pd.DataFrame, notes: list[str]) ->
     """Returns the table with points for decimal commas in the columns that hold nothing but such numbers."""
     changed = {}
     for name in table:
-        cells = table[name]
+        cells = get_cells(table, name)
         if cells.str.contains(",").any() and (cells.str.fullmatch(_NUMBER) | is_missing(cells)).all():
             changed[name] = cells.str.replace(",", ".", regex=False)
     if not changed:

@@ -41,7 +41,8 @@ def encode_targets(
     t, names = _label(source, column, _join(parts), classes, kind)
     encoded = np.split(t, [len(parts[0])])[: len(parts)]
     if not names and len(encoded[0]) > 1 and encoded[0].min() == encoded[0].max():
-        raise ValueError(f"expected targets that differ in {source}, column {shorten(column)}, got {encoded[0][0]:g} only")
+        place = f"{source}, column {shorten(column)}"
+        raise ValueError(f"expected targets that are not all equal in {place}, got {encoded[0][0]:g} everywhere")
     if names:
         present, train = np.unique(t), np.unique(encoded[0])
         if len(train) == 1:

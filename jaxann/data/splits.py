@@ -56,10 +56,7 @@ def load_dataset(
     weights: str | None = None,
     kind: Literal["classes", "numbers"] | None = None,
     header: Literal["first", "none"] | None = None,
-    ignore: tuple[str, ...] = (),
-    id: tuple[str, ...] = (),
-    categorical: tuple[str, ...] = (),
-    numeric: tuple[str, ...] = (),
+    columns: ColumnSettings | None = None,
 ) -> Dataset:
     """Reads a table and splits it into training, validation and test parts. Examples of weight 0 are left out.
 
@@ -77,10 +74,7 @@ def load_dataset(
         kind: Whether the targets are classes or numbers, by default as `tables.read_table` decides.
         header: Whether the first line of a text file holds the names of the columns ("first") or an example ("none").
             By default it holds names, and a line that may hold an example is refused.
-        ignore: Columns to leave out.
-        id: Columns that identify examples. They are left out, and predictions carry them.
-        categorical: Columns to read as categories. By default they are those whose cells are mostly text.
-        numeric: Columns to read as numbers. By default they are those whose cells are mostly numbers.
+        columns: Columns to leave out, and kinds of columns. By default the cells decide.
 
     Returns:
         The parts, as NumPy arrays: features [N, n] as float32 or float64, and targets [N].
@@ -97,12 +91,12 @@ def load_dataset(
     validate_number("seed", seed, least=0, most=2**32 - 1, integer=True)
     if scaling not in ("feature", "all", "none"):
         raise SettingError("scaling", "to be feature, all or none", scaling)
-    settings = ColumnSettings(ignore, id, categorical, numeric)
-    table = tables.read_table(source, target=target, weights=weights, kind=kind, header=header, columns=settings)
+    columns = columns or ColumnSettings()
+    table = tables.read_table(source, target=target, weights=weights, kind=kind, header=header, columns=columns)
     if table.test is not None and held_out is not None:
         raise SettingError("held_out", f"to be None for {source}, because it has a test part of its own", held_out)
     rows = np.arange(len(table.t)) if table.weights is None else np.flatnonzero(table.weights > 0)
-    validation_rows = test_rows = None
+    validation_rows, test_rows = None, rows[:0]
     if table.test is None:
         share = 0.2 if held_out is None else held_out
         rows, test_rows = _split_rows(table, rows, share, seed, "held_out", f"{source}'s {len(rows)} examples")
@@ -110,7 +104,7 @@ def load_dataset(
         examples = f"{source}'s {len(rows)} training examples"
         rows, validation_rows = _split_rows(table, rows, validation, seed, "validation", examples)
     _require_enough(source, table, rows)
-    table, encoding = _encode_columns(table, rows, id)
+    table, encoding = _encode_columns(table, rows, columns.id)
     test = Examples(*table.test) if table.test is not None else _select_rows(table, test_rows)
     train = _select_rows(table, rows)
     valid = None if validation_rows is None else _select_rows(table, validation_rows)
@@ -121,11 +115,11 @@ def load_dataset(
     return Dataset(train, valid, test, table.classes, table.columns, table.target, fitted, encoding, table.notes)
 
 
-def _encode_columns(table: Table, train_rows: np.ndarray, id: tuple[str, ...]) -> tuple[Table, Encoding]:
+def _encode_columns(table: Table, train_rows: np.ndarray, identifiers: tuple[str, ...]) -> tuple[Table, Encoding]:
     """Returns the table with features instead of columns, and their encoding, which is fitted on the training rows."""
     if isinstance(table.x, np.ndarray):
         return table, Encoding()
-    encoding = fit_encoding(table.x.iloc[train_rows], table.kinds, table.left_out, id)
+    encoding = fit_encoding(table.x.iloc[train_rows], table.kinds, table.left_out, identifiers)
     return table._replace(x=encoding.encode(table.x), columns=encoding.feature_names()), encoding
 
 
@@ -181,6 +175,7 @@ def _min_examples(table: Table) -> int:
 
 
 def _select_rows(table: Table, rows: np.ndarray) -> Examples:
+    x = np.asarray(table.x)
     if len(rows) == len(table.t):  # all rows in their order: no copy
-        return Examples(table.x, table.t, table.weights)
-    return Examples(table.x[rows], table.t[rows], None if table.weights is None else table.weights[rows])
+        return Examples(x, table.t, table.weights)
+    return Examples(x[rows], table.t[rows], None if table.weights is None else table.weights[rows])

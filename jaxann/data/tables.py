@@ -16,7 +16,7 @@ import pandas as pd
 
 from jaxann.data import archives, files, images, labels
 from jaxann.data.columns import ColumnSettings, choose_kinds, parse_columns
-from jaxann.data.frames import is_missing, read_frame
+from jaxann.data.frames import UNKNOWN, is_missing, read_frame
 from jaxann.nn.hyperparameters import SettingError
 
 SETS = ("iris", "wine", "breast_cancer", "digits", "diabetes")
@@ -59,7 +59,7 @@ def read_table(
     weights: str | None = None,
     kind: Literal["classes", "numbers"] | None = None,
     header: Literal["first", "none"] | None = None,
-    columns: ColumnSettings = ColumnSettings(),
+    columns: ColumnSettings | None = None,
 ) -> Table:
     """Reads a table. Rows of a file of named columns that have no target are left out.
 
@@ -71,7 +71,7 @@ def read_table(
         kind: Whether the targets are classes or numbers. By default, text and the labels of images are read as classes,
             and so are integers with at most 20 distinct values. In a text file, distinct spellings count instead.
         header: Whether the first line of a text file holds names, as for `frames.read_frame`.
-        columns: Columns to leave out, and kinds of columns.
+        columns: Columns to leave out, and kinds of columns. By default the cells decide.
 
     Returns:
         The table.
@@ -84,6 +84,7 @@ def read_table(
     """
     if kind not in (None, "classes", "numbers"):
         raise SettingError("kind", "to be classes, numbers or None", kind)
+    columns = columns or ColumnSettings()
     is_openml = source in OPENML or source.startswith("openml:")
     is_npz = source.lower().endswith(".npz") and not is_openml
     is_known = source in SETS or is_openml or is_npz or os.path.isdir(source)
@@ -230,7 +231,7 @@ def _choose_columns(
 
 def _drop_missing_targets(source: str, table: Table) -> Table:
     """Returns the table without the rows that have no target, with a note that counts them."""
-    missing = is_missing(pd.Series(table.t))
+    missing = is_missing(pd.Series(table.t), UNKNOWN)
     if not missing.any():
         return table
     if missing.all():

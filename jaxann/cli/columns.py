@@ -1,0 +1,35 @@
+"""The description of a table's columns that programs print: what became of each, and which one is the target."""
+
+from __future__ import annotations
+
+from jaxann.data.encoding import Column
+from jaxann.data.files import join_names
+from jaxann.data.splits import Dataset
+from jaxann.nn.table import format_table
+from jaxann.nn.text import make_printable, shorten
+
+MOST_ROWS = 40  # columns of a wide table beyond these are only counted
+
+
+def describe_columns(data: Dataset) -> str:
+    """Returns a table with a row for each column, the target, and the notes on the table, or "" for arrays."""
+    if not data.encoding.columns:
+        return ""
+    rows = [(column.name, _describe_column(column), str(len(column.feature_names()))) for column in data.encoding.columns]
+    rows += [(name, f"left out, because {reason}", "") for name, reason in data.encoding.left_out.items()]
+    shown = [(make_printable(shorten(name)), *rest) for name, *rest in rows[:MOST_ROWS]]
+    lines = [format_table([("column", "read as", "features"), *shown], right=(2,))]
+    if len(rows) > MOST_ROWS:
+        lines.append(f"and {len(rows) - MOST_ROWS} more columns")
+    kind = f"classes {join_names(data.classes)}" if data.classes else "numbers"
+    lines.append(make_printable(f"target: {shorten(data.target)} ({kind})"))
+    return "\n".join([*lines, *map(make_printable, data.notes)])
+
+
+def _describe_column(column: Column) -> str:
+    if column.kind != "category":
+        noun = "numbers" if column.kind == "number" else "days since 1970"
+        return f"{noun}, where missing {column.fill:g}" if column.indicator else noun
+    rare = f" and {len(column.rare)} rare ones together" if column.rare else ""
+    count = len(column.categories)
+    return f"{count} {'category' if count == 1 else 'categories'}{rare}"
