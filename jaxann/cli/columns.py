@@ -11,11 +11,13 @@ from jaxann.nn.text import make_printable, shorten
 MOST_ROWS = 40  # columns of a wide table beyond these are only counted
 
 
-def describe_columns(data: Dataset) -> str:
-    """Returns a table with a row for each column, the target, and the notes on the table, or "" for arrays."""
+def print_columns(data: Dataset) -> None:
+    """Prints a table with a row for each column, the target, and the notes on the table; nothing for arrays."""
     if not data.encoding.columns:
-        return ""
-    rows = [(column.name, _describe_column(column), str(len(column.feature_names()))) for column in data.encoding.columns]
+        return
+    rows = [
+        (column.name, _describe_column(column), str(len(column.feature_names()))) for column in data.encoding.columns
+    ]
     rows += [(name, f"left out, because {reason}", "") for name, reason in data.encoding.left_out.items()]
     shown = [(make_printable(shorten(name)), *rest) for name, *rest in rows[:MOST_ROWS]]
     lines = [format_table([("column", "read as", "features"), *shown], right=(2,))]
@@ -23,7 +25,7 @@ def describe_columns(data: Dataset) -> str:
         lines.append(f"and {len(rows) - MOST_ROWS} more columns")
     kind = f"classes {join_names(data.classes)}" if data.classes else "numbers"
     lines.append(make_printable(f"target: {shorten(data.target)} ({kind})"))
-    return "\n".join([*lines, *map(make_printable, data.notes)])
+    print("\n".join([*lines, *map(make_printable, data.notes)]), end="\n\n")
 
 
 def _describe_column(column: Column) -> str:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxann.cli.columns import describe_columns
+from jaxann.cli.columns import print_columns
 from jaxann.cli.description import DataDescription
 from jaxann.cli.errors import program_name, require_optional_packages
 from jaxann.cli.grid import TRAIN_ONLY, parse_grid, written_names
@@ -122,8 +122,7 @@ def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
     tasks = make_tasks(settings, candidates)
     task = next(iter(tasks.values()))
     score = Scorer(task).name
-    if columns := describe_columns(task.data):
-        print(f"{columns}\n")
+    print_columns(task.data)
     folder = None
     if settings.out is not None:
         data = DataDescription.from_task(task)

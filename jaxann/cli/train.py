@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
-from jaxann.cli.columns import describe_columns
+from jaxann.cli.columns import print_columns
 from jaxann.cli.description import DataDescription, describe_origin
 from jaxann.cli.errors import flags, is_explained, print_error, program_name, require_optional_packages
 from jaxann.cli.program import run_program
@@ -81,8 +81,7 @@ def run(task: Task, settings: Settings) -> Outcome:
         OSError: If the record cannot be written.
         ImportError: If a package that the record needs is missing.
     """
-    if columns := describe_columns(task.data):
-        print(f"{columns}\n")
+    print_columns(task.data)
     start = perf_counter()
     mesh = choose_devices(settings)
     if mesh is None:

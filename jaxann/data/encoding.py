@@ -136,7 +136,10 @@ def _fit_column(name: str, cells: pd.Series, kind: str) -> Column:
 
 def to_json(encoding: Encoding) -> dict[str, Any]:
     """Returns an encoding as `from_json` reads it."""
-    columns = [column._asdict() for column in encoding.columns]
+    columns = [
+        {name: list(value) if isinstance(value, tuple) else value for name, value in column._asdict().items()}
+        for column in encoding.columns
+    ]
     return {"columns": columns, "left_out": dict(encoding.left_out), "id": list(encoding.id)}
 
 

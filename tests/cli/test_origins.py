@@ -78,7 +78,14 @@ BESIDE = "with which the checkpoint of epoch 2 in a/checkpoints was written, got
         (take_checkpoints_of_b, f"expected the config.json {BESIDE} seed is 0, not 1"),
         (change("data.json", mean=[0.0] * 4), f"expected the data.json {BESIDE} digest is "),
         (change("data.json", classes=["w", "v", "u"]), f"expected the data.json {BESIDE} digest is "),
-        (change("data.json", columns=["b", "a", "c", "d"]), f"expected the data.json {BESIDE} digest is "),
+        (
+            change("data.json", columns=["b", "a", "c", "d"]),
+            "a/data.json is damaged: expected the features of the encoding as columns",
+        ),
+        (
+            change("data.json", encoding={"columns": 3}),
+            "a/data.json is damaged: expected the encoding of columns, got ",
+        ),
         (change("data.json", mean=[0.0] * 3), "a/data.json is damaged: expected a finite mean for each of 4 columns"),
         (
             change("data.json", sd=[1, 1, 1, -1]),

@@ -47,7 +47,7 @@ def test_predictions_are_those_of_the_run_by_the_names_of_its_columns(tmp_path):
     (tmp_path / "in.csv").write_text((tmp_path / "in.csv").read_text().replace("petal width (cm)", "width"))
     ended = call_predict(tmp_path, "a", "--input", "in.csv")
     assert ended.code == 2
-    assert re.search(r"lacks petal width \(cm\) and has unknown width", ended.sentence)
+    assert re.search(r"in in\.csv, got a table that lacks petal width \(cm\)$", ended.sentence)
 
 
 def test_numbers_are_predicted_in_their_unit_from_a_csv(tmp_path):

@@ -4,6 +4,7 @@ import csv
 
 import jax
 import numpy as np
+import pandas
 import pytest
 from sklearn.datasets import load_iris
 from support.runs import BARE, QUICK, call_predict, call_train
@@ -37,20 +38,30 @@ def test_a_run_predicts_what_the_command_line_predicts(folder):
 
 def test_the_history_is_a_row_for_each_epoch(folder):
     history = jaxann.load(folder / "a").history
-    rows = history if isinstance(history, list) else history.to_dict("records")
-    assert [row["epoch"] for row in rows] == list(range(1, 21))
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert history["epoch"].tolist() == list(range(1, 21))
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
 
 
 def test_a_frame_has_the_columns_by_name(folder):
-    pandas, run = pytest.importorskip("pandas"), jaxann.load(folder / "a")
+    run = jaxann.load(folder / "a")
     frame = pandas.DataFrame(X, columns=run.columns).assign(id=range(150))
     np.testing.assert_array_equal(run.predict(frame[frame.columns[::-1]]), run.predict(X))
     for change, sentence in (
-        (frame.drop(columns=run.columns[1]), "got sepal width .* missing"),
-        (pandas.concat([frame, frame.iloc[:, :1]], axis=1), "got sepal length .* there twice"),
+        (
+            frame.drop(columns=run.columns[1]),
+            r"expected the columns .* in the features, got a table that lacks sepal width",
+        ),
+        (
+            pandas.concat([frame, frame.iloc[:, :1]], axis=1),
+            "each column of the table, got the name 'sepal length .* 2 of",
+        ),
+        (frame.iloc[:0], "expected a table with at least one row, got none"),
+        (
+            frame.assign(**{run.columns[2]: "long"}),
+            "a finite number in the features, row 1, column petal length .* 'long'",
+        ),
     ):
-        with pytest.raises(ValueError, match=f"expected each column of the run once in the features, {sentence}"):
+        with pytest.raises(ValueError, match=sentence):
             run.predict(change)
 
 

@@ -115,7 +115,7 @@ BAD = [
     (("--run", "."), r"expected a name for a new folder, got '\.'"),
     (("--config", "file"), "file cannot be read"),
     (("--config", "odd.json"), "odd.json: expected hidden to be a list .*, got 'many'"),
-    (("--dataset", "nan.csv"), "expected a finite number in nan.csv, row 3, column b, got 'nan'"),
+    (("--dataset", "nan.csv"), "expected a finite number in nan.csv, row 3, column b, got 'inf'"),
     (("--dataset", "none.csv"), "no such file: none.csv"),
     (("--dataset", "images"), "expected 24 bytes in images/train-images-idx3-ubyte, for shape .*, got 19"),
 ]
@@ -124,7 +124,7 @@ BAD = [
 def test_bad_input_gets_one_sentence_and_overwrites_nothing(copy):
     (copy / "file").write_text("mine")
     (copy / "odd.json").write_text('{"hidden": "many"}')
-    (copy / "nan.csv").write_text("a,b,t\n1,2,x\n2,3,y\n3,nan,x\n4,5,y\n")
+    (copy / "nan.csv").write_text("a,b,t\n1,2,x\n2,3,y\n3,inf,x\n4,5,y\n")
     (copy / "images").mkdir()
     (copy / "images" / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, *[0, 0, 0, 2] * 3, 1, 2, 3]))
     (copy / "images" / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 0, 1]))

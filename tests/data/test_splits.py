@@ -202,7 +202,7 @@ def test_examples_of_weight_0_are_left_out(npz):
         ({"scaling": "z"}, "expected scaling to be feature, all or none, got 'z'"),
         (
             {"target": "species"},
-            "expected target to be None for iris, because only a .csv file has named columns, got 'species'",
+            "expected target to be left out for iris, which has no named columns, got 'species'",
         ),
     ],
 )
