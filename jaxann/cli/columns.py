@@ -15,10 +15,9 @@ def print_columns(data: Dataset) -> None:
     """Prints a table with a row for each column, the target, and the notes on the table; nothing for arrays."""
     if not data.encoding.columns:
         return
-    rows = [
-        (column.name, _describe_column(column), str(len(column.feature_names()))) for column in data.encoding.columns
-    ]
-    rows += [(name, f"left out, because {reason}", "") for name, reason in data.encoding.left_out.items()]
+    columns, left_out, _ = data.encoding
+    rows = [(column.name, _describe_column(column), str(len(column.feature_names()))) for column in columns]
+    rows += [(name, f"left out, because {reason}", "") for name, reason in left_out.items()]
     shown = [(make_printable(shorten(name)), *rest) for name, *rest in rows[:MOST_ROWS]]
     lines = [format_table([("column", "read as", "features"), *shown], right=(2,))]
     if len(rows) > MOST_ROWS:

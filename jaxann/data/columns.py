@@ -64,7 +64,7 @@ def choose_kinds(source: str, table: pd.DataFrame, settings: ColumnSettings) -> 
     for name in table:
         setting = chosen.get(name)
         if setting in ("ignore", "id"):
-            left_out[name] = "as you asked" if setting == "ignore" else "it identifies examples"
+            left_out[name] = "the settings ignore it" if setting == "ignore" else "it identifies examples"
         elif setting is not None:
             kinds[name] = "category" if setting == "categorical" else "number"
         else:

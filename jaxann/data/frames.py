@@ -10,6 +10,7 @@ import csv
 import gzip
 import lzma
 import zipfile
+import zlib
 from collections.abc import Sequence
 from io import BytesIO, StringIO
 from typing import Any, Literal, NamedTuple
@@ -132,18 +133,25 @@ def _zip_members(path: str, data: bytes) -> list[str]:
 
 
 def _decompress(path: str, data: bytes) -> bytes:
+    if data.startswith(b"PK"):
+        members = _zip_members(path, data)
+        if len(members) != 1:
+            raise ValueError(f"expected one file in {path}, got {len(members)}")
+        decompress = _unzip
+    else:
+        found = [decompress for start, decompress in _COMPRESSIONS.items() if data.startswith(start)]
+        if not found:
+            return data
+        (decompress,) = found
     try:
-        if data.startswith(b"PK"):
-            members = _zip_members(path, data)
-            if len(members) != 1:
-                raise ValueError(f"expected one file in {path}, got {len(members)}")
-            return zipfile.ZipFile(BytesIO(data)).read(members[0])
-        for start, decompress in _COMPRESSIONS.items():
-            if data.startswith(start):
-                return decompress(data)
-    except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, RuntimeError) as error:
+        return decompress(data)
+    except (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be decompressed: {files.describe_error(error)}") from None
-    return data
+
+
+def _unzip(data: bytes) -> bytes:
+    with zipfile.ZipFile(BytesIO(data)) as file:
+        return file.read(file.namelist()[0])
 
 
 def _decode(path: str, data: bytes) -> tuple[str, list[str]]:

@@ -1,0 +1,123 @@
+"""People's tables on the command line: what is printed of their columns, and predictions from tables that differ."""
+
+import json
+import re
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.churn import make_customers
+from support.runs import BARE, QUICK, call_predict, call_train
+
+import jaxann
+from jaxann.cli.description import DataDescription
+
+CUSTOMERS, NEW = make_customers(400), make_customers(50, seed=1).drop(columns="churn")
+
+
+@pytest.fixture(scope="module")
+def churn(tmp_path_factory):
+    """The folder of a run on customers, and what it printed."""
+    folder = tmp_path_factory.mktemp("churn")
+    CUSTOMERS.to_csv(folder / "customers.csv", sep=";", index=False)
+    arguments = ("--dataset", "customers.csv", "--id", "customer", "--ignore", "gender", "--run", "a")
+    ended = call_train(folder, *QUICK, *BARE, *arguments)
+    assert ended.code == 0, ended.sentence
+    return folder, ended.out
+
+
+def test_what_becomes_of_each_column_is_printed(churn):
+    lines = churn[1].splitlines()
+    assert [line.split() for line in lines[:5]] == [
+        ["column", "read", "as", "features"],
+        ["tenure", "numbers", "1"],
+        ["charges", "numbers", "1"],
+        ["total", *f"numbers, where missing {json_of(churn)['total']['fill']:g}".split(), "2"],
+        ["contract", "3", "categories", "3"],
+    ]
+    assert "days since 1970" in lines[7]
+    assert lines[8:12] == [
+        "customer   left out, because it identifies examples",
+        "gender     left out, because the settings ignore it",
+        "target: churn (classes No, Yes)",
+        "the cells of customers.csv are separated by semicolons",
+    ]
+
+
+def json_of(churn):
+    content = json.loads((churn[0] / "a" / "data.json").read_text())
+    return {column["name"]: column for column in content["encoding"]["columns"]}
+
+
+def predict(folder, table, *arguments, **options):
+    table.to_csv(folder / "in.csv", index=False, **options)
+    ended = call_predict(folder, "a", "--input", "in.csv", *arguments)
+    assert ended.code == 0, ended.sentence
+    return pd.read_csv(StringIO(ended.out), dtype={"customer": str})
+
+
+def test_a_table_of_another_form_has_the_same_predictions(churn):
+    folder, _ = churn
+    first = predict(folder, NEW)
+    assert [*first] == ["customer", "churn", "P(No)", "P(Yes)"]
+    assert first["customer"].tolist() == NEW["customer"].tolist()
+    assert set(first["churn"]) == {"No", "Yes"}
+    np.testing.assert_allclose(first["P(No)"] + first["P(Yes)"], 1)
+    again = predict(folder, NEW[NEW.columns[::-1]].assign(more="x").drop(columns="gender"), sep=";", decimal=",")
+    pd.testing.assert_frame_equal(again, first)
+    assert [*predict(folder, NEW, "--id", "city", "tenure")] == ["city", "tenure", "churn", "P(No)", "P(Yes)"]
+    run = jaxann.load(folder / "a")
+    assert run.predict(NEW).tolist() == first["churn"].tolist()
+    np.testing.assert_array_equal(run.predict_proba(NEW), first[["P(No)", "P(Yes)"]])
+
+
+def test_missing_cells_are_imputed_and_new_categories_are_none(churn):
+    folder, _ = churn
+    new = NEW.assign(charges=None, city="Emden", paperless="?")
+    medians = {name: column["fill"] for name, column in json_of(churn).items()}
+    features = jaxann.load(folder / "a")._description.make_encoding().encode_new("new", new)
+    names = [*jaxann.load(folder / "a").columns]
+    np.testing.assert_array_equal(features[:, names.index("charges")], medians["charges"])
+    assert not features[:, [i for i, name in enumerate(names) if name.startswith(("city=", "paperless="))]].any()
+    assert len(predict(folder, new)) == len(new)
+
+
+def test_predictions_may_be_written_as_parquet(churn):
+    pytest.importorskip("pyarrow")
+    folder, _ = churn
+    table = predict(folder, NEW)
+    assert call_predict(folder, "a", "--input", "in.csv", "--output", "out.parquet").code == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "out.parquet"), table, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "sentence"),
+    [
+        ({"tenure": "long"}, (), "expected a finite number in in.csv, row 1, column tenure, got 'long'"),
+        ({"since": "May"}, (), "expected a date as YYYY-MM-DD in in.csv, row 1, column since, got 'May'"),
+        ({}, ("--id", "name"), r"expected --id to be columns of in.csv \(customer, tenure, .*\), got 'name'"),
+    ],
+)
+def test_a_table_that_does_not_fit_gets_a_sentence(churn, change, arguments, sentence):
+    folder, _ = churn
+    NEW.assign(**change).to_csv(folder / "in.csv", index=False)
+    ended = call_predict(folder, "a", "--input", "in.csv", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert re.fullmatch(f"predict.py: {sentence}", ended.sentence), ended.sentence
+
+
+def test_a_run_of_a_version_that_read_only_numbers_goes_on_and_predicts(tmp_path, monkeypatch):
+    numbers = CUSTOMERS[["tenure", "charges", "churn"]]
+    numbers.to_csv(tmp_path / "numbers.csv", index=False)
+    from_task = DataDescription.from_task
+    with monkeypatch.context() as patch:
+        patch.setattr(DataDescription, "from_task", lambda task: from_task(task)._replace(encoding=None))
+        named = ("--dataset", "numbers.csv", "--run", "a")
+        assert call_train(tmp_path, *QUICK, *BARE, *named).code == 0
+    assert "encoding" not in json.loads((tmp_path / "a" / "data.json").read_text())
+    ended = call_train(tmp_path, "--resume", "a", "--epochs", 22)
+    assert ended.code == 0, ended.sentence
+    assert len(predict(tmp_path, numbers)) == len(numbers)
+    ended = call_predict(tmp_path, "a", "--input", "numbers.csv", "--id", "tenure")
+    assert ended.out.startswith("tenure,churn,P(No)")
