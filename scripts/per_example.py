@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,8 @@ def search(settings: SearchSettings, seed: int) -> Search:
         ValueError: If a setting is out of range.
         FloatingPointError: If the training diverges.
     """
-    images, true = load_digits(return_X_y=True)
+    digits: Any = load_digits(return_X_y=True)
+    images, true = digits
     x = (images - images.mean()) / images.std()
     generator, count = np.random.default_rng(seed), max(1, round(settings.flipped * len(true)))
     rows = generator.choice(len(true), count, replace=False)

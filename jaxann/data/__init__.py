@@ -1,7 +1,8 @@
 """Tables of examples: reading them, splitting them, standardizing them, and encoding their targets for a loss.
 
-`load_dataset` reads a table, checks every cell, splits it into training, validation and test parts, and standardizes
-the features with the means and standard deviations of the training part. `Targets` converts the targets of the table to
+`load_dataset` reads a table, checks every cell, splits it into training, validation and test parts, makes features of
+its columns, and standardizes them. What it fits (medians, categories, means, standard deviations) is of the training
+part alone. `Targets` converts the targets of the table to
 those of a loss, and a network's outputs back to predictions.
 
 ```python
@@ -30,11 +31,19 @@ The source of a table is one of these:
 - scikit-learn's "iris", "wine", "breast_cancer" and "digits", whose targets are classes, and "diabetes", whose targets
   are numbers;
 - "mnist_784", "Fashion-MNIST" and "openml:NAME", which are fetched once, into scikit-learn's cache;
-- a .csv file with a line of column names; its last column holds the targets unless `target` names another;
+- a file with named columns; its last column holds the targets unless `target` names another. It may be text with any
+  common separator, encoding and compression (.csv, .tsv, .txt, .csv.gz), Excel (.xlsx) or Parquet (.parquet); the last
+  two need `pip install 'jaxann[tables]'`;
 - an .npz file with arrays x and t, and optionally x_test, t_test, weights, classes (their names) and columns (the names
   of the features, by which a file to predict from is then ordered); the first four may also be called x_train, y_train,
   x_test and y_test;
 - a folder of IDX files named as those of MNIST are, plain or as .gz.
+
+Columns of a file are numbers, dates or categories, as their cells or `columns` say. A missing number becomes the median
+of the training part, and another feature says that it was missing. Dates become days. A category has a feature of its
+own unless it is rare. A category that the training part lacks has none. Columns are left out, and `Dataset.encoding`
+says why, if they count the rows, or hold texts that all differ, nothing, or one text. Rows without a target are left out,
+too, and `Dataset.notes` says how many.
 
 Targets that are text are read as classes, and so are integers with at most 20 distinct values, unless `kind` says
 otherwise. The name of a class is its text in the file, so that 01 and 1 are two classes. Splits are random but depend
@@ -46,14 +55,16 @@ Data and settings that do not fit raise an error of one sentence before anything
 number in flowers.csv, row 3, column width, got 'red'" or "expected held_out between 0 and 1, excluding 0 and 1, got
 1.5".
 
-- `Dataset` is what `load_dataset` returns: up to three `Examples`, the names of classes and columns, and the `scaling`,
-  which standardizes features to predict from in the same way.
+- `Dataset` is what `load_dataset` returns: up to three `Examples`, the names of classes and columns, and the `encoding`
+  and the `scaling`, which make features to predict from in the same way.
+- `ColumnSettings` says which columns to leave out, and which are categories or numbers.
+- `Encoding` makes features of the columns of a table: `data.encoding.encode_new("new.csv", frame)`.
 - `Examples` are features, targets and weights, as NumPy or JAX arrays.
 - `Targets` encodes targets as the loss takes them: smoothed distributions over the classes, labels, signs, counts or
   standardized numbers.
-- The modules: `tables` reads tables, and with `read_features` the features of a file to predict from, by the names of
-  its columns; `files` reads .csv files, `archives` .npz files and `images` IDX files; `labels` decides which targets
-  are classes; `splits` has `load_dataset`; `scaling` standardizes features and targets; `numbers` makes arrays of
+- The modules: `tables` reads tables of all kinds; `frames` reads files with named columns, `archives` .npz files and
+  `images` IDX files; `files` has the checks that they share; `columns` decides what columns are, and `encoding` makes
+  features of them; `labels` decides which targets are classes; `splits` has `load_dataset`; `scaling` standardizes features and targets; `numbers` makes arrays of
   tables of pandas; `validation` checks arrays against a model and a loss; `batches` lays examples out in lanes, and a
   batch takes one example from each lane; `extras` says how to install optional packages.
 """
