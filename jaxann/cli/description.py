@@ -109,6 +109,10 @@ class DataDescription(NamedTuple):
         for expectation in (expectation for expectation, holds in checks.items() if not holds):
             raise ValueError(f"expected {expectation}")
 
+    def like(self, stored: DataDescription) -> DataDescription:
+        """Returns this description, without an encoding if the stored one is of a version that read only numbers."""
+        return self if stored.encoding is not None else self._replace(encoding=None)
+
     def require_same(self, path: Path, other: DataDescription) -> None:
         """Checks that a run is resumed with the data with which it was started.
 

@@ -11,7 +11,7 @@ from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
 from math import ceil, nan
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -83,11 +83,8 @@ def run(task: Task, settings: Settings) -> Outcome:
     """
     print_columns(task.data)
     start = perf_counter()
-    mesh = choose_devices(settings)
-    if mesh is None:
-        lanes = make_lanes(task.examples, settings.batch_size)
-    else:
-        lanes = shard_examples(task.examples, settings.batch_size, mesh)
+    mesh, size = choose_devices(settings), settings.batch_size
+    lanes = make_lanes(task.examples, size) if mesh is None else shard_examples(task.examples, size, mesh)
     scorer = Scorer(task)
     evaluate = None if task.data.validation is None else Validator(task, scorer, settings.score)
     record, progress = open_record(task, settings, begin(task.recipe, jax.random.key(settings.seed), mesh, lanes))
@@ -161,8 +158,10 @@ def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Rec
     if task.data.validation is not None:
         settings = replace(settings, evaluate_every=task.plan.every)  # to keep it when the run gets more epochs
     description = DataDescription.from_task(task)
-    options = {"tensorboard": settings.tensorboard, "seconds": settings.checkpoint_seconds}
-    options["origin"] = describe_origin(settings, description)
+    if settings.resume is not None:
+        description = description.like(DataDescription.read(Folder(path, reader=True)))
+    origin, seconds = describe_origin(settings, description), settings.checkpoint_seconds
+    options: Any = {"tensorboard": settings.tensorboard, "seconds": seconds, "origin": origin}
 
     def create_folder() -> Folder:
         if (path / "config.json").exists():
@@ -175,11 +174,7 @@ def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Rec
         return Record.open(folder, progress, **options)
     folder = run_first_then_others(lambda: Folder(path), lambda: Folder(path, reader=True))
     try:
-        stored = DataDescription.read(folder)
-        if stored.encoding is None:  # a version of jaxann that read nothing but numbers wrote it
-            description = description._replace(encoding=None)
-            options["origin"] = describe_origin(settings, description)
-        stored.require_same(path, description)
+        DataDescription.read(folder).require_same(path, description)
         rows = folder.rows()[-1:] if settings.checkpoint is None else [{"epoch": settings.checkpoint}]
         if rows and settings.epochs < rows[0]["epoch"]:
             expectation = f"of at least {rows[0]['epoch']}, which the run has reached"

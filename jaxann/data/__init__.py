@@ -42,8 +42,8 @@ The source of a table is one of these:
 Columns of a file are numbers, dates or categories, as their cells or `columns` say. A missing number becomes the median
 of the training part, and another feature says that it was missing. Dates become days. A category has a feature of its
 own unless it is rare. A category that the training part lacks has none. Columns are left out, and `Dataset.encoding`
-says why, if they count the rows, or hold texts that all differ, nothing, or one text. Rows without a target are left out,
-too, and `Dataset.notes` says how many.
+says why, if they count the rows, or hold texts that all differ, nothing, or one text. Rows without a target are left
+out, too, and `Dataset.notes` says how many.
 
 Targets that are text are read as classes, and so are integers with at most 20 distinct values, unless `kind` says
 otherwise. The name of a class is its text in the file, so that 01 and 1 are two classes. Splits are random but depend
@@ -64,9 +64,10 @@ number in flowers.csv, row 3, column width, got 'red'" or "expected held_out bet
   standardized numbers.
 - The modules: `tables` reads tables of all kinds; `frames` reads files with named columns, `archives` .npz files and
   `images` IDX files; `files` has the checks that they share; `columns` decides what columns are, and `encoding` makes
-  features of them; `labels` decides which targets are classes; `splits` has `load_dataset`; `scaling` standardizes features and targets; `numbers` makes arrays of
-  tables of pandas; `validation` checks arrays against a model and a loss; `batches` lays examples out in lanes, and a
-  batch takes one example from each lane; `extras` says how to install optional packages.
+  features of them; `labels` decides which targets are classes; `splits` has `load_dataset`; `scaling` standardizes
+  features and targets; `numbers` makes arrays of tables of pandas; `validation` checks arrays against a model and a
+  loss; `batches` lays examples out in lanes, and a batch takes one example from each lane; `extras` says how to install
+  optional packages.
 """
 
 from jaxann.data.batches import Examples
