@@ -8,10 +8,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 from jaxtyping import PyTree
 
-from jaxann.data.frames import to_frame
 from jaxann.data.numbers import to_numbers
 from jaxann.data.validation import validate_features
 from jaxann.nn.base import Layer
@@ -74,8 +72,10 @@ class Run:
             return Checkpoints(self.path / "checkpoints", origin=origin, reader=True).best(like)
 
     @property
-    def history(self) -> pd.DataFrame:
-        """A row for each epoch so far."""
+    def history(self) -> Any:
+        """A row for each epoch so far, as a DataFrame of pandas."""
+        import pandas as pd
+
         return pd.DataFrame(self._folder.rows())
 
     def predict(self, x: Any) -> np.ndarray:
@@ -112,7 +112,9 @@ class Run:
         return probabilities
 
     def _compute_outputs(self, x: Any) -> np.ndarray:
-        if isinstance(x, pd.DataFrame):
+        if hasattr(x, "iloc") and hasattr(x, "columns"):  # a DataFrame
+            from jaxann.data.frames import to_frame
+
             x = self._description.make_encoding().encode_new("the features", to_frame(x))
         array = np.asarray(to_numbers("features", x))
         if array.ndim != 2 or array.shape[1] != len(self.columns):

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from jaxann.cli.settings import Settings
 from jaxann.data.batches import Examples
-from jaxann.data.columns import ColumnSettings
+from jaxann.data.column_settings import ColumnSettings
 from jaxann.data.splits import Dataset, load_dataset
 from jaxann.data.targets import Targets
 from jaxann.data.validation import validate, validate_schedule, validate_weights

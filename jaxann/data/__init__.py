@@ -71,7 +71,7 @@ number in flowers.csv, row 3, column width, got 'red'" or "expected held_out bet
 """
 
 from jaxann.data.batches import Examples
-from jaxann.data.columns import ColumnSettings
+from jaxann.data.column_settings import ColumnSettings
 from jaxann.data.encoding import Encoding
 from jaxann.data.splits import Dataset, load_dataset
 from jaxann.data.targets import Targets

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from jaxann.data import files
+from jaxann.data.column_settings import ColumnSettings
 from jaxann.data.frames import get_cells, is_missing
 from jaxann.nn.hyperparameters import SettingError
 
@@ -17,22 +17,6 @@ _INDEX_NAMES = {"unnamed: 0", "index", "id", "row", "no", "nr"}
 _ISO_DATE = r"\d{4}-\d{1,2}-\d{1,2}(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
 _OTHER_DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[T ,]+\d.*)?|\d{1,2}:\d{2}(?::\d{2})?(?: ?[AaPp][Mm])?"
 _NUMBER_LIKE = r"[$€£]?\s*[+-]?\d[\d.,_' ]*\s*[%$€£]?"  # numbers with thousands, per cent or currency signs as well
-
-
-class ColumnSettings(NamedTuple):
-    """What a user says about the columns of a table.
-
-    Attributes:
-        ignore: Columns to leave out.
-        id: Columns that identify examples. They are left out, and predictions carry them.
-        categorical: Columns to read as categories, whatever they hold.
-        numeric: Columns to read as numbers, whatever they hold.
-    """
-
-    ignore: tuple[str, ...] = ()
-    id: tuple[str, ...] = ()
-    categorical: tuple[str, ...] = ()
-    numeric: tuple[str, ...] = ()
 
 
 def choose_kinds(source: str, table: pd.DataFrame, settings: ColumnSettings) -> tuple[dict[str, str], dict[str, str]]:
@@ -101,11 +85,11 @@ def _choose_kind(name: str, cells: pd.Series) -> tuple[str, str | None]:
     present = cells.loc[~missing]
     if not len(present):
         return "", "it has no values"
-    if pd.api.types.is_bool_dtype(cells):
+    if cells.dtype.kind == "b":
         return "category", None
-    if pd.api.types.is_datetime64_any_dtype(cells):
+    if cells.dtype.kind == "M":
         return "date", None
-    if pd.api.types.is_numeric_dtype(cells):
+    if cells.dtype.kind in "iuf":
         values = present.to_numpy(float)
     else:
         texts = present.astype(str).str.strip()
@@ -134,7 +118,7 @@ def _to_floats(texts: pd.Series) -> np.ndarray:
 
 def _parse_numbers(source: str, name: str, cells: pd.Series) -> np.ndarray:
     missing = is_missing(cells)
-    if pd.api.types.is_numeric_dtype(cells):
+    if cells.dtype.kind in "iuf":
         values = cells.to_numpy(dtype=float, na_value=np.nan)
         for i in np.flatnonzero(np.isinf(values)).tolist():
             raise files.cell_error(source, i, name, values[i], "a finite number")
@@ -153,6 +137,6 @@ def _parse_dates(source: str, name: str, cells: pd.Series) -> np.ndarray:
 
 def _parse_categories(source: str, name: str, cells: pd.Series) -> pd.Series:
     del source, name  # any cell is a category
-    is_number = pd.api.types.is_float_dtype(cells)
+    is_number = cells.dtype.kind == "f"
     texts = cells.map(lambda value: f"{value:g}" if is_number else str(value).strip())
     return texts.astype(object).where(~is_missing(cells), np.nan)

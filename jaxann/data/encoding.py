@@ -11,11 +11,8 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from jaxann.data import files
-from jaxann.data.columns import parse_columns
-from jaxann.data.frames import get_cells
 from jaxann.nn.text import describe_value
 
 RARE = 0.01  # share of the training examples below which a category is rare
@@ -47,11 +44,11 @@ class Column(NamedTuple):
             return [self.name, f"{self.name} is missing"] if self.indicator else [self.name]
         return [f"{self.name}={category}" for category in self.categories] + [f"{self.name}=(rare)"] * bool(self.rare)
 
-    def encode(self, cells: pd.Series) -> list[np.ndarray]:
+    def encode(self, cells: Any) -> list[np.ndarray]:
         """Returns the column's features, each [N]. A category that the training part lacks has none of them.
 
         Args:
-            cells: The cells, as `parse_columns` returns them.
+            cells: The cells [N], a Series, as `parse_columns` returns them.
         """
         if self.kind != "category":
             missing = cells.isna().to_numpy()
@@ -82,24 +79,26 @@ class Encoding(NamedTuple):
         """Returns which features are numbers or dates: [n]. All others are 0 or 1."""
         return np.array([c.kind != "category" and name == c.name for c in self.columns for name in c.feature_names()])
 
-    def encode(self, table: pd.DataFrame) -> np.ndarray:
+    def encode(self, table: Any) -> np.ndarray:
         """Returns features [N, n].
 
         Args:
-            table: The columns, as `parse_columns` returns them.
+            table: The columns, a DataFrame, as `parse_columns` returns them.
         """
-        return np.column_stack([x for column in self.columns for x in column.encode(get_cells(table, column.name))])
+        return np.column_stack([x for column in self.columns for x in column.encode(table[column.name])])
 
-    def encode_new(self, source: str, table: pd.DataFrame) -> np.ndarray:
+    def encode_new(self, source: str, table: Any) -> np.ndarray:
         """Returns features [N, n] to predict from.
 
         Args:
             source: The file or table, for messages.
-            table: A table with the columns, in any order, and possibly others.
+            table: A DataFrame with the columns, in any order, and possibly others.
 
         Raises:
             ValueError: If a column is missing, or a cell is not of its column's kind.
         """
+        from jaxann.data.columns import parse_columns  # with pandas, which takes long to import
+
         missing = [column.name for column in self.columns if column.name not in table]
         if missing:
             names = files.join_names([column.name for column in self.columns])
@@ -110,21 +109,21 @@ class Encoding(NamedTuple):
 
 
 def fit_encoding(
-    train: pd.DataFrame, kinds: Mapping[str, str], left_out: Mapping[str, str], identifiers: Sequence[str] = ()
+    train: Any, kinds: Mapping[str, str], left_out: Mapping[str, str], identifiers: Sequence[str] = ()
 ) -> Encoding:
     """Fits the encoding of a table.
 
     Args:
-        train: The training part, as `parse_columns` returns it.
+        train: The training part, a DataFrame, as `parse_columns` returns it.
         kinds: The kind of each column, by its name.
         left_out: The reason why each other column is left out, by its name.
         identifiers: The columns that identify examples.
     """
-    columns = tuple(_fit_column(name, get_cells(train, name), kind) for name, kind in kinds.items())
+    columns = tuple(_fit_column(name, train[name], kind) for name, kind in kinds.items())
     return Encoding(columns, left_out, tuple(identifiers))
 
 
-def _fit_column(name: str, cells: pd.Series, kind: str) -> Column:
+def _fit_column(name: str, cells: Any, kind: str) -> Column:
     present = cells.dropna()
     if kind != "category":
         fill = float(np.median(present.to_numpy(float))) if len(present) else 0.0

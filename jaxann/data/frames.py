@@ -108,7 +108,7 @@ def get_cells(table: pd.DataFrame, name: str) -> pd.Series:
 def is_missing(cells: pd.Series, markers: Sequence[str] = MISSING) -> np.ndarray:
     """Returns which cells [N] have no value. Text has none if it is one of the markers, in lower or upper case."""
     missing = cells.isna()
-    if not pd.api.types.is_numeric_dtype(cells):
+    if cells.dtype.kind not in "biufM":
         missing |= cells.astype(str).str.strip().str.lower().isin(markers)
     return missing.to_numpy(bool)
 

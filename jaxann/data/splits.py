@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxann.data import tables
 from jaxann.data.batches import Examples
-from jaxann.data.columns import ColumnSettings
+from jaxann.data.column_settings import ColumnSettings
 from jaxann.data.encoding import Encoding, fit_encoding
 from jaxann.data.scaling import Scaling, fit_scaling
 from jaxann.data.tables import Table

@@ -12,11 +12,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from jaxann.data import archives, files, images, labels
-from jaxann.data.columns import ColumnSettings, choose_kinds, parse_columns
-from jaxann.data.frames import UNKNOWN, is_missing, read_frame
+from jaxann.data.column_settings import ColumnSettings
 from jaxann.nn.hyperparameters import SettingError
 
 SETS = ("iris", "wine", "breast_cancer", "digits", "diabetes")
@@ -28,7 +26,7 @@ class Table(NamedTuple):
     """Features and targets as a source holds them.
 
     Attributes:
-        x: Features [N, n], or N rows of columns as `columns.parse_columns` returns them, from which features are made.
+        x: Features [N, n], or columns of which features are made: a DataFrame as `columns.parse_columns` returns it.
         t: Targets [N]: labels 0, 1, ... where the table has classes, and numbers otherwise.
         classes: The names of the classes; empty for targets that are numbers.
         columns: The names of the n features or of the columns.
@@ -40,8 +38,8 @@ class Table(NamedTuple):
         notes: What a reader of the table may not expect, each in one sentence.
     """
 
-    x: np.ndarray | pd.DataFrame
-    t: np.ndarray
+    x: Any
+    t: Any
     classes: tuple[str, ...]
     columns: tuple[str, ...]
     target: str
@@ -103,6 +101,8 @@ def read_table(
     if header is not None and not is_frame:
         raise SettingError("header", f"to be None for {source}, which is no text file", header)
     if is_frame:
+        from jaxann.data.frames import read_frame  # with pandas, which takes long to import
+
         frame, notes = read_frame(source, header)
         table = _choose_columns(source, frame, target, weights, columns)._replace(notes=notes)
         table = _drop_missing_targets(source, table)
@@ -200,10 +200,12 @@ def _fetch_openml(source: str, target: str | None, weights: str | None, columns:
 
 
 def _choose_columns(
-    source: str, frame: pd.DataFrame, target: str | None, weights: str | None, settings: ColumnSettings
+    source: str, frame: Any, target: str | None, weights: str | None, settings: ColumnSettings
 ) -> Table:
-    """Returns a frame as a table, whose targets are not encoded yet."""
-    target = list(frame)[-1] if target is None else target
+    """Returns a DataFrame as a table, whose targets are not encoded yet."""
+    from jaxann.data.columns import choose_kinds, parse_columns
+
+    target = str(frame.columns[-1]) if target is None else target
     for option, name in (("target", target), ("weights", weights)):
         if name is not None and name not in frame:
             names = files.join_names(tuple(frame), 20)
@@ -225,21 +227,23 @@ def _choose_columns(
             raise files.cell_error(source, i, weights, str(frame[weights].iloc[i]), "a finite number")
         counts = _require_weights(source, weights, cells)
     cells = frame[target]
-    t = cells.astype(str) if pd.api.types.is_bool_dtype(cells) else cells  # the classes are False and True, not 0 and 1
-    return Table(x, t.to_numpy(), (), tuple(kinds), target, counts, kinds=kinds, left_out=left_out)
+    t = cells.astype(str) if cells.dtype.kind == "b" else cells  # the classes are False and True, not 0 and 1
+    return Table(x, t, (), tuple(kinds), target, counts, kinds=kinds, left_out=left_out)
 
 
 def _drop_missing_targets(source: str, table: Table) -> Table:
     """Returns the table without the rows that have no target, with a note that counts them."""
-    missing = is_missing(pd.Series(table.t), UNKNOWN)
+    from jaxann.data.frames import UNKNOWN, is_missing
+
+    missing = is_missing(table.t, UNKNOWN)
     if not missing.any():
-        return table
+        return table._replace(t=table.t.to_numpy())
     if missing.all():
         raise ValueError(f"expected targets in column {table.target} of {source}, got no value in any row")
     note = f"rows of {source} without a target are left out: {missing.sum()} of {len(missing)}"
     weights = None if table.weights is None else table.weights[~missing]
-    x = table.x[~missing] if isinstance(table.x, np.ndarray) else table.x[~missing].reset_index(drop=True)
-    return table._replace(x=x, t=table.t[~missing], weights=weights, notes=(*table.notes, note))
+    x, t = table.x[~missing].reset_index(drop=True), table.t[~missing].to_numpy()
+    return table._replace(x=x, t=t, weights=weights, notes=(*table.notes, note))
 
 
 def _read_npz(path: str) -> Table:

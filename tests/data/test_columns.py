@@ -9,7 +9,8 @@ from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder
 
-from jaxann.data.columns import ColumnSettings, choose_kinds, parse_columns
+from jaxann.data.column_settings import ColumnSettings
+from jaxann.data.columns import choose_kinds, parse_columns
 from jaxann.data.encoding import Encoding, fit_encoding, from_json, to_json
 from jaxann.nn.hyperparameters import SettingError
 

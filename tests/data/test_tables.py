@@ -15,7 +15,7 @@ import pytest
 import sklearn.datasets
 from sklearn.datasets import _openml
 
-from jaxann.data.columns import ColumnSettings
+from jaxann.data.column_settings import ColumnSettings
 from jaxann.data.tables import OPENML, SETS, read_features, read_table
 from jaxann.nn.hyperparameters import SettingError
 
