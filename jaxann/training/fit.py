@@ -34,7 +34,7 @@ from jaxann.training.early_stopping import fit_in_pieces, hold_out
 from jaxann.training.loop import Plan, piece_length
 from jaxann.training.memory import validate_memory
 from jaxann.training.optimizers import resolve_optimizer
-from jaxann.training.recipe import History, Recipe, start, train
+from jaxann.training.recipe import History, Recipe, draw, run_epochs, start, train_batches
 
 
 def fit(
@@ -131,7 +131,10 @@ def fit(
         steps = -(-len(examples.x) // batch_size)
         length = 1 if validation is not None else piece_length(steps, epochs, None)[0]
         return fit_in_pieces(recipe, before, lanes, Plan(epochs, length, length, patience), evaluate_params, progress)
-    after, history = train(recipe, before, lanes, epochs)
+    if is_traced(lanes.weights):  # inside jit, which compiles everything as one program
+        after, history = run_epochs(recipe, before, lanes, epochs)
+    else:
+        after, history = train_batches(recipe, before, lanes, draw(recipe, before, lanes, epochs))
     if not is_traced(history.loss):
         raise_if_nonfinite(recipe, before, after, history, lanes)
     return after.params, history

@@ -12,12 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
-from jaxann.data.batches import Lanes
+from jaxann.data.batches import Batch, Lanes
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.training.devices import shard_state
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.memory import validate_memory
-from jaxann.training.recipe import History, Recipe, TrainState, run_epochs, start
+from jaxann.training.recipe import HASTE, History, Recipe, TrainState, draw, run_batches, start
 
 Row = dict[str, Any]
 Evaluate = Callable[[Any], tuple[float, Row]]
@@ -75,8 +75,7 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
     """
     shape, dtype = (None, None) if lanes is None else (lanes.x.shape[2:], lanes.x.dtype)
     validate_memory(recipe, key, shape, mesh, dtype)
-    # The program runs once, so thorough optimization costs more than it saves. Level 0 compiled other programs wrongly.
-    state = start.lower(recipe, key).compile({"xla_backend_optimization_level": "1"})(key)
+    state = start.lower(recipe, key).compile(HASTE)(key)  # the program runs once
     state = state if mesh is None else shard_state(state, mesh)
     return Progress(state, state.params, -inf, 0)
 
@@ -109,14 +108,30 @@ def compile_pieces(recipe: Recipe, lanes: Lanes, plan: Plan, progress: Progress)
     first = _next_length(plan, epoch)
     full, last = divmod(plan.epochs - epoch - first, plan.piece)
     lengths = {first, plan.piece if full else 0, last} - {0}
-    train = jit_in_place(progress.state)
-    return {length: train.lower(recipe, progress.state, lanes, length).compile() for length in lengths}
+    return {length: compile_piece(recipe, progress.state, lanes, length) for length in lengths}
 
 
-def jit_in_place(state: TrainState) -> Any:
-    """Returns a jitted `run_epochs` that leaves the state on its devices and puts the history on all of them."""
+class Piece(NamedTuple):
+    """The compiled programs of a piece, which is called as a function of a state and lanes.
+
+    Attributes:
+        draw: From a state and lanes to the batches of the piece.
+        run: From a state, lanes and batches to the next state and the piece's history.
+    """
+
+    draw: Callable[..., Batch]
+    run: Any
+
+    def __call__(self, state: TrainState, lanes: Lanes) -> tuple[TrainState, History]:
+        return self.run(state, lanes, self.draw(state, lanes))
+
+
+def compile_piece(recipe: Recipe, state: TrainState, lanes: Lanes, length: int) -> Piece:
+    """Compiles the programs of a piece of `length` epochs, which leave the state and the lanes on their devices."""
+    drawing = draw.lower(recipe, state, lanes, length).compile()
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(run_epochs, static_argnames=("recipe", "epochs"), out_shardings=(shardings, shardings.epoch))
+    run = jax.jit(run_batches, static_argnames="recipe", out_shardings=(shardings, shardings.epoch))
+    return Piece(drawing, run.lower(recipe, state, lanes, drawing(state, lanes)).compile())
 
 
 def train_in_pieces(

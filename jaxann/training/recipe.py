@@ -109,24 +109,32 @@ def run_epochs(recipe: Recipe, state: TrainState, lanes: Lanes, epochs: int) -> 
     Returns:
         The state after the last of these epochs, and the history of these epochs alone.
     """
+    # Without the barrier XLA fuses the drawing with a step that is the only one in its epoch, and then rounds that
+    # step differently in calls with different numbers of epochs.
+    return run_batches(recipe, state, lanes, jax.lax.optimization_barrier(draw_epochs(recipe, state, lanes, epochs)))
+
+
+def run_batches(recipe: Recipe, state: TrainState, lanes: Lanes, batches: Batch) -> tuple[TrainState, History]:
+    """Runs the epochs of which `draw_epochs` drew the batches, as `run_epochs` does.
+
+    Args:
+        recipe: What is trained and how.
+        state: The state after the epochs so far.
+        lanes: The examples.
+        batches: The batches, with positions [epochs, S, B].
+
+    Returns:
+        As `run_epochs`.
+    """
     step = make_step(recipe, lanes)
 
     def epoch(carry: Any, batches: Batch) -> tuple[Any, History]:
         carry, (step_loss, weight, metrics) = jax.lax.scan(step, carry, batches)
         return carry, History(step_loss @ (weight / weight.sum()), step_loss, jax.tree.map(jnp.mean, metrics))
 
-    # Without the barrier XLA fuses the drawing with a step that is the only one in its epoch, and then rounds that
-    # step differently in calls with different numbers of epochs.
-    batches = jax.lax.optimization_barrier(draw_epochs(recipe, state, lanes, epochs))
     carry = state.params, state.opt_state, state.gradient_state
     (params, opt_state, gradient_state), history = jax.lax.scan(epoch, carry, batches)
-    return TrainState(params, opt_state, state.key, state.epoch + epochs, gradient_state), history
-
-
-# Compiled once for each recipe. A program that traces numbers inside a recipe, such as a sweep, compiles the plain
-# functions itself.
-start = jax.jit(init_state, static_argnames="recipe")
-train = jax.jit(run_epochs, static_argnames=("recipe", "epochs"))
+    return TrainState(params, opt_state, state.key, state.epoch + len(batches.positions), gradient_state), history
 
 
 def make_step(recipe: Recipe, lanes: Lanes) -> Callable[[Any, Batch], tuple[Any, Any]]:
@@ -177,3 +185,14 @@ def draw_epochs(recipe: Recipe, state: TrainState, lanes: Lanes, epochs: int) ->
         return draw_batches(lanes, jax.random.fold_in(state.key, epoch), shuffle=recipe.shuffle, random=random)
 
     return jax.vmap(draw)(state.epoch + jnp.arange(epochs))
+
+
+# Compiled once for each recipe. A program that traces numbers inside a recipe, such as a sweep, compiles the plain
+# functions itself.
+start = jax.jit(init_state, static_argnames="recipe")
+train = jax.jit(run_epochs, static_argnames=("recipe", "epochs"))
+# The drawing of batches has whole numbers alone, so little optimization changes no bit. It runs once in many steps, and
+# thorough optimization would take longer than compiling the steps. Level 0 compiled other programs wrongly.
+HASTE: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+draw = jax.jit(draw_epochs, static_argnames=("recipe", "epochs"), compiler_options=HASTE)
+train_batches = jax.jit(run_batches, static_argnames="recipe")

@@ -39,7 +39,7 @@ def run_both(recipe, shape, examples, epochs=1):
         progress = begin(recipe, KEY, mesh)
         compiled = compile_pieces(recipe, lanes, plan, progress)
         state, history = compiled[epochs](progress.state, lanes)
-        yield gather(state), np.ravel(history.step_loss), compiled[epochs].as_text()
+        yield gather(state), np.ravel(history.step_loss), compiled[epochs].run.as_text()
 
 
 def mark_slow(*cases, unless):
