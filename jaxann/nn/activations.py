@@ -74,13 +74,18 @@ class Softmax(Layer):
 
     x and y are vectors [n]. The layer has no parameters. The forward pass subtracts the maximum of x first, which does
     not change y and prevents overflow.
+
+    Raises:
+        ValueError: In `forward`, if x is not a vector. `Each(softmax)` takes the softmax at every position.
     """
 
     @property
     def keeps_shape(self) -> bool:
         return True
 
-    def forward(self, params: PyTree, x: Vector, key: PRNGKeyArray | None = None) -> tuple[Vector, Vector]:
+    def forward(self, params: PyTree, x: Values, key: PRNGKeyArray | None = None) -> tuple[Vector, Vector]:
+        if x.ndim != 1:
+            raise ValueError(f"{self} expected x of shape (n,), got {x.shape}; Each({self}) takes positions in front")
         e = jnp.exp(x - x.max())
         y = e / e.sum()
         return y, y

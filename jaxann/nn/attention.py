@@ -16,6 +16,7 @@ from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
 from jaxann.nn.initializers import glorot_uniform
 from jaxann.nn.outer import Outer
+from jaxann.nn.places import sum_places
 from jaxann.nn.positional import rotate
 
 Tokens = Float[Array, "T n"]
@@ -30,11 +31,14 @@ Kept = Bool[Array, "G R t T"]
 class Attention(Layer):
     """Multi-head scaled dot-product self-attention.
 
-    (q, k, v) = W_qkv x + b_qkv, S = q kᵀ / √d, or -∞ where a query does not see a key, P = softmax(S) along the keys,
-    o = P v for each head, and y = W_o o + b_o. With do = W_oᵀ dy and dP = do vᵀ, the gradients are dv = Pᵀ do,
+    (q, k, v) = z = W_qkv x + b_qkv, S = q kᵀ / √d, or -∞ where a query does not see a key, P = softmax(S) along the
+    keys, o = P v for each head, and y = W_o o + b_o. With do = W_oᵀ dy and dP = do vᵀ, the gradients are dv = Pᵀ do,
     dS = P ∘ (dP - Σ_keys dP ∘ P), dq = dS k / √d and dk = dSᵀ q / √d, and with dz = (dq, dk, dv),
     ∂E/∂W_qkv = Σ_t dz_t x_tᵀ, ∂E/∂b_qkv = Σ_t dz_t, ∂E/∂W_o = Σ_t dy_t o_tᵀ, ∂E/∂b_o = Σ_t dy_t and
-    dx = W_qkvᵀ dz.
+    dx = W_qkvᵀ dz. The sum over the keys is computed as Σ_keys dP ∘ P = <do, o>, which needs no P.
+
+    With `rotary`, q and k are turned before the scores, and dq and dk are turned back before dz. With dropout,
+    o = (D ∘ P) v, dv = (D ∘ P)ᵀ do and dP = D ∘ do vᵀ, where an entry of D is 0 or 1 / (1 - dropout).
 
     x is [T, n] with T of at least 1, and y has the same shape. A head has d = n / heads features. With
     `key_value_heads`, dk and dv are the sums over the heads that share them. The parameters are
@@ -91,7 +95,7 @@ class Attention(Layer):
         if self.heads % self._groups:
             raise SettingError("key_value_heads", f"to divide the {self.heads} heads of {name}", self.key_value_heads)
         if self.rotary and self._size % 2:
-            raise SettingError("rotary", f"to be False for heads of an odd number of features, {self._size}", True)
+            raise SettingError("rotary", f"to be False for heads of {self._size} features, an odd number", True)
         validate_number("dropout", self.dropout, least=0, below=1)
 
     @property
@@ -143,13 +147,13 @@ class Attention(Layer):
         dqk = jnp.concatenate([dq.reshape(-1, *dq.shape[2:]), dk])
         dqk = rotate(dqk, inverse=True) if self.rotary else dqk  # q, k = rotate(qk)
         dz = _join_heads(jnp.concatenate([dqk, dv]))
-        grads: dict[str, Outer | Array] = {"W_qkv": Outer(dz, x), "W_o": Outer(dy, o)}
+        grads: dict[str, Outer | Array] = {"W_qkv": Outer(dz, x), "W_o": Outer(dy, o)}  # z = W_qkv x, y = W_o o
         if self.biases:
-            grads |= {"b_qkv": _sum_places(dz), "b_o": _sum_places(dy)}
+            grads |= {"b_qkv": sum_places(dz), "b_o": sum_places(dy)}  # z = ... + b_qkv and y = ... + b_o
         return grads, dz @ params["W_qkv"]  # z = W_qkv x + b_qkv: ∂E/∂x = W_qkvᵀ dz
 
     def attend(self, q: Queries, k: Keys, v: Keys, key: PRNGKeyArray | None) -> tuple[Queries, Any]:
-        """Computes o = P v for each head, and what `attend_backward` needs of it, the weights P among it.
+        """Computes o = P v for each head, and what `attend_backward` needs, such as the weights P.
 
         Args:
             q: [G, R, T, d], the queries: G groups of R heads.
@@ -170,7 +174,19 @@ class Attention(Layer):
     def attend_backward(
         self, q: Queries, k: Keys, v: Keys, saved: Any, do: Queries, row_sums: RowSums
     ) -> tuple[Queries, Keys, Keys]:
-        """Computes dq, dk and dv from do, with what `attend` took and returned, and with Σ dP ∘ P for each query."""
+        """Computes dq, dk and dv.
+
+        Args:
+            q: [G, R, T, d], the queries that `attend` was called with.
+            k: [G, T, d], its keys.
+            v: [G, T, d], its values.
+            saved: What `attend` returned beside o.
+            do: [G, R, T, d], ∂E/∂o.
+            row_sums: [G, R, T, 1], Σ dP ∘ P over the keys, for each query.
+
+        Returns:
+            dq, dk and dv, in the shapes and dtypes of q, k and v.
+        """
         P, kept = saved
         dv = multiply("grts,grtd->gsd", self.drop(P, kept), do)  # o = P v
         dP = self.drop(multiply("grtd,gsd->grts", do, v), kept)  # o = P v
@@ -221,7 +237,7 @@ class Attention(Layer):
         return jax.vmap(draw, out_axes=2)(positions)
 
     def drop(self, P: Weights, kept: Kept | None) -> Weights:
-        """Returns the weights after dropout; the map is linear and its own transposed."""
+        """Returns D ∘ P, the weights after dropout; D ∘ is its own transpose, so that backward applies it to dP."""
         return P if kept is None else jnp.where(kept, P / (1 - self.dropout), 0).astype(P.dtype)
 
     def _row_sums(self, do: Tokens, o: Tokens) -> RowSums:
@@ -242,7 +258,3 @@ def _split_heads(a: Float[Array, "T m"], size: int) -> Float[Array, "heads T d"]
 
 def _join_heads(a: Float[Array, "heads T d"]) -> Float[Array, "T m"]:
     return a.swapaxes(0, 1).reshape(a.shape[1], -1)  # the inverse of _split_heads
-
-
-def _sum_places(dy: Tokens) -> Float[Array, " n"]:
-    return dy.sum(0, dtype=accumulation_dtype(dy))

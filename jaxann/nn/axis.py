@@ -19,7 +19,7 @@ BATCH = "batch"
 
 
 class _Share:
-    """The share of one example, in an object that JAX can compare with others by its identity."""
+    """The share of one example, in an object whose identity JAX can compare."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -55,9 +55,9 @@ def over_examples(
 
 
 def alone(function: Callable) -> Callable:
-    """Returns a function of one example that can be traced without a batch, to find out shapes and dtypes.
+    """Returns a function of one example in a form that can be traced without a batch, to find out shapes and dtypes.
 
-    The axis named `BATCH` has two copies of the example, because a single number has no variance.
+    The axis named `BATCH` then holds two copies of the example, because a single number has no variance.
 
     Args:
         function: The function of one example.
@@ -96,15 +96,16 @@ def find_coupled(model: Layer) -> Layer | None:
     """Returns the innermost layer of a model that couples the examples of a batch, or None if no layer does."""
     if not model.coupled:
         return None
-    return next((found for part in parts(model).values() if (found := find_coupled(part)) is not None), model)
+    return next((layer for part in parts(model).values() if (layer := find_coupled(part)) is not None), model)
 
 
-def require_uncoupled(model: Layer, purpose: str) -> None:
+def require_uncoupled(model: Layer, purpose: str, advice: str = "") -> None:
     """Checks that the examples of a batch do not depend on one another in a model.
 
     Args:
         model: The model.
         purpose: What needs this, as it follows "for".
+        advice: What to do instead, as a sentence, where there is something.
 
     Raises:
         ValueError: If a layer couples the examples, as `BatchNorm` does.
@@ -112,6 +113,6 @@ def require_uncoupled(model: Layer, purpose: str) -> None:
     layer = find_coupled(model)
     if layer is not None:
         raise ValueError(
-            f"expected a model that computes each example on its own for {purpose}, got one with {layer}, "
-            "which couples the examples of a batch"
+            f"expected a model that computes each example on its own for {purpose}, got one with {layer}, which "
+            f"couples the examples of a batch{advice and '. '}{advice}"
         )

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.initializers import to_initializer
+from jaxann.nn.text import format_expression
 
 InputGradient = Array | np.ndarray | None
 """dx = ∂E/∂x in the shape of x. Integers have no gradient: there it is None, or an array of JAX's dtype float0."""
@@ -43,6 +44,16 @@ class Layer(ABC):
     """
 
     exposes_parts: bool = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Lets subclasses inherit `__repr__`: `dataclass` generates one only for a class that has none of its own."""
+        super().__init_subclass__(**arguments)
+        if "__repr__" not in vars(cls):
+            type.__setattr__(cls, "__repr__", cls.__repr__)
+
+    def __repr__(self) -> str:
+        """Returns the expression that makes the layer, with the settings that differ from their defaults."""
+        return format_expression(self)
 
     def __format__(self, specification: str) -> str:
         """Returns the layer as an expression of one line, for messages, where `str` may return a table."""

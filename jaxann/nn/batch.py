@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree, Shaped
 from jaxann.nn.axis import over_examples
 from jaxann.nn.base import Layer, drop_float0
 from jaxann.nn.loss import mean_weights
-from jaxann.nn.shapes import REFUSALS, output_shape
+from jaxann.nn.shapes import REFUSALS, output_shape, resolve_input
 
 
 def split_per_example(key: PRNGKeyArray | None, examples: int) -> Key[Array, " B"] | None:
@@ -43,7 +43,7 @@ def forward_batch(
     Args:
         model: The layer or network.
         params: Its parameters, shared by all examples.
-        x: [B, ...], an input for each example.
+        x: [B, ...], an input for each example. Integers become floats unless they are ids or the model rejects floats.
         key: A random key, split so that every example has its own. Without a key, layers that draw random numbers
             run in evaluation mode.
         weights: [B], how much each example counts in the means that a layer takes over the batch; ones by default. They
@@ -56,11 +56,11 @@ def forward_batch(
         InputError: If a layer does not take its input. It is a ValueError.
     """
     try:
+        x = _to_floats(model, params, x)
         forward = over_examples(model.forward, (None, 0, 0), shares=_find_shares(model, weights))
         return forward(params, x, split_per_example(key, len(x)))
     except REFUSALS:
-        one = jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
-        output_shape(model, params, one)  # its error names the layer that does not take its input
+        output_shape(model, params, _describe_example(x))  # its error names the layer that does not take its input
         raise
 
 
@@ -88,6 +88,17 @@ def backward_batch(
     backward = over_examples(model.backward, (None, 0, 0), shares=_find_shares(model, weights))
     grads, dx = backward(params, saved, dy)  # y, saved = forward_batch(params, x)
     return grads, drop_float0(dx)
+
+
+def _to_floats(model: Layer, params: PyTree, x: Any) -> Any:
+    """Converts integers to floats where the model takes those: a layer returns y in the dtype of x, and would round."""
+    if jnp.issubdtype(jnp.result_type(x), jnp.floating) or model.vocabularies:
+        return x
+    return jnp.asarray(x, resolve_input(model, params, _describe_example(x))[0].dtype)
+
+
+def _describe_example(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
 
 
 def _find_shares(model: Layer, weights: Float[Array, " B"] | None) -> Float[Array, " B"] | None:

@@ -13,7 +13,8 @@ from jaxann.nn.axis import BATCH, batch_size, example_share
 from jaxann.nn.base import Layer
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.nn.normalization import Means, Normalization, Values, expand_places, match_features, mean_places
+from jaxann.nn.normalization import Means, Normalization, rescale, rescale_backward
+from jaxann.nn.places import Values, match_features, mean_places
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class BatchNorm(Normalization):
 
     x is [n], or [..., n] with any number of axes of places, and y has the same shape. The parameters are
     {"scale": [n], "shift": [n]}, γ and β, drawn as ones and zeros. Statistics of a lower precision than float32 are
-    computed in float32. No statistics are kept from step to step: to evaluate examples that are no training batch,
+    computed in float32. No statistics are kept from step to step: to evaluate examples other than a training batch,
     `jaxann.calibrate` replaces this layer by an `Affine` with the statistics of the training examples.
 
     Attributes:
@@ -65,11 +66,7 @@ class BatchNorm(Normalization):
 
     def backward(self, params: PyTree, saved: Any, dy: Values) -> tuple[PyTree, Values]:
         normalized, r, share = saved
-        d = dy.astype(r.dtype)
-        places = tuple(range(dy.ndim - 1))
-        grads = {"scale": (d * normalized).sum(places)} if self.scale else {}  # y = γ x̂ + β: ∂E/∂γ = Σ dy x̂
-        grads |= {"shift": d.sum(places)} if self.shift else {}  # y = γ x̂ + β: ∂E/∂β = Σ dy
-        g = expand_places(params["scale"], dy) * d if self.scale else d  # y = γ x̂ + β: ∂E/∂x̂ = γ dy
+        grads, g = rescale_backward(params, normalized, dy.astype(r.dtype), self.scale, self.shift)  # y = γ x̂ + β
         # x̂ = (x - μ) r, where μ and r depend on the x of every example, and on this one by its share
         through_mean = lax.psum(mean_places(g), BATCH)
         through_r = normalized * lax.psum(mean_places(g * normalized), BATCH)
@@ -109,11 +106,10 @@ class Affine(Layer):
 
     def forward(self, params: PyTree, x: Values, key: PRNGKeyArray | None = None) -> tuple[Values, Values]:
         match_features(self, self.n, x)
-        z = x.astype(accumulation_dtype(x))
-        y = expand_places(params["scale"], x) * z + expand_places(params["shift"], x)
+        y = rescale(params, x.astype(accumulation_dtype(x)), True, True)
         return y.astype(x.dtype), x
 
     def backward(self, params: PyTree, saved: Values, dy: Values) -> tuple[PyTree, Values]:
-        d, places = dy.astype(accumulation_dtype(dy)), tuple(range(dy.ndim - 1))
-        grads = {"scale": (d * saved).sum(places), "shift": d.sum(places)}  # y = γ x + β
-        return grads, (expand_places(params["scale"], dy) * d).astype(dy.dtype)  # y = γ x + β: dx = γ dy
+        x = saved
+        grads, dx = rescale_backward(params, x, dy.astype(accumulation_dtype(dy)), True, True)  # y = γ x + β
+        return grads, dx.astype(dy.dtype)

@@ -1,4 +1,4 @@
-"""Calibration: the model that evaluates single examples, made of one that normalizes over the examples of a batch."""
+"""Calibration: it turns a model that normalizes over a batch into one that evaluates each example on its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.axis import find_coupled
@@ -16,6 +17,7 @@ from jaxann.nn.base import Layer, Wrapper, map_parts, part_path
 from jaxann.nn.batch import forward_batch
 from jaxann.nn.batch_norm import Affine, BatchNorm
 from jaxann.nn.factors import accumulation_dtype
+from jaxann.nn.hyperparameters import is_traced
 
 
 def calibrate(
@@ -40,9 +42,10 @@ def calibrate(
         The model, and its parameters.
 
     Raises:
-        ValueError: If the statistics of a `BatchNorm` cannot be observed, because the layer around it does not save
-            what it saves, or uses it several times; if its parameters are not found; if another layer couples the
-            examples; or if a layer does not take its input.
+        ValueError: If the statistics of a `BatchNorm` cannot be observed, because the layer around it uses it several
+            times, or does not pass on what it saves; if `params` do not have its parameters; if another layer couples
+            the examples; if the weights are not finite numbers of at least 0, one for each example; or if a layer does
+            not take its input.
 
     Source: Ioffe and Szegedy 2015, algorithm 2, with statistics of the trained network.
     """
@@ -62,14 +65,19 @@ def calibrate(
         raise ValueError(f"expected a model in which only BatchNorm couples the examples of a batch, got {layer}")
     if not norms:
         return model, params
-    records = _observe(replace("", model, lambda path, layer: _Observed(layer, path)), params, jnp.asarray(x), weights)
     for path, layer in norms.items():
-        found = [record for record in records if record.path == path]
-        if len(found) != 1 or found[0].mean.shape != (1, layer.n):  # another shape has an axis of a loop
+        _replace_params(params, _split_path(path), partial(_match_params, layer, path))
+    x = jnp.asarray(x)
+    if weights is not None:
+        weights = _validate_weights(weights, len(x))
+    records = _observe(replace("", model, lambda path, layer: _Observed(layer, path)), params, x, weights)
+    for path, layer in norms.items():
+        matches = [record for record in records if record.path == path]
+        if len(matches) != 1 or matches[0].mean.shape != (1, layer.n):  # another shape has an axis of a loop
             raise ValueError(
                 f"expected a BatchNorm that is used once, by layers that keep what it saves, got layer {path or layer}"
             )
-        params = _replace_params(params, path.split(".") if path else [], partial(_fold, layer, found[0]))
+        params = _replace_params(params, _split_path(path), partial(_fold, layer, matches[0]))
     return evaluated, params
 
 
@@ -109,6 +117,28 @@ def _fold(layer: BatchNorm, record: _Record, params: PyTree) -> dict[str, Array]
     scale = params["scale"] * r if layer.scale else r
     shift = params["shift"] - scale * mean if layer.shift else -scale * mean
     return {"scale": scale, "shift": shift}
+
+
+def _validate_weights(weights: Any, examples: int) -> Array:
+    weights = weights if is_traced(weights) else np.asarray(weights)
+    if weights.shape != (examples,):
+        raise ValueError(f"expected weights of shape {(examples,)}, one for each example, got shape {weights.shape}")
+    if not is_traced(weights) and not (is_valid := np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"expected finite numbers of at least 0 in weights, got {weights[~is_valid][0]}")
+    return jnp.asarray(weights)
+
+
+def _split_path(path: str) -> list[str]:
+    return path.split(".") if path else []
+
+
+def _match_params(layer: BatchNorm, path: str, params: PyTree) -> PyTree:
+    """Checks that parameters are those of a `BatchNorm`, and returns them."""
+    expected = {name: (layer.n,) for name in ("scale", "shift") if getattr(layer, name)}
+    shapes = {name: jnp.shape(p) for name, p in params.items()} if isinstance(params, dict) else type(params).__name__
+    if shapes != expected:
+        raise ValueError(f"expected parameters of the shapes {expected} for layer {path or layer}, got {shapes}")
+    return params
 
 
 def _replace_params(params: PyTree, path: list[str], change: Callable[[PyTree], PyTree]) -> PyTree:

@@ -10,12 +10,12 @@ from jax.lax import logistic
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxann.nn.hyperparameters import Number, validate_number
-from jaxann.nn.recurrent import Blocks, Recurrent, State
+from jaxann.nn.recurrent import Gates, Recurrent, State
 
 Vector = Float[Array, " m"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class RNN(Recurrent):
     """Simple recurrent layer.
 
@@ -28,17 +28,17 @@ class RNN(Recurrent):
     Source: Elman 1990.
     """
 
-    def step(self, zx: Blocks, zh: Blocks, state: State) -> tuple[State, Vector]:
+    def step(self, zx: Gates, zh: Gates, state: State) -> tuple[State, Vector]:
         h = jnp.tanh(zx + zh)
         return (h,), h
 
-    def back(self, saved: Vector, state: State, dstate: State) -> tuple[Blocks, Blocks, State]:
+    def back(self, saved: Vector, state: State, dstate: State) -> tuple[Gates, Gates, State]:
         h, (dh,) = saved, dstate
         dz = dh * (1 - h * h)  # h = tanh(zx + zh)
         return dz, dz, (jnp.zeros_like(dh),)  # h_(t-1) reaches this step only through zh
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class GRU(Recurrent):
     """Gated recurrent unit, whose reset gate acts after the product with W_h.
 
@@ -54,7 +54,7 @@ class GRU(Recurrent):
         dn = dh (1 - u) (1 - n²)
         du = dh (h_(t-1) - n) u (1 - u)
         dr = dn hn r (1 - r)
-        dh_(t-1) = W_hᵀ (dr, du, dn r) + dh u
+        dh_(t-1) = dy_(t-1) + W_hᵀ (dr, du, dn r) + dh u
 
     and ∂E/∂W_x = Σ_t (dr, du, dn) x_tᵀ, ∂E/∂W_h = Σ_t (dr, du, dn r) h_(t-1)ᵀ, ∂E/∂b = Σ_t (dr, du, dn),
     ∂E/∂b_h = Σ_t dn r and dx_t = W_xᵀ (dr, du, dn).
@@ -71,7 +71,7 @@ class GRU(Recurrent):
     gates: ClassVar[int] = 3
     hidden_biases: ClassVar[int] = 1
 
-    def step(self, zx: Blocks, zh: Blocks, state: State) -> tuple[State, tuple[Vector, ...]]:
+    def step(self, zx: Gates, zh: Gates, state: State) -> tuple[State, tuple[Vector, ...]]:
         (xr, xu, xn), (hr, hu, hn), (before,) = jnp.split(zx, 3), jnp.split(zh, 3), state
         r = logistic(xr + hr)
         u = logistic(xu + hu)
@@ -79,7 +79,7 @@ class GRU(Recurrent):
         h = (1 - u) * n + u * before
         return (h,), (r, u, n, hn)
 
-    def back(self, saved: tuple[Vector, ...], state: State, dstate: State) -> tuple[Blocks, Blocks, State]:
+    def back(self, saved: tuple[Vector, ...], state: State, dstate: State) -> tuple[Gates, Gates, State]:
         (r, u, n, hn), (before,), (dh,) = saved, state, dstate
         dn = dh * (1 - u) * (1 - n * n)  # h = (1 - u) n + u before, n = tanh(xn + r hn)
         du = dh * (before - n) * u * (1 - u)  # h = (1 - u) n + u before, u = σ(xu + hu)
@@ -88,7 +88,7 @@ class GRU(Recurrent):
         return dzx, dzh, (dh * u,)  # h = (1 - u) n + u before
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class LSTM(Recurrent):
     """Long short-term memory with a forget gate.
 
@@ -105,8 +105,9 @@ class LSTM(Recurrent):
         dz_f = dc c_(t-1) f (1 - f)
         dz_g = dc i (1 - g²)
         dz_o = dh tanh(c_t) o (1 - o)
+        dh_(t-1) = dy_(t-1) + W_hᵀ dz
 
-    and dh_(t-1) = W_hᵀ dz, ∂E/∂W_x = Σ_t dz x_tᵀ, ∂E/∂W_h = Σ_t dz h_(t-1)ᵀ, ∂E/∂b = Σ_t dz and dx_t = W_xᵀ dz.
+    and ∂E/∂W_x = Σ_t dz x_tᵀ, ∂E/∂W_h = Σ_t dz h_(t-1)ᵀ, ∂E/∂b = Σ_t dz and dx_t = W_xᵀ dz.
 
     x is [T, n] and y = (h_1, ..., h_T) is [T, m], with h_0 = c_0 = 0. The parameters are {"Wx": [4m, n],
     "Wh": [4m, m], "b": [4m]}, with the gates in the order i, f, g, o. PyTorch's layer is the same if b is `bias_ih`
@@ -133,7 +134,7 @@ class LSTM(Recurrent):
         params = super().init(key)
         return params | {"b": params["b"].at[self.m : 2 * self.m].add(self.forget_bias)}
 
-    def step(self, zx: Blocks, zh: Blocks, state: State) -> tuple[State, tuple[Vector, ...]]:
+    def step(self, zx: Gates, zh: Gates, state: State) -> tuple[State, tuple[Vector, ...]]:
         _, before = state
         i, f, g, o = jnp.split(zx + zh, 4)
         i, f, g, o = logistic(i), logistic(f), jnp.tanh(g), logistic(o)
@@ -142,7 +143,7 @@ class LSTM(Recurrent):
         h = o * t
         return (h, c), (i, f, g, o, t)
 
-    def back(self, saved: tuple[Vector, ...], state: State, dstate: State) -> tuple[Blocks, Blocks, State]:
+    def back(self, saved: tuple[Vector, ...], state: State, dstate: State) -> tuple[Gates, Gates, State]:
         (i, f, g, o, t), (_, before), (dh, dc) = saved, state, dstate
         dc = dc + dh * o * (1 - t * t)  # h = o t, t = tanh(c), and c also goes to the next step
         do = dh * t * o * (1 - o)  # h = o t, o = σ(z)

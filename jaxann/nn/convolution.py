@@ -6,7 +6,7 @@ The channels are the last axis: x is [width, n], [height, width, n] or [depth, h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from math import prod
 from operator import add
 from typing import Any
@@ -98,6 +98,8 @@ class Convolution(Layer):
         if self.n % self.groups or self.m % self.groups:
             raise SettingError("groups", f"to divide the {self.n} input and {self.m} output channels", self.groups)
         size = validate_shape("size", self.size)
+        if len(size) > 3:
+            raise SettingError("size", "to have one length for each of at most 3 axes of places", size)
         stride, dilation = (
             validate_shape(setting, repeat_setting(setting, getattr(self, setting), len(size)))
             for setting in ("stride", "dilation")
@@ -118,14 +120,6 @@ class Convolution(Layer):
         """The window, which the settings describe."""
         settings: Any = self
         return Window(settings.size, settings.stride, settings.padding, settings.dilation, self.groups)
-
-    def __repr__(self) -> str:
-        defaults = {field.name: field.default for field in fields(self) if field.default is not MISSING}
-        defaults |= {name: (value,) * len(self.size) for name, value in (("stride", 1), ("dilation", 1))}
-        defaults |= {"padding": ((0, 0),) * len(self.size), "output_padding": (0,) * len(self.size)}
-        settings = {name: getattr(self, name) for name, default in defaults.items() if hasattr(self, name)}
-        changed = "".join(f", {name}={value}" for name, value in settings.items() if value != defaults[name])
-        return f"{type(self).__name__}({self.n}, {self.m}, {self.size}{changed})"
 
     def _draw(self, key: PRNGKeyArray, inputs: int, outputs: int) -> dict[str, Array]:
         """Draws W [outputs, inputs·k], with a row for each channel of `outputs`, and b [m]."""
@@ -155,7 +149,7 @@ class Convolution(Layer):
         return self.window.kernel_gradient(image[None].astype(dtype), rows[None].astype(dtype))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Conv(Convolution):
     """Convolution: the affine map `Dense` at every place, applied to what a window sees there.
 
@@ -219,7 +213,7 @@ class Conv(Convolution):
         return grads, self.window.convolve_transposed(dy[None], K, x.shape[:-1])[0]  # y = convolve(x, K)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ConvTransposed(Convolution):
     """Transposed convolution: `Conv` from m to n channels with the roles of forward and dx exchanged.
 
@@ -279,8 +273,6 @@ class ConvTransposed(Convolution):
 
     def backward(self, params: PyTree, saved: Values, dy: Outputs) -> tuple[PyTree, Values]:
         x, K = saved, self.window.kernel(params["W"])
-        grads = {
-            "W": self._multiply_patches(x, dy),
-            **self._differentiate_bias(dy),
-        }  # y = convolve_transposed(x, K) + b
-        return grads, self.window.convolve(dy[None], K)[0]  # y = convolve_transposed(x, K), whose transpose is convolve
+        # y = convolve_transposed(x, K) + b, where convolve is the transpose of convolve_transposed
+        grads = {"W": self._multiply_patches(x, dy), **self._differentiate_bias(dy)}
+        return grads, self.window.convolve(dy[None], K)[0]

@@ -70,6 +70,3 @@ class Dense(Layer):
         x = saved
         grads = {"W": Outer(dy, x), "b": dy}  # y = W x + b: ∂E/∂W = dy xᵀ, ∂E/∂b = dy
         return grads, params["W"].T @ dy  # y = W x + b: ∂E/∂x = Wᵀ dy
-
-    def __repr__(self) -> str:
-        return f"Dense({self.n}, {self.m})"

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 from jaxann.nn.base import InputGradient, Wrapper, drop_float0
 from jaxann.nn.batch import split_per_example
 from jaxann.nn.factors import accumulation_dtype
+from jaxann.nn.names import resolve_layer
 from jaxann.nn.outer import map_leaves
 
 
@@ -25,11 +26,15 @@ class Each(Wrapper):
     one for each position. The gradient of a matrix is an `Outer` whose factors keep the axis T.
 
     Attributes:
-        layer: f, a layer or network that takes what x holds at one position.
+        layer: f, a layer or network that takes what x holds at one position, or the name of an activation.
 
     Raises:
+        SettingError: If f is neither a layer nor the name of an activation.
         ValueError: In `forward`, if x has no axis.
     """
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", resolve_layer("layer", self.layer))
 
     def forward(
         self, params: PyTree, x: Shaped[Array, "..."], key: PRNGKeyArray | None = None

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.loss import Loss, Output, Scalar, Target
+from jaxann.nn.names import resolve_loss
 
 Outputs = Float[Array, "T *m"]
 
@@ -29,14 +30,18 @@ class EachLoss(Loss):
     number of its positions that are not padding as its weight.
 
     Attributes:
-        loss: The loss E_t of one position.
+        loss: The loss E_t of one position, its class, or its name.
 
     Raises:
+        SettingError: If `loss` is none of these.
         ValueError: In `value`, `gradient` and `hessian_factor`, if y has fewer than two axes, the numbers of positions
             differ, or the loss does not take what one position holds.
     """
 
     loss: Loss
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loss", resolve_loss(self.loss))
 
     @property
     def expects(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -58,9 +63,8 @@ class EachLoss(Loss):
 
     def hessian_factor(self, y: Outputs, t: Target) -> Float[Array, "c T *m"]:
         counts, t = self._match_positions(y, t)
-        S = _mask(counts, jax.vmap(self.loss.hessian_factor)(y, t)) / jnp.sqrt(
-            _count(counts, y)
-        )  # ∂E/∂y_t = c_t ∂E_t/∂y_t / Σ_t c_t
+        S = _mask(counts, jax.vmap(self.loss.hessian_factor)(y, t))
+        S = S / jnp.sqrt(_count(counts, y))  # S Sᵀ is the Hessian of c_t E_t / Σ_t c_t
         # E_t depends on y_t alone, so that its rows are 0 at all other positions.
         rows = jax.vmap(lambda t, row: jnp.zeros((len(row), *y.shape), S.dtype).at[:, t].set(row))
         return rows(jnp.arange(len(y)), S).reshape(-1, *y.shape).astype(y.dtype)

@@ -75,9 +75,6 @@ class Embedding(Layer):
         x = saved
         return {"W": Outer(OneHot(x, self.size), dy)}, None  # y_t = W[x_t] = Wᵀ e(x_t)
 
-    def __repr__(self) -> str:
-        return f"Embedding({self.size}, {self.n})"
-
 
 @dataclass(frozen=True)
 class TiedEmbedding(Layer):

@@ -9,19 +9,49 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from jaxann.nn.activations import Elementwise, gelu, sigmoid, silu
+from jaxann.nn.activations import Elementwise, Softmax, gelu, sigmoid, silu
 from jaxann.nn.base import Layer
-from jaxann.nn.factors import accumulation_dtype
-from jaxann.nn.hyperparameters import validate_number
+from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.initializers import glorot_uniform
+from jaxann.nn.names import resolve_layer
 from jaxann.nn.outer import Outer
+from jaxann.nn.places import Values, expand_places, match_features, sum_places
 
-Values = Float[Array, "*places n"]
 Hidden = Float[Array, "*places h"]
 
 
 @dataclass(frozen=True)
-class FeedForward(Layer):
+class FeedForwardBlock(Layer):
+    """Base class of layers that map n features to h hidden ones and back, at each place on its own.
+
+    Attributes:
+        n: Number of features: the length of the last axis of x, at least 1.
+        hidden: h, the number of hidden features, at least 1.
+        activation: An `Elementwise`, or the name of one.
+        weights: Initializer of the matrices, from `jax.nn.initializers`.
+    """
+
+    n: int
+    hidden: int
+    _: KW_ONLY
+    activation: Elementwise = gelu
+    weights: Callable = field(default_factory=lambda: glorot_uniform)  # as a class attribute it would become a method
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        validate_number("n", self.n, least=1, integer=True, note=f"the features of {name}")
+        validate_number("hidden", self.hidden, least=1, integer=True, note=f"the hidden features of {name}")
+        object.__setattr__(self, "activation", resolve_layer("activation", self.activation))
+        if isinstance(self.activation, Softmax):
+            raise SettingError("activation", "to map each entry on its own, as gelu does", self.activation)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.n, self.n
+
+
+@dataclass(frozen=True)
+class FeedForward(FeedForwardBlock):
     """Two affine maps with an activation between them, at each place on its own.
 
     y = W_2 h + b_2 with h = σ(z) and z = W_1 x + b_1, so that, with dz = σ'(z) ∘ W_2ᵀ dy, ∂E/∂W_2 = Σ dy hᵀ,
@@ -34,30 +64,18 @@ class FeedForward(Layer):
     Attributes:
         n: Number of features: the length of the last axis of x, at least 1.
         hidden: h, the number of hidden features, at least 1; often 4 n.
-        activation: σ, an `Elementwise`; `gelu` by default.
+        activation: σ, an `Elementwise` or the name of one; `gelu` by default.
         weights: Initializer of both matrices, from `jax.nn.initializers`. It draws arrays [n, h] and [h, n], the layout
             from which initializers compute fan-in and fan-out, and `init` transposes them. Glorot's uniform
             initializer by default.
 
     Raises:
-        SettingError: If n or `hidden` is not a whole number of at least 1.
+        SettingError: If n or `hidden` is not a whole number of at least 1, or if the activation does not map each entry
+            on its own, as softmax does not.
         ValueError: In `forward`, if the last axis of x does not have the length n.
 
     Source: Vaswani et al. 2017, section 3.3, equation 2, with relu; Shazeer 2020, equation 2, with gelu and no biases.
     """
-
-    n: int
-    hidden: int
-    _: KW_ONLY
-    activation: Elementwise = gelu
-    weights: Callable = field(default_factory=lambda: glorot_uniform)
-
-    def __post_init__(self) -> None:
-        _validate(self, self.n, self.hidden)
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        return self.n, self.n
 
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
         first, second = jax.random.split(key)
@@ -67,23 +85,23 @@ class FeedForward(Layer):
     def forward(
         self, params: PyTree, x: Values, key: PRNGKeyArray | None = None
     ) -> tuple[Values, tuple[Values, Hidden, Hidden]]:
-        _match_features(self, self.n, x)
-        z = x @ params["W_1"].T + _broadcast(params["b_1"], x)
+        match_features(self, self.n, x)
+        z = x @ params["W_1"].T + expand_places(params["b_1"], x)
         h, _ = self.activation.forward((), z)
-        return h @ params["W_2"].T + _broadcast(params["b_2"], x), (x, z, h)
+        return h @ params["W_2"].T + expand_places(params["b_2"], x), (x, z, h)
 
     def backward(
         self, params: PyTree, saved: tuple[Values, Hidden, Hidden], dy: Values
     ) -> tuple[dict[str, Outer | Array], Values]:
         x, z, h = saved
-        grads = {"W_2": Outer(dy, h), "b_2": _sum_places(dy)}  # y = W_2 h + b_2
+        grads = {"W_2": Outer(dy, h), "b_2": sum_places(dy)}  # y = W_2 h + b_2
         _, dz = self.activation.backward((), (z, h), dy @ params["W_2"])  # h = σ(z), where dh = W_2ᵀ dy
-        grads |= {"W_1": Outer(dz, x), "b_1": _sum_places(dz)}  # z = W_1 x + b_1
+        grads |= {"W_1": Outer(dz, x), "b_1": sum_places(dz)}  # z = W_1 x + b_1
         return grads, dz @ params["W_1"]  # z = W_1 x + b_1: ∂E/∂x = W_1ᵀ dz
 
 
 @dataclass(frozen=True)
-class GLU(Layer):
+class GLU(FeedForwardBlock):
     """Gated linear unit: two linear maps of x, one of which gates the other, and a third one of their product.
 
     y = W_out h with h = φ(a) ∘ b, a = W_gate x and b = W_in x, so that, with dh = W_outᵀ dy, da = φ'(a) ∘ b ∘ dh and
@@ -97,30 +115,21 @@ class GLU(Layer):
         n: Number of features: the length of the last axis of x, at least 1.
         hidden: h, the number of hidden features, at least 1; often 8 n / 3, which gives as many parameters as a
             `FeedForward` with 4 n.
-        activation: φ, an `Elementwise`; `sigmoid` by default.
+        activation: φ, an `Elementwise` or the name of one; `sigmoid` by default.
         weights: Initializer of the matrices, from `jax.nn.initializers`. It draws arrays [n, h] and [h, n], the layout
             from which initializers compute fan-in and fan-out, and `init` transposes them. Glorot's uniform
             initializer by default.
 
     Raises:
-        SettingError: If n or `hidden` is not a whole number of at least 1.
+        SettingError: If n or `hidden` is not a whole number of at least 1, or if the activation does not map each entry
+            on its own, as softmax does not.
         ValueError: In `forward`, if the last axis of x does not have the length n.
 
     Source: Shazeer 2020, equation 6, its FFN_GLU; Dauphin et al. 2017, section 2, for the gate.
     """
 
-    n: int
-    hidden: int
     _: KW_ONLY
     activation: Elementwise = sigmoid
-    weights: Callable = field(default_factory=lambda: glorot_uniform)
-
-    def __post_init__(self) -> None:
-        _validate(self, self.n, self.hidden)
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        return self.n, self.n
 
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
         shapes = {"W_gate": (self.n, self.hidden), "W_in": (self.n, self.hidden), "W_out": (self.hidden, self.n)}
@@ -130,7 +139,7 @@ class GLU(Layer):
     def forward(
         self, params: PyTree, x: Values, key: PRNGKeyArray | None = None
     ) -> tuple[Values, tuple[Values, Hidden, Hidden, Hidden]]:
-        _match_features(self, self.n, x)
+        match_features(self, self.n, x)
         a, b = x @ params["W_gate"].T, x @ params["W_in"].T
         gate, _ = self.activation.forward((), a)
         return (gate * b) @ params["W_out"].T, (x, a, b, gate)
@@ -142,6 +151,7 @@ class GLU(Layer):
         dh = dy @ params["W_out"]  # y = W_out h
         db = gate * dh  # h = φ(a) b
         _, da = self.activation.backward((), (a, gate), b * dh)  # h = φ(a) b, where ∂E/∂φ = b dh
+        # a = W_gate x, b = W_in x and y = W_out h
         grads = {"W_gate": Outer(da, x), "W_in": Outer(db, x), "W_out": Outer(dy, gate * b)}
         return grads, da @ params["W_gate"] + db @ params["W_in"]  # a = W_gate x and b = W_in x
 
@@ -160,34 +170,18 @@ class SwiGLU(GLU):
         n: Number of features: the length of the last axis of x, at least 1.
         hidden: h, the number of hidden features, at least 1; often 8 n / 3, which gives as many parameters as a
             `FeedForward` with 4 n.
-        activation: φ, an `Elementwise`; `silu` by default. With `gelu` this is GEGLU.
+        activation: φ, an `Elementwise` or the name of one; `silu` by default. With `gelu` this is GEGLU.
         weights: Initializer of the matrices, from `jax.nn.initializers`. It draws arrays [n, h] and [h, n], the layout
             from which initializers compute fan-in and fan-out, and `init` transposes them. Glorot's uniform
             initializer by default.
 
     Raises:
-        SettingError: If n or `hidden` is not a whole number of at least 1.
+        SettingError: If n or `hidden` is not a whole number of at least 1, or if the activation does not map each entry
+            on its own, as softmax does not.
         ValueError: In `forward`, if the last axis of x does not have the length n.
 
     Source: Shazeer 2020, equation 6, its FFN_SwiGLU, with β = 1.
     """
 
+    _: KW_ONLY
     activation: Elementwise = silu
-
-
-def _broadcast(b: Float[Array, " m"], x: Values) -> Float[Array, "... m"]:
-    return jnp.expand_dims(b, tuple(range(x.ndim - 1)))
-
-
-def _sum_places(dy: Values) -> Float[Array, " n"]:
-    return dy.sum(tuple(range(dy.ndim - 1)), dtype=accumulation_dtype(dy))
-
-
-def _match_features(layer: Layer, n: int, x: Values) -> None:
-    if x.shape[-1:] != (n,):
-        raise ValueError(f"{layer} expected x of shape (..., {n}), got {x.shape}")
-
-
-def _validate(layer: Layer, n: int, hidden: int) -> None:
-    validate_number("n", n, least=1, integer=True, note=f"the features of {type(layer).__name__}")
-    validate_number("hidden", hidden, least=1, integer=True, note=f"the hidden features of {type(layer).__name__}")

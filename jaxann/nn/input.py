@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import Layer
-from jaxann.nn.reshape import validate_shape
+from jaxann.nn.reshape import match_shape, validate_shape
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,8 @@ class Input(Layer):
     def forward(
         self, params: PyTree, x: Shaped[Array, "..."], key: PRNGKeyArray | None = None
     ) -> tuple[Shaped[Array, "..."], tuple[()]]:
-        if x.shape != self.shape:
-            raise ValueError(f"{self} expected x of shape {self.shape}, got {x.shape}")
+        match_shape(self, self.shape, x)
         return x, ()
 
     def backward(self, params: PyTree, saved: tuple[()], dy: Float[Array, "..."]) -> tuple[PyTree, Float[Array, "..."]]:
         return (), dy  # y = x
-
-    def __repr__(self) -> str:
-        return f"Input({self.shape})"

@@ -17,34 +17,19 @@ from jaxann.nn.hyperparameters import validate_number
 class LeanAttention(Attention):
     """`Attention` that never holds all T² weights of a head at once, only those of a block of queries.
 
-    The forward pass goes through the queries in blocks, and saves M_t = max_s S_ts and Z_t = Σ_s exp(S_ts - M_t) beside
-    o. The backward pass makes P = exp(S - M) / Z of each block again, and replaces Σ_s dP_ts P_ts by <do_t, o_t>, which
-    needs no weights: dS = P ∘ (dP - <do, o>). Parameters, results and gradients are those of `Attention` up to
-    rounding, and so is dropout for the same key. (The logarithm M + log Z alone would lose the digits of Z where M is
-    large.)
+    The forward pass goes through the queries in blocks. Beside o it saves the numbers M_t = max_s S_ts and
+    Z_t = Σ_s exp(S_ts - M_t), two for each query. For each block, the backward pass computes P = exp(S - M) / Z from
+    them, and then the gradients as `Attention` does. M and Z are saved apart, because M + log Z loses the digits of Z
+    where M is large. Results and gradients are those of `Attention` up to rounding, and so is dropout for the same key.
 
-    Memory grows with block · T in place of T², and the backward pass computes S twice. A block covers all T keys, also
-    those that a causal mask hides from it. For few positions, `Attention` is faster.
+    Memory grows with block · T in place of T², and the backward pass computes S a second time. A block covers all T
+    keys, including those that a causal mask hides from it. For few positions, `Attention` is faster.
+
+    `Attention` states the equations, the shapes, the parameters, the other settings and what is raised.
 
     Attributes:
-        n: Number of features: the length of the last axis of x, at least 1.
-        heads: Number of heads, which divides n.
         block: Number of queries in a block, at least 1. It need not divide T: blocks are as equal as possible, and the
             last one is padded with queries that are dropped again.
-        causal: Whether position t sees only the positions s ≤ t. Otherwise it sees all of them.
-        key_value_heads: Number of heads of the keys and of the values, which divides `heads`. Each serves
-            heads / key_value_heads neighbouring heads of the queries. As many as `heads` by default.
-        rotary: Whether queries and keys are turned by their positions, as `rotate` in `jaxann.nn.positional` does; d
-            must then be even.
-        biases: Whether there are parameters {"b_qkv": [...], "b_o": [n]}, drawn as zeros, as in GPT-2.
-        dropout: The probability that a weight in P is set to 0 for a forward pass with a key, at least 0 and below 1.
-            The others are multiplied by 1 / (1 - dropout).
-        weights: Initializer of the matrices of the queries, keys, values and of W_o, from `jax.nn.initializers`. It
-            draws arrays [inputs, outputs], and `init` transposes them. Glorot's uniform initializer by default.
-
-    Raises:
-        SettingError: If a setting is out of range.
-        ValueError: In `forward`, if x does not have the shape [T, n] with T of at least 1.
 
     Source: Rabe and Staats 2021, section 3, for blocks; Dao et al. 2022, appendix B.4, for the backward pass.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from jaxann.nn.activations import relu
 from jaxann.nn.attention import Attention
@@ -39,8 +40,8 @@ def lenet(shape: Sequence[int], outputs: int, hidden: Layer | type[Layer] | str 
         The network, which maps x [height, width, channels] to y [outputs].
 
     Raises:
-        SettingError: If the shape is none of an image that is large enough, or `outputs` is not a whole number of at
-            least 1.
+        SettingError: If `shape` is not (height, width, channels) with sides of at least 12, or `outputs` is not a whole
+            number of at least 1.
 
     Source: LeCun et al. 1998, section 2.B, with ReLU, maxima and full connections in place of the scaled hyperbolic
     tangent, the trained means and the table of connections.
@@ -91,12 +92,13 @@ def resnet(
         The network, which maps x [height, width, channels] to y [outputs].
 
     Raises:
-        SettingError: If the shape is none of an image, `widths` is empty, or a number is not a whole number of at
-            least 1.
+        SettingError: If `shape` is not (height, width, channels), `widths` is empty, a number is not a whole number of
+            at least 1, or `normalization` is not a function.
 
     Source: He et al. 2016 (CVPR), section 4.2 and, for the skip connection with a convolution, section 3.3, option B.
     """
     image = _validate_image(shape, least=1)
+    _require_functions(normalization=normalization)
     hidden = resolve_layer("hidden", hidden)
     widths = validate_shape("widths", widths)
     for name, value in (("outputs", outputs), ("blocks", blocks)):
@@ -167,6 +169,7 @@ def transformer(
     for name, value in (("vocabulary", vocabulary), ("length", length), ("blocks", blocks)):
         validate_number(name, value, least=1, integer=True)
     validate_number("dropout", dropout, least=0, below=1)
+    _require_functions(normalization=normalization, feed_forward=feed_forward, attention=attention)
     additions: dict[str, list[Layer]] = {
         "learned": [LearnedPositions(length, n)],
         "sinusoidal": [SinusoidalPositions(n)],
@@ -187,6 +190,12 @@ def transformer(
     if tied:
         return TiedEmbedding(Embedding(vocabulary, n), Sequential(body))
     return Sequential((Embedding(vocabulary, n), *body, Each(Dense(n, vocabulary))))
+
+
+def _require_functions(**settings: Any) -> None:
+    for name, value in settings.items():
+        if not callable(value):
+            raise SettingError(name, "to be a class of layers or a function that returns a layer", value)
 
 
 def _validate_image(shape: Sequence[int], least: int) -> tuple[int, ...]:

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxann.nn.base import Layer
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import SettingError, validate_number
+from jaxann.nn.places import Values, expand_places, match_features, mean_places, sum_places
 
-Values = Float[Array, "*places n"]
 Means = Float[Array, "..."]  # as many axes as x has, of length 1 where a mean was taken
 
 
@@ -79,17 +79,12 @@ class Normalization(Layer):
         d = z - self.mean(z)
         r = rsqrt(self.mean(d * d) + self.epsilon)
         normalized = d * r
-        y = expand_places(params["scale"], x) * normalized if self.scale else normalized
-        y = y + expand_places(params["shift"], x) if self.shift else y
+        y = rescale(params, normalized, self.scale, self.shift)
         return y.astype(x.dtype), (normalized.astype(x.dtype), r)
 
     def backward(self, params: PyTree, saved: tuple[Values, Means], dy: Values) -> tuple[PyTree, Values]:
         normalized, r = saved
-        d = dy.astype(r.dtype)
-        places = tuple(range(dy.ndim - 1))
-        grads = {"scale": (d * normalized).sum(places)} if self.scale else {}  # y = γ x̂ + β: ∂E/∂γ = Σ dy x̂
-        grads |= {"shift": d.sum(places)} if self.shift else {}  # y = γ x̂ + β: ∂E/∂β = Σ dy
-        g = expand_places(params["scale"], dy) * d if self.scale else d  # y = γ x̂ + β: ∂E/∂x̂ = γ dy
+        grads, g = rescale_backward(params, normalized, dy.astype(r.dtype), self.scale, self.shift)  # y = γ x̂ + β
         # x̂ = (x - mean x) r, where both the mean and r depend on every x that is normalized together
         dx = r * (g - self.mean(g) - normalized * self.mean(g * normalized))
         return grads, dx.astype(dy.dtype)
@@ -99,8 +94,8 @@ class Normalization(Layer):
 class LayerNorm(Normalization):
     """Normalization over the features, at each place on its own.
 
-    y = γ x̂ + β with x̂ = (x - mean x) / √(var x + ε) over the last axis, so that, with g = γ dy and σ = √(var x + ε),
-    dx = (g - mean g - x̂ mean(g x̂)) / σ, ∂E/∂γ = Σ dy x̂ and ∂E/∂β = Σ dy, summed over the places.
+    y = γ x̂ + β with x̂ = (x - mean x) r and r = (var x + ε)^-½ over the last axis, so that, with g = γ dy,
+    dx = r (g - mean g - x̂ mean(g x̂)), ∂E/∂γ = Σ dy x̂ and ∂E/∂β = Σ dy, summed over the places.
 
     x is [n], or [..., n] with any number of axes of places, and y has the same shape. The parameters are
     {"scale": [n], "shift": [n]}, γ and β, drawn as ones and zeros. Means and variances of a lower precision than
@@ -133,8 +128,8 @@ class LayerNorm(Normalization):
 class InstanceNorm(Normalization):
     """Normalization over the places, for each feature on its own.
 
-    y = γ x̂ + β with x̂ = (x - mean x) / √(var x + ε) over all axes but the last, so that, with g = γ dy and
-    σ = √(var x + ε), dx = (g - mean g - x̂ mean(g x̂)) / σ, ∂E/∂γ = Σ dy x̂ and ∂E/∂β = Σ dy.
+    y = γ x̂ + β with x̂ = (x - mean x) r and r = (var x + ε)^-½ over all axes but the last, so that, with g = γ dy,
+    dx = r (g - mean g - x̂ mean(g x̂)), ∂E/∂γ = Σ dy x̂ and ∂E/∂β = Σ dy.
 
     x is [..., n], for instance an image [height, width, n], and y has the same shape. The parameters are
     {"scale": [n], "shift": [n]}, γ and β, drawn as ones and zeros. Means and variances of a lower precision than
@@ -164,9 +159,9 @@ class InstanceNorm(Normalization):
 class GroupNorm(Normalization):
     """Normalization over the places and a group of features, for each group on its own.
 
-    y = γ x̂ + β with x̂ = (x - mean x) / √(var x + ε) over all axes but the last and over the n / groups features of a
-    group, so that, with g = γ dy and σ = √(var x + ε), dx = (g - mean g - x̂ mean(g x̂)) / σ, ∂E/∂γ = Σ dy x̂ and
-    ∂E/∂β = Σ dy.
+    y = γ x̂ + β with x̂ = (x - mean x) r and r = (var x + ε)^-½ over all axes but the last and over the n / groups
+    features of a group, so that, with g = γ dy, dx = r (g - mean g - x̂ mean(g x̂)), ∂E/∂γ = Σ dy x̂ and ∂E/∂β = Σ dy.
+    The last two sums are over all axes but the last.
 
     Group k has the features k n / groups up to (k + 1) n / groups. With one group per feature this is `InstanceNorm`.
     x is [..., n], for instance an image [height, width, n], and y has the same shape. The parameters are
@@ -249,36 +244,29 @@ class RMSNorm(Layer):
         z = x.astype(accumulation_dtype(x))
         r = rsqrt((z * z).mean(-1, keepdims=True) + self.epsilon)
         normalized = z * r
-        y = expand_places(params["scale"], x) * normalized if self.scale else normalized
+        y = rescale(params, normalized, self.scale, False)
         return y.astype(x.dtype), (normalized.astype(x.dtype), r)
 
     def backward(self, params: PyTree, saved: tuple[Values, Means], dy: Values) -> tuple[PyTree, Values]:
         normalized, r = saved
-        d = dy.astype(r.dtype)
-        grads = {"scale": (d * normalized).sum(tuple(range(dy.ndim - 1)))} if self.scale else {}  # y = γ x̂
-        g = expand_places(params["scale"], dy) * d if self.scale else d  # y = γ x̂: ∂E/∂x̂ = γ dy
+        grads, g = rescale_backward(params, normalized, dy.astype(r.dtype), self.scale, False)  # y = γ x̂
         dx = r * (g - normalized * (g * normalized).mean(-1, keepdims=True))  # x̂ = x r, where r depends on every x
         return grads, dx.astype(dy.dtype)
 
 
-def mean_places(a: Values) -> Means:
-    """Averages [..., n] over all axes but the last, which become axes of length 1."""
-    return a.mean(tuple(range(a.ndim - 1)), keepdims=True)
+def rescale(params: PyTree, x: Values, scale: bool, shift: bool) -> Values:
+    """Computes y = γ x + β, with γ = 1 without `scale` and β = 0 without `shift`."""
+    y = expand_places(params["scale"], x) * x if scale else x
+    return y + expand_places(params["shift"], x) if shift else y
 
 
-def expand_places(a: Float[Array, " n"], x: Values) -> Float[Array, "... n"]:
-    """Returns an array [n] with as many axes as x [..., n] has, so that both can be multiplied."""
-    return jnp.expand_dims(a, tuple(range(x.ndim - 1)))
-
-
-def match_features(layer: Layer, n: int, x: Values) -> None:
-    """Checks that the last axis of a layer's input has the length n.
-
-    Raises:
-        ValueError: If it does not.
-    """
-    if x.shape[-1:] != (n,):
-        raise ValueError(f"{layer} expected x of shape (..., {n}), got {x.shape}")
+def rescale_backward(
+    params: PyTree, x: Values, dy: Values, scale: bool, shift: bool
+) -> tuple[dict[str, Array], Values]:
+    """Computes ∂E/∂γ = Σ dy x and ∂E/∂β = Σ dy, summed over all axes but the last, and dx = γ dy."""
+    grads = {"scale": sum_places(dy * x)} if scale else {}  # y = γ x + β: ∂E/∂γ = Σ dy x
+    grads |= {"shift": sum_places(dy)} if shift else {}  # y = γ x + β: ∂E/∂β = Σ dy
+    return grads, expand_places(params["scale"], dy) * dy if scale else dy  # y = γ x + β: ∂E/∂x = γ dy
 
 
 def _validate(layer: Layer, n: int, epsilon: float, least: int = 1) -> None:

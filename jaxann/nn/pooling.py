@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 from jaxann.nn.base import Layer
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.reshape import save_shape, validate_shape
+from jaxann.nn.text import format_expression
 from jaxann.nn.window import parse_padding, repeat_setting
 
 Values = Float[Array, "*places C"]
@@ -54,6 +55,9 @@ class Pool(Layer):
         padding = parse_padding(self.padding, len(size), size)
         for name, value in (("size", size), ("stride", stride), ("padding", padding)):
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return format_expression(self, stride=self.size)
 
     @property
     def _axes(self) -> list[tuple[int, int, int, int]]:

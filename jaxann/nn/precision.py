@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import InputGradient, Wrapper, drop_float0
+from jaxann.nn.hyperparameters import SettingError
+from jaxann.nn.names import resolve_layer
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,11 @@ class MixedPrecision(Wrapper):
     those of the layer inside.
 
     Attributes:
-        layer: The layer or network to compute in `dtype`.
+        layer: The layer or network to compute in `dtype`, or the name of an activation.
         dtype: "bfloat16" or "float32".
+
+    Raises:
+        SettingError: If `dtype` is neither of the two, or `layer` is neither a layer nor the name of an activation.
 
     Source: Micikevicius et al. 2018, section 3.1. Loss scaling, their section 3.2, is left out because bfloat16 has the
     range of float32.
@@ -34,6 +39,11 @@ class MixedPrecision(Wrapper):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
     exposes_parts = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", resolve_layer("layer", self.layer))
+        if self.dtype not in ("bfloat16", "float32"):
+            raise SettingError("dtype", "to be bfloat16 or float32", self.dtype)
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
         y, saved = self.layer.forward(self._round(params), self._round(x), key)

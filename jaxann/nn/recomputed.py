@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import InputGradient, Layer, Wrapper, map_parts
+from jaxann.nn.names import resolve_layer
 
 Saved = tuple[Array, PRNGKeyArray | None]
 
@@ -28,10 +29,16 @@ class Recomputed(Wrapper):
     Shapes and parameters are those of f.
 
     Attributes:
-        layer: f, a layer or network.
+        layer: f, a layer or network, or the name of an activation.
+
+    Raises:
+        SettingError: If f is neither a layer nor the name of an activation.
 
     Source: Chen et al. 2016, section 4.
     """
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", resolve_layer("layer", self.layer))
 
     def forward(self, params: PyTree, x: Array, key: PRNGKeyArray | None = None) -> tuple[Array, Saved]:
         return self.layer.forward(params, x, key)[0], (x, key)

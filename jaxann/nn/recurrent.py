@@ -19,14 +19,14 @@ from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.initializers import Initializer, glorot_uniform
 from jaxann.nn.outer import Outer
 
-Blocks = Float[Array, " k"]  # a block of m numbers for each gate, so that k = gates · m
+Gates = Float[Array, " k"]  # m numbers for each gate, so that k = gates · m
 State = tuple[Float[Array, " m"], ...]
 States = tuple[Float[Array, "T m"], ...]
 
 orthogonal = Initializer("orthogonal")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Recurrent(Layer):
     """Base class of recurrent layers, which go through a sequence step by step. A subclass defines one step: its cell.
 
@@ -53,10 +53,10 @@ class Recurrent(Layer):
         hidden_weights: Initializer of W_h, which draws an array [m, m] for each gate; orthogonal by default.
         biases: Initializer of the biases; zeros by default.
         reverse: Whether to go from the last step to the first: t = T ... 1 in forward, from s_(T+1) = 0.
-        truncate: A number of steps, at least 1; None by default. With it, no gradient flows from a step to the one
-            before it if that many steps, or a multiple of that many, have been taken before the step. Forward is the
-            same with and without it. On purpose, this is not the true gradient: it leaves out how earlier pieces of the
-            sequence act on later ones, so that products over many steps can neither grow nor vanish.
+        truncate: A number of steps, at least 1; None by default. With it, backward treats the sequence as pieces of
+            that many steps, counted in the direction of the recurrence, and no gradient flows from one piece to the
+            piece before it. Forward is the same with and without it. The result is deliberately not the true gradient:
+            leaving out how earlier pieces act on later ones keeps products over many steps from growing or vanishing.
         gates: Number of blocks of m rows in W_x, W_h and b, a constant of the cell; 1 by default.
         states: Number of vectors [m] in the state, a constant of the cell; 1 by default, which is h alone.
         hidden_biases: For how many of its last gates zh has a bias of its own, a constant of the cell; 0 by default.
@@ -91,7 +91,7 @@ class Recurrent(Layer):
             validate_number("truncate", self.truncate, least=1, integer=True, note="steps")
 
     @abstractmethod
-    def step(self, zx: Blocks, zh: Blocks, state: State) -> tuple[State, Any]:
+    def step(self, zx: Gates, zh: Gates, state: State) -> tuple[State, Any]:
         """Computes one step.
 
         Args:
@@ -104,7 +104,7 @@ class Recurrent(Layer):
         """
 
     @abstractmethod
-    def back(self, saved: Any, state: State, dstate: State) -> tuple[Blocks, Blocks, State]:
+    def back(self, saved: Any, state: State, dstate: State) -> tuple[Gates, Gates, State]:
         """Computes the gradients of one step: `step` transposed.
 
         Args:
@@ -172,7 +172,7 @@ class Recurrent(Layer):
     def _draw(self, weights: Callable, key: PRNGKeyArray, n: int) -> Float[Array, "k n"]:
         return jnp.concatenate([weights(k, (n, self.m)).T for k in jax.random.split(key, self.gates)])
 
-    def _pad(self, bias: Float[Array, " j"]) -> Blocks:
+    def _pad(self, bias: Float[Array, " j"]) -> Gates:
         return jnp.pad(bias, (self.gates * self.m - len(bias), 0))
 
     def _zeros(self, dtype: Any) -> State:
@@ -190,11 +190,6 @@ class Recurrent(Layer):
             return None
         position = jnp.arange(steps)[::-1] if self.reverse else jnp.arange(steps)
         return position % self.truncate != 0
-
-    def __repr__(self) -> str:
-        reverse = ", reverse=True" if self.reverse else ""
-        truncate = "" if self.truncate is None else f", truncate={self.truncate}"
-        return f"{type(self).__name__}({self.n}, {self.m}{reverse}{truncate})"
 
 
 def _add_to_first(state: State, a: Float[Array, " m"]) -> State:

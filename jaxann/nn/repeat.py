@@ -14,6 +14,7 @@ from jaxann.nn.base import Wrapper, drop_float0
 from jaxann.nn.batch import split_per_example
 from jaxann.nn.factors import Blocks
 from jaxann.nn.hyperparameters import validate_number
+from jaxann.nn.names import resolve_layer
 from jaxann.nn.outer import Outer, map_leaves
 
 Values = Float[Array, "..."]
@@ -42,7 +43,8 @@ class Repeat(Wrapper):
         count: The number of blocks, at least 1.
 
     Raises:
-        SettingError: If `count` is not a whole number of at least 1.
+        SettingError: If `count` is not a whole number of at least 1, or f is neither a layer nor the name of an
+            activation.
         ValueError: If the `sizes` of f state different numbers of features for its input and its output. In `forward`,
             if f(x) does not have the shape and dtype of x.
     """
@@ -51,6 +53,7 @@ class Repeat(Wrapper):
 
     def __post_init__(self) -> None:
         validate_number("count", self.count, least=1, integer=True, note="the blocks of Repeat")
+        object.__setattr__(self, "layer", resolve_layer("layer", self.layer))
         n, m = self.layer.sizes
         if n is not None and m is not None and n != m:
             raise ValueError(f"expected a layer in Repeat that returns as many features as it takes, {n}, got {m}")

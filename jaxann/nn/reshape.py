@@ -51,15 +51,11 @@ class Reshape(Layer):
     def forward(
         self, params: PyTree, x: Shaped[Array, "..."], key: PRNGKeyArray | None = None
     ) -> tuple[Shaped[Array, "..."], tuple[()]]:
-        if x.shape != self.before:
-            raise ValueError(f"{self} expected x of shape {self.before}, got {x.shape}")
+        match_shape(self, self.before, x)
         return x.reshape(self.after), ()
 
     def backward(self, params: PyTree, saved: tuple[()], dy: Float[Array, "..."]) -> tuple[PyTree, Float[Array, "..."]]:
         return (), dy.reshape(self.before)  # y = x in another shape
-
-    def __repr__(self) -> str:
-        return f"Reshape({self.before}, {self.after})"
 
 
 @dataclass(frozen=True)
@@ -96,8 +92,8 @@ class Flatten(Layer):
     def forward(
         self, params: PyTree, x: Shaped[Array, "..."], key: PRNGKeyArray | None = None
     ) -> tuple[Shaped[Array, " n"], Shaped[Array, "0 ..."]]:
-        if self.shape is not None and x.shape != self.shape:
-            raise ValueError(f"{self} expected x of shape {self.shape}, got {x.shape}")
+        if self.shape is not None:
+            match_shape(self, self.shape, x)
         return x.reshape(-1), save_shape(x)
 
     def backward(
@@ -105,8 +101,15 @@ class Flatten(Layer):
     ) -> tuple[PyTree, Float[Array, "..."]]:
         return (), dy.reshape(saved.shape[1:])  # y = x in one row
 
-    def __repr__(self) -> str:
-        return f"Flatten({'' if self.shape is None else self.shape})"
+
+def match_shape(layer: Layer, shape: Sequence[int], x: Shaped[Array, "..."]) -> None:
+    """Checks that the input of a layer has a shape.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if x.shape != shape:
+        raise ValueError(f"{layer} expected x of shape {shape}, got {x.shape}")
 
 
 def save_shape(x: Array) -> Shaped[Array, "0 ..."]:
@@ -125,7 +128,7 @@ def validate_shape(name: str, shape: Any) -> tuple[int, ...]:
         The shape as a tuple.
 
     Raises:
-        SettingError: If it is no shape.
+        SettingError: If it is not one.
     """
     if isinstance(shape, str) or not isinstance(shape, Sequence) or not shape:
         raise SettingError(name, "to be a tuple of at least one whole number", shape)

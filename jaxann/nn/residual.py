@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import InputGradient, Layer, Wrapper, drop_float0
 from jaxann.nn.hyperparameters import SettingError
+from jaxann.nn.names import resolve_layer
 from jaxann.nn.reshape import save_shape
 
 Values = Float[Array, "..."]
@@ -30,9 +31,10 @@ class Residual(Wrapper):
     x may have any shape that f takes, f(x) must have the same one, and so has y. The parameters are those of f.
 
     Attributes:
-        layer: f, a layer or network whose output has the shape of its input.
+        layer: f, a layer or network whose output has the shape of its input, or the name of an activation.
 
     Raises:
+        SettingError: If f is neither a layer nor the name of an activation.
         ValueError: If the `sizes` of f state different numbers of features for its input and its output. In `forward`,
             if f(x) does not have the shape of x.
 
@@ -42,6 +44,7 @@ class Residual(Wrapper):
     exposes_parts = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", resolve_layer("layer", self.layer))
         n, m = self.layer.sizes
         if n is not None and m is not None and n != m:
             raise ValueError(f"expected a layer in Residual that returns as many features as it takes, {n}, got {m}")
@@ -75,11 +78,12 @@ class Parallel(Layer):
     into one for each layer.
 
     Attributes:
-        layers: The layers f_1 ... f_N, stored as a tuple.
+        layers: The layers f_1 ... f_N, or names of activations, stored as a tuple of layers.
         join: "sum" or "concatenation".
 
     Raises:
-        SettingError: If `join` is neither of the two.
+        SettingError: If `join` is neither of the two, or if an element is neither a layer nor the name of an
+            activation.
         ValueError: If there are no layers, or if their `sizes` state different numbers of features of the input, or of
             outputs that are added. In `forward`, if the outputs do not fit together.
 
@@ -92,7 +96,10 @@ class Parallel(Layer):
     exposes_parts = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
+        if isinstance(self.layers, str | Layer) or not isinstance(self.layers, Iterable):
+            raise SettingError("layers", "to be a sequence of layers", self.layers)
+        layers = tuple(resolve_layer(f"layers[{i}]", layer) for i, layer in enumerate(self.layers))
+        object.__setattr__(self, "layers", layers)
         if not self.layers:
             raise ValueError("expected at least one layer in Parallel, got none")
         if self.join not in ("sum", "concatenation"):

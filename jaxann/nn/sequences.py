@@ -70,8 +70,13 @@ def bidirectional(layer: Recurrent, *, last: bool = False) -> Parallel:
     Returns:
         A layer that maps x [T, n] to the features of both directions: y [T, 2m], or [2m] with `last`.
 
+    Raises:
+        SettingError: If `layer` is not a recurrent layer.
+
     Source: Schuster and Paliwal 1997, section II.C.
     """
+    if not isinstance(layer, Recurrent):
+        raise SettingError("layer", "to be a recurrent layer, such as LSTM(4, 8)", layer)
     layers = layer, replace(layer, reverse=not layer.reverse)
     return Parallel([Sequential((a, LastStep(a.reverse))) if last else a for a in layers], "concatenation")
 
@@ -102,8 +107,13 @@ def recurrent_network(
         The network, which maps x [T, sizes[0]] to y [sizes[-1]], or to y [T, sizes[-1]] with `every_step`.
 
     Raises:
-        SettingError: If `sizes` has fewer than three entries, or one of them is not a whole number of at least 1.
+        SettingError: If `sizes` has fewer than three entries, if one of them is not a whole number of at least 1, or if
+            `cell` or `output` is not what it should be.
     """
+    if not isinstance(sizes, Sequence):
+        raise SettingError("sizes", "to be a sequence, such as (4, 50, 3)", sizes)
+    if not callable(cell):
+        raise SettingError("cell", "to be a recurrent layer's class, such as LSTM, or a function of (n, m)", cell)
     if len(sizes) < 3:
         raise SettingError(
             "sizes", "to have an input size, at least one recurrent size and an output size", tuple(sizes)

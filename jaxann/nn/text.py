@@ -1,7 +1,8 @@
-"""Text that people read: values of bounded length in messages, and names that cannot steer a terminal."""
+"""Text that people read: layers and values of bounded length in messages, names that cannot steer a terminal."""
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 from unicodedata import category
 
@@ -40,6 +41,35 @@ def describe_value(value: Any, most: int = 120) -> str:
         return shorten(repr(value) if isinstance(value, str) else str(value), most)
     except ValueError:  # Python converts no integer of more than 4300 digits to text
         return "a number with too many digits"
+
+
+def format_expression(value: Any, **defaults: Any) -> str:
+    """Returns the expression that makes a layer, such as "Conv(3, 8, (3, 3), stride=(2, 2))".
+
+    It leaves out settings that have their default value, and functions such as initializers, whose text is long. A
+    tuple that repeats the default, such as the stride (1, 1), counts as the default.
+
+    Args:
+        value: The layer. Only a dataclass has settings.
+        defaults: The default values of settings whose default depends on other settings.
+    """
+    settings = []
+    for setting in fields(value) if is_dataclass(value) else ():
+        entry, default = getattr(value, setting.name), defaults.get(setting.name, setting.default)
+        if default is MISSING and setting.default_factory is MISSING:
+            settings.append(repr(entry))
+        elif not callable(entry) and not _is_default(entry, default):
+            settings.append(f"{setting.name}={entry!r}")
+    return f"{type(value).__name__}({', '.join(settings)})"
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    try:
+        if value == default:
+            return True
+    except (TypeError, ValueError):  # a traced value, which has no number yet, or an array
+        return False
+    return isinstance(value, tuple) and value != () and all(_is_default(entry, default) for entry in value)
 
 
 def _is_harmless(character: str, keep: str) -> bool:

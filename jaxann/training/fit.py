@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from jaxann.data.validation import (
 )
 from jaxann.gradients.backprop import backprop
 from jaxann.nn.axis import require_uncoupled
-from jaxann.nn.base import Layer
+from jaxann.nn.base import Layer, path_name
 from jaxann.nn.batch import forward_batch
 from jaxann.nn.calibration import calibrate
 from jaxann.nn.hyperparameters import SettingError, is_traced, resolve_key, validate_number
@@ -87,8 +87,9 @@ def fit(
         weights: [N], above 0, how much each example counts in the means; ones by default.
         params: The parameters to start from, as `fit` and `model.init` return them; None draws them.
         validation: The validation part, as (x, t) or (x, t, weights), or the share of the examples that is drawn for
-            it, between 0 and 1. None has no such part.
-        patience: The run ends when its lowest validation loss is this many epochs old. None trains to the end.
+            it, between 0 and 1. With None, the default, there is no validation part.
+        patience: The run ends once the validation loss has not fallen below its lowest value for this many epochs. With
+            None, the default, it does all epochs.
         progress: Whether to show a progress bar with the losses on stderr.
         learning_rate: The learning rate of an optimizer given by name; by default 0.01 for variants of SGD and 0.001
             for all others.
@@ -98,7 +99,8 @@ def fit(
         the run up to the last epoch that was done.
 
     Raises:
-        SettingError: If a name is not known, or an object is not what it should be; it is a ValueError.
+        SettingError: If a setting is out of range, or is neither an object of the right kind nor a known name. It is a
+            ValueError.
         ValueError: If the network ends in the softmax or the sigmoid that the loss applies itself; if the data, the
             weights or the schedule are not what `validate`, `validate_weights` and `validate_schedule` expect; if
             `params` do not fit the model; if `validation` or `progress` is set inside `jit` or `vmap`; or if the run
@@ -155,7 +157,8 @@ def apply(model: Layer, params: PyTree, x: Shaped[Array, "N ..."]) -> Float[Arra
         ValueError: If the model couples the examples of a batch, as one with a `BatchNorm` does. `calibrate` returns
             the model and the parameters to predict with.
     """
-    require_uncoupled(model, "predictions and evaluations (jaxann.calibrate returns one)")
+    advice = "jaxann.calibrate(model, params, x_train) returns the model and the parameters to predict with"
+    require_uncoupled(model, "predictions and evaluations", advice)
     return forward_batch(model, params, x)[0]
 
 
@@ -193,13 +196,25 @@ def predict(model: Layer, params: PyTree, x: Any) -> Float[Array, "N ..."]:
         [N, ...], the outputs.
 
     Raises:
-        ValueError: If the features are not numbers, or if they are ids and an id has no row in an embedding of the
-            network.
+        SettingError: If `model` is not a layer. It is a ValueError.
+        ValueError: If the features are not numbers, if they are ids and an id has no row in an embedding of the
+            network, or if the parameters do not fit the network.
         InputError: If a layer does not take its input. It is a ValueError.
     """
-    x = to_numbers("features", x)
+    model, x = resolve_layer("model", model), to_numbers("features", x)
     validate_ids(model, x)
+    if _name_shapes(params) != _find_param_shapes(model):
+        validate_params(model, params)
     return _apply_compiled(model, params, x)
+
+
+@lru_cache(maxsize=64)
+def _find_param_shapes(model: Layer) -> dict[str, tuple[int, ...]]:
+    return _name_shapes(jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def _name_shapes(params: PyTree) -> dict[str, tuple[int, ...]]:
+    return {path_name(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def _score_params(

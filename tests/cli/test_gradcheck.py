@@ -174,12 +174,11 @@ def test_a_layer_that_states_no_sizes(call_gradcheck, arguments, summary):
     [
         (
             ("--layer", "shaped:Conv(1, 2, 2)"),
-            "expected --shape to be given, because Conv(channels=1, filters=2, size=2) cannot take an input of shape",
+            "expected --shape to be given, because Conv(1, 2, 2) cannot take an input of shape",
         ),
         (
             ("--layer", "jaxann.nn:AvgPool((2, 2))", "--shape", 1, 2, 1),
-            "expected --shape to be the shape of an input that AvgPool(size=(2, 2), stride=(2, 2), "
-            "padding=((0, 0), (0, 0))) can take (",
+            "expected --shape to be the shape of an input that AvgPool((2, 2)) can take (",
         ),
         (
             ("--layer", "own"),

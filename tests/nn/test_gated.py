@@ -103,11 +103,11 @@ def test_bfloat16_stays_bfloat16_and_biases_are_summed_in_float32():
         (lambda: FeedForward(3, 0), r"expected hidden of at least 1 \(the hidden features of FeedForward\), got 0"),
         (
             lambda: GLU(3, 2).forward(GLU(3, 2).init(KEY), jnp.ones((3, 4))),
-            r"GLU\(n=3, .*\) expected x of shape \(\.\.\., 3\), got \(3, 4\)",
+            r"GLU\(3, 2\) expected x of shape \(\.\.\., 3\), got \(3, 4\)",
         ),
         (
             lambda: FeedForward(3, 2).forward(FeedForward(3, 2).init(KEY), jnp.ones(4)),
-            r"FeedForward\(n=3, .*\) expected x of shape \(\.\.\., 3\), got \(4,\)",
+            r"FeedForward\(3, 2\) expected x of shape \(\.\.\., 3\), got \(4,\)",
         ),
         (lambda: Sequential((SwiGLU(3, 2), Dense(2, 1))), r"takes the 3 features of SwiGLU\(.*\), got Dense\(2, 1\)"),
     ],

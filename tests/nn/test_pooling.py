@@ -116,7 +116,7 @@ def test_a_change_of_shape_keeps_the_order():
     assert (str(Reshape([4], [2, 2])), str(Flatten()), str(Flatten([2, 3]))) == (
         "Reshape((4,), (2, 2))",
         "Flatten()",
-        "Flatten((2, 3))",
+        "Flatten(shape=(2, 3))",
     )
 
 
@@ -154,7 +154,10 @@ def test_a_change_of_shape_keeps_the_order():
         (lambda: validate_shape("shape", (2, 2.5)), r"expected shape\[1\] to be a whole number, got 2.5"),
         (lambda: Reshape((2, 3), (6,)).forward((), jnp.ones((3, 2))), r"expected x of shape \(2, 3\), got \(3, 2\)"),
         (lambda: Flatten((2, 3)).forward((), jnp.ones((3, 2))), r"expected x of shape \(2, 3\), got \(3, 2\)"),
-        (lambda: Sequential((Flatten((2, 3)), Dense(5, 1))), r"takes the 6 features of Flatten\(\(2, 3\)\), got Dense"),
+        (
+            lambda: Sequential((Flatten((2, 3)), Dense(5, 1))),
+            r"takes the 6 features of Flatten\(shape=\(2, 3\)\), got Dense",
+        ),
     ],
 )
 def test_windows_and_shapes_that_do_not_fit_are_refused(build, sentence):

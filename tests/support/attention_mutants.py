@@ -64,8 +64,8 @@ MUTANTS = {  # the right layer, the method, what is replaced in its source, by w
     "attention: W_o gets x in place of o": ("attention", "backward", "Outer(dy, o)", "Outer(dy, x)", ("W_o",)),
     "attention: W_qkv gets o in place of x": ("attention", "backward", "Outer(dz, x)", "Outer(dz, o)", ("W_qkv",)),
     "attention: dx not through W_qkv": ("attention", "backward", 'dz @ params["W_qkv"]', "dz[:, :8]", ("dx",)),
-    "attention: b_qkv not summed": ("attention", "backward", "_sum_places(dz)", "dz[0]", ("b_qkv",)),
-    "attention: b_o averaged": ("attention", "backward", "_sum_places(dy)", "dy.mean(0)", ("b_o",)),
+    "attention: b_qkv not summed": ("attention", "backward", "sum_places(dz)", "dz[0]", ("b_qkv",)),
+    "attention: b_o averaged": ("attention", "backward", "sum_places(dy)", "dy.mean(0)", ("b_o",)),
     "attention: dropout forgotten on the way to the scores": (
         "attention with dropout",
         "attend_backward",
@@ -113,12 +113,12 @@ MUTANTS = {  # the right layer, the method, what is replaced in its source, by w
     ),
     "feed-forward: slope at the output": ("feed-forward", "backward", "(z, h), dy", "(h, h), dy", ("W_1", "b_1", "dx")),
     "feed-forward: W_2 gets z in place of h": ("feed-forward", "backward", "Outer(dy, h)", "Outer(dy, z)", ("W_2",)),
-    "feed-forward: b_2 not summed": ("feed-forward", "backward", "_sum_places(dy)", "dy[0]", ("b_2",)),
+    "feed-forward: b_2 not summed": ("feed-forward", "backward", "sum_places(dy)", "dy[0]", ("b_2",)),
     "feed-forward: b_1 before the slope": (
         "feed-forward",
         "backward",
-        "_sum_places(dz)",
-        '_sum_places(dy @ params["W_2"])',
+        "sum_places(dz)",
+        'sum_places(dy @ params["W_2"])',
         ("b_1",),
     ),
     "feed-forward: dx with the wrong sign": (

@@ -133,7 +133,7 @@ def test_a_single_integer_for_each_example_is_enough():
         (
             PICTURES,
             IMAGES[:, :2, :2],
-            r"layer 2, AvgPool\(size=\(2, 2\), .*\), can take, got shape \(1, 1, 2\) .* from layer 1, tanh: ",
+            r"layer 2, AvgPool\(\(2, 2\)\), can take, got shape \(1, 1, 2\) .* from layer 1, tanh: ",
         ),
         (
             PICTURES,
