@@ -18,6 +18,7 @@ from jaxann.nn.batch import forward_batch
 from jaxann.nn.batch_norm import Affine, BatchNorm
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import is_traced
+from jaxann.nn.names import resolve_layer
 
 
 def calibrate(
@@ -42,6 +43,7 @@ def calibrate(
         The model, and its parameters.
 
     Raises:
+        SettingError: If `model` is not a layer. It is a ValueError.
         ValueError: If the statistics of a `BatchNorm` cannot be observed, because the layer around it uses it several
             times, or does not pass on what it saves; if `params` do not have its parameters; if another layer couples
             the examples; if the weights are not finite numbers of at least 0, one for each example; or if a layer does
@@ -49,7 +51,7 @@ def calibrate(
 
     Source: Ioffe and Szegedy 2015, algorithm 2, with statistics of the trained network.
     """
-    norms: dict[str, BatchNorm] = {}
+    model, norms = resolve_layer("model", model), dict[str, BatchNorm]()
 
     def replace(path: str, layer: Layer, change: Callable[[str, BatchNorm], Layer]) -> Layer:
         if isinstance(layer, BatchNorm):

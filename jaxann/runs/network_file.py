@@ -21,6 +21,7 @@ from jaxann.data.files import require_regular_file
 from jaxann.data.validation import validate_params
 from jaxann.nn.base import Layer, path_name
 from jaxann.nn.encoding import decode, encode
+from jaxann.nn.names import resolve_layer
 from jaxann.nn.text import describe_value
 from jaxann.runs.files import parse_json, write_file
 
@@ -51,10 +52,12 @@ def save(path: Path | str, model: Layer, params: PyTree) -> None:
         params: Its parameters.
 
     Raises:
+        SettingError: If `model` is not a layer. It is a ValueError.
         ValueError: If the parameters do not fit the model, or if a layer or a function in it is not defined by name in
             a module, as a lambda.
         OSError: If the file cannot be written.
     """
+    model = resolve_layer("model", model)
     description = {"format": FORMAT, "version": version("jaxann"), "model": encode(model)}
     validate_params(model, params)
     leaves = {path_name(place): np.asarray(leaf) for place, leaf in jax.tree_util.tree_leaves_with_path(params)}

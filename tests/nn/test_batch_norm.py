@@ -216,6 +216,12 @@ def test_a_model_without_batch_norm_is_calibrated_already():
     assert calibrate(model, params, X) == (model, params)
 
 
+def test_statistics_of_integers_are_those_of_the_same_floats():
+    model, x = Sequential((BatchNorm(3), DRAWN(3, 4), BatchNorm(4))), np.arange(12).reshape(4, 3) ** 2 % 7
+    params = model.init(KEY)
+    assert_close(calibrate(model, params, x)[1], calibrate(model, params, x.astype(float))[1])
+
+
 def test_a_network_with_batch_norm_learns_and_predicts():
     x = jax.random.normal(KEY, (103, 3))
     t = (x.sum(axis=1) > 0).astype(int)
@@ -337,6 +343,16 @@ REFUSED = "a model that computes each example on its own for {}, got one with Ba
             lambda: calibrate(Sequential((NORM, Centered())), (NORM.init(KEY), ()), jnp.ones((3, 4))),
             r"a model in which only BatchNorm couples the examples of a batch, got Centered\(\)",
         ),
+        (
+            lambda: calibrate(MODEL, PARAMS, X, jnp.ones(3)),
+            r"expected weights of shape \(7,\), one for each example, got shape \(3,\)",
+        ),
+        (lambda: calibrate(MODEL, PARAMS, X, -WEIGHTS), "expected finite numbers of at least 0 in weights, got -1.0"),
+        (
+            lambda: calibrate(MODEL, (PARAMS[0], {}, *PARAMS[2:]), X),
+            r"expected parameters of the shapes \{'scale': \(4,\), 'shift': \(4,\)\} for layer 1, got \{\}",
+        ),
+        (lambda: calibrate(PARAMS, MODEL, X), "expected model to be a layer of jaxann.nn or the name of an activation"),
         (
             lambda: calibrate(Twice(NORM), Twice(NORM).init(KEY), jnp.ones((3, 4))),
             "a BatchNorm that is used once, by layers that keep what it saves, got layer part",

@@ -200,6 +200,7 @@ def test_right_convolutions_are_judged_right(name):
             lambda: Conv(3, 4, (3, 3), stride=(1, 2, 3)),
             r"expected stride to have 2 entries, as size has, got \(1, 2, 3\)",
         ),
+        (lambda: Conv(1, 2, (3, 3, 3, 3)), "expected size to have one length for each of at most 3 axes"),
         (lambda: Conv(3, 4, (3, 3), stride=0), r"expected stride\[0\] of at least 1, got 0"),
         (lambda: Conv(3, 4, (3, 3), dilation=(1, 0)), r"expected dilation\[1\] of at least 1, got 0"),
         (lambda: Conv(3, 4, (3, 3), padding=-1), r"expected padding\[0\] of at least 0, got -1"),

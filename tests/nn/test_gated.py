@@ -18,6 +18,7 @@ from jaxann.nn import (
     relu,
     sigmoid,
     silu,
+    softmax,
 )
 
 KEY = jax.random.key(0)
@@ -60,6 +61,13 @@ def test_a_feed_forward_block_is_a_chain_of_dense_layers_at_each_place():
         np.testing.assert_allclose(leaf, expected[name], rtol=1e-12, atol=1e-14)
 
 
+def test_an_activation_may_be_given_by_its_name_and_only_by_keyword():
+    for block in (FeedForward, GLU, SwiGLU):
+        assert block(4, 5, activation="relu") == block(4, 5, activation=relu)
+        with pytest.raises(TypeError, match="positional arguments"):
+            block(4, 5, relu)
+
+
 def test_gradients_of_matrices_keep_the_axes_of_places():
     for layer in (FeedForward(4, 5), SwiGLU(4, 5)):
         params = draw(layer)
@@ -100,6 +108,8 @@ def test_bfloat16_stays_bfloat16_and_biases_are_summed_in_float32():
     ("build", "sentence"),
     [
         (lambda: FeedForward(0, 3), r"expected n of at least 1 \(the features of FeedForward\), got 0"),
+        (lambda: GLU(3, 2, activation=softmax), "expected activation to map each entry on its own, .*, got softmax"),
+        (lambda: FeedForward(3, 2, activation=jnp.tanh), "expected activation to be a layer of jaxann.nn or the name"),
         (lambda: FeedForward(3, 0), r"expected hidden of at least 1 \(the hidden features of FeedForward\), got 0"),
         (
             lambda: GLU(3, 2).forward(GLU(3, 2).init(KEY), jnp.ones((3, 4))),

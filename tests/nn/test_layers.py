@@ -1,5 +1,6 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import isabstract
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +16,32 @@ import jaxann
 from jaxann import autodiff, backprop, compare
 from jaxann.nn import (
     ACTIVATIONS,
+    LSTM,
+    AvgPool,
     BatchNorm,
+    Conv,
     Dense,
     Dropout,
     Elementwise,
     Embedding,
+    FeedForward,
+    Flatten,
+    GroupNorm,
     Layer,
+    LayerNorm,
+    MaxPool,
     MixedPrecision,
     Outer,
+    Residual,
     Sequential,
     SquaredError,
     TiedEmbedding,
+    Wrapper,
     materialize,
     mlp,
     relu,
     sigmoid,
+    softmax,
     sum_examples,
     tanh,
 )
@@ -46,6 +58,50 @@ def draw_params_and_input(layer, shape, dtype=jnp.float64):
     """Draws parameters and an input; the biases are not zero, since a wrong gradient could go unnoticed there."""
     params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), layer.init(KEY))
     return cast((params, jax.random.normal(jax.random.key(8), shape)), dtype)
+
+
+EXPRESSIONS = {
+    "Conv(3, 8, (3, 3), stride=(2, 2))": Conv(3, 8, (3, 3), stride=2, weights=initializers.he_normal()),
+    "MaxPool((2, 2))": MaxPool((2, 2), stride=2),
+    "AvgPool((2, 2), stride=(1, 1))": AvgPool((2, 2), stride=1),
+    "GroupNorm(8, 4, epsilon=0.1)": GroupNorm(8, 4, epsilon=0.1),
+    "FeedForward(4, 8, activation=relu)": FeedForward(4, 8, activation=relu),
+    "LSTM(2, 3, reverse=True, forget_bias=0.0)": LSTM(2, 3, reverse=True, forget_bias=0.0),
+    "Sequential((Residual(LayerNorm(4)), Flatten(shape=(2, 4))))": Sequential(Residual(LayerNorm(4)), Flatten([2, 4])),
+}
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_a_layer_prints_the_settings_that_differ_from_their_defaults(expression):
+    layer = EXPRESSIONS[expression]
+    assert repr(layer) == expression
+    assert repr(eval(expression, vars(jaxann.nn))) == expression
+
+
+def test_layers_of_your_own_print_alike_unless_they_have_a_repr_of_their_own():
+    @dataclass(frozen=True)
+    class Scale(Wrapper):
+        factor: float
+        center: Any = 0.0
+
+    @dataclass(frozen=True)
+    class Named(Scale):
+        def __repr__(self):
+            return "my scale"
+
+    class Derived(Named):
+        pass
+
+    assert [repr(scale(tanh, 2.0)) for scale in (Scale, Named, Derived)] == ["Scale(tanh, 2.0)", *["my scale"] * 2]
+    assert repr(Scale(tanh, 2.0, jnp.ones(2))) == "Scale(tanh, 2.0, center=Array([1., 1.], dtype=float64))"
+    traced = []
+    jax.jit(lambda center: traced.append(repr(Scale(tanh, 2.0, center))))(0.0)
+    assert traced[0].startswith("Scale(tanh, 2.0, center=")
+
+
+def test_softmax_refuses_a_sequence_instead_of_mixing_its_positions():
+    with pytest.raises(ValueError, match=r"softmax expected x of shape \(n,\), got \(2, 3\); Each\(softmax\) takes"):
+        softmax.forward((), jnp.ones((2, 3)))
 
 
 def test_every_public_layer_and_activation_has_a_case():

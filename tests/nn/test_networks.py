@@ -121,6 +121,8 @@ def test_gradients_of_a_transformer_are_automatic_gradients(settings, dtype):
         (lambda: resnet((8, 8, 1), 2, widths=()), r"expected widths to be a tuple of at least one whole number"),
         (lambda: resnet((8, 8, 1), 2, blocks=0), "expected blocks of at least 1, got 0"),
         (lambda: resnet((8,), 2), r"expected shape to be \(height, width, channels\), got \(8,\)"),
+        (lambda: resnet((8, 8, 1), 2, normalization="group"), "normalization to be a class .*, got 'group'"),
+        (lambda: transformer(7, 5, attention="lean"), "attention to be a class of layers or .*, got 'lean'"),
         (lambda: transformer(0, 5), "expected vocabulary of at least 1, got 0"),
         (lambda: transformer(7, 5, blocks=0), "expected blocks of at least 1, got 0"),
         (lambda: transformer(7, 5, 8, 3), "expected heads to divide the 8 features of Attention, got 3"),

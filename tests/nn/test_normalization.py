@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from support.judges import cast
 
-from jaxann.nn import GroupNorm, InstanceNorm, LayerNorm, MixedPrecision, RMSNorm
+from jaxann import autodiff, backprop, predict
+from jaxann.nn import (
+    Dense,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    MixedPrecision,
+    RMSNorm,
+    Sequential,
+    SquaredError,
+)
 
 X = np.random.default_rng(0).normal(2, 3, size=(4, 3, 6))  # an image [height, width, features]
 NORMALIZED_TOGETHER = {  # the entries of X that get mean 0 and variance 1 together, as rows
@@ -81,6 +91,15 @@ def test_pytorch_agrees():
         for a, b in zip((dx, grads["scale"], grads.get("shift")), arrays, strict=True):
             if a is not None:
                 np.testing.assert_allclose(a, b.grad, rtol=1e-11, atol=1e-12)
+
+
+def test_integers_are_not_rounded_after_they_are_normalized():
+    model, loss, x = Sequential((LayerNorm(4), Dense(4, 3))), SquaredError(), np.array([[1, 5, 2, 9], [0, 3, 3, 1]])
+    params, floats, t = model.init(jax.random.key(0)), x.astype(float), jnp.zeros((2, 3))
+    np.testing.assert_array_equal(predict(model, params, x), predict(model, params, floats))
+    for route in (backprop, autodiff):
+        gradient = route(model, loss)
+        np.testing.assert_array_equal(gradient(params, jnp.asarray(x), t)[0], gradient(params, floats, t)[0])
 
 
 @pytest.mark.parametrize(

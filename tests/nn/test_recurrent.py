@@ -277,13 +277,16 @@ def test_a_state_of_bfloat16_is_added_up_in_float32():
         ),
         (
             lambda: LastStep().forward((), jnp.ones((0, 2))),
-            r"LastStep\(reverse=False\) expected x of shape \(T, \.\.\.\) with at least one step, got \(0, 2\)",
+            r"LastStep\(\) expected x of shape \(T, \.\.\.\) with at least one step, got \(0, 2\)",
         ),
         (
             lambda: recurrent_network((4, 3)),
             r"expected sizes to have an input size, at least one recurrent size and an output size, got \(4, 3\)",
         ),
         (lambda: recurrent_network((4, 0, 3)), r"expected sizes\[1\] of at least 1, got 0"),
+        (lambda: recurrent_network(4), r"expected sizes to be a sequence, such as \(4, 50, 3\), got 4"),
+        (lambda: recurrent_network((4, 5, 3), "lstm"), "expected cell to be a recurrent layer's class, .*, got 'lstm'"),
+        (lambda: bidirectional(Dense(4, 3)), r"expected layer to be a recurrent layer, .*, got Dense\(4, 3\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(build, sentence):

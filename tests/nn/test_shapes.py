@@ -103,7 +103,7 @@ class Picky(Layer):
             (6, 6, 2),
             r"layer 3.1, Dense\(27, 3\), can take, got shape \(48,\) .* from layer 3.0, tanh: Dense\(27, 3\) ",
         ),
-        (NETWORK, (5, 5), r"layer 0, Conv\(channels=2.*\), can take, got shape \(5, 5\) and dtype float64: .*shape"),
+        (NETWORK, (5, 5), r"layer 0, Conv\(2, .*\), can take, got shape \(5, 5\) and dtype float64: .*shape"),
         (Conv(2, 3, 3), (5, 5, 1), r"Conv\(.*\) can take, got shape \(5, 5, 1\) and dtype float64: "),
         (
             MixedPrecision(NETWORK),
@@ -112,7 +112,7 @@ class Picky(Layer):
         ),
         (Sequential((tanh, Residual(Dense(4, 4)))), (5,), r"layer 1, Dense\(4, 4\), can take, got shape \(5,\)"),
         (Sequential((tanh, Residual(Flatten()))), (2, 2), r"layer 1, Residual\(.*\), can take, got shape \(2, 2\)"),
-        (Picky(Dense(4, 3)), (5,), r"Picky\(inner=Dense\(4, 3\)\) can take, got shape \(5,\)"),
+        (Picky(Dense(4, 3)), (5,), r"Picky\(Dense\(4, 3\)\) can take, got shape \(5,\)"),
         (
             Sequential((tanh, Embedding(5, 3))),
             (2,),

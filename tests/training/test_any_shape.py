@@ -140,7 +140,7 @@ def test_a_single_integer_for_each_example_is_enough():
             np.ones((12, 7, 7, 1)),
             r"layer 4, Dense\(8, 3\), can take, got shape \(18,\) and dtype float64 from layer 3, Flatten\(\): Dense",
         ),
-        (PICTURES, IMAGES[:, 0], r"layer 0, Conv\(channels=1, .*\), can take, got shape \(5, 1\) and dtype float64: "),
+        (PICTURES, IMAGES[:, 0], r"layer 0, Conv\(1, .*\), can take, got shape \(5, 1\) and dtype float64: "),
         (
             SENTENCES,
             1.0 * WORDS,

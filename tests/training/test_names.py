@@ -1,12 +1,14 @@
 """Names, classes, numbers and tables of pandas in place of objects and arrays, and the sentences for anything else."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxann import fit, predict
+from jaxann import fit, predict, save
 from jaxann.data.numbers import to_numbers
 from jaxann.data.validation import require_logits
 from jaxann.nn import (
@@ -16,6 +18,9 @@ from jaxann.nn import (
     EachLoss,
     Flatten,
     MixedPrecision,
+    Parallel,
+    Recomputed,
+    Repeat,
     Residual,
     Sequential,
     SigmoidCrossEntropy,
@@ -55,6 +60,10 @@ def test_names_classes_and_numbers_stand_for_the_objects(losses):
     chain = Sequential((Dense(4, 5), relu, Flatten(), Dense(5, 3)))
     assert Sequential(Dense(4, 5), "relu", Flatten, Dense(5, 3)) == chain == Sequential(list(chain.layers))
     assert Sequential(layers=(relu,)) == Sequential(relu) == Sequential("relu") == Sequential(layer for layer in [relu])
+    for wrap in (Residual, Each, Recomputed, MixedPrecision, partial(Repeat, count=2)):
+        assert wrap("tanh") == wrap(tanh)
+    assert Parallel(("tanh", "relu")) == Parallel((tanh, relu))
+    assert EachLoss("softmax_cross_entropy") == EachLoss(SoftmaxCrossEntropy) == EachLoss(SoftmaxCrossEntropy())
     assert lenet((12, 12, 1), 3, "tanh") == lenet((12, 12, 1), 3, tanh)
     assert recurrent_network((2, 3, 1), output="tanh") == recurrent_network((2, 3, 1), output=tanh)
 
@@ -101,6 +110,16 @@ def test_a_named_optimizer_is_the_same_object_again_and_has_a_default_rate():
             lambda: Sequential(relu, jax.nn.relu),
             r"expected layers\[1\] to be a layer of jaxann.nn or the name of an",
         ),
+        *(
+            (partial(wrap, 5), "expected layer to be a layer of jaxann.nn or the name of an activation .*, got 5")
+            for wrap in (Residual, Each, Recomputed, MixedPrecision, partial(Repeat, count=2))
+        ),
+        (lambda: MixedPrecision(tanh, "float16"), "expected dtype to be bfloat16 or float32, got 'float16'"),
+        (lambda: Parallel(tanh), "expected layers to be a sequence of layers, got tanh"),
+        (lambda: Parallel((tanh, 5)), r"expected layers\[1\] to be a layer of jaxann.nn or the name of"),
+        (lambda: EachLoss("mse"), "expected loss to be a loss of jaxann.nn or the name of one"),
+        (lambda: predict("tanh?", (), X), "expected model to be a layer of jaxann.nn or the name of an activation"),
+        (lambda: save("network.npz", (), MODEL), "expected model to be a layer of jaxann.nn or the name"),
         (lambda: resolve_layer("model", (4, 3)), r"expected model to be a layer of jaxann.nn or .*, got \(4, 3\)"),
         (lambda: run_fit(key=-1), "expected key between 0 and 4294967295, got -1"),
         (
@@ -127,6 +146,19 @@ def test_what_has_no_meaning_is_refused_with_the_known_names(resolve, sentence):
 def test_a_network_that_ends_in_what_the_loss_applies_itself_is_refused(model, loss, advice):
     with pytest.raises(ValueError, match=f"expected a network that does not end in .*{advice}"):
         run_fit(model, loss)
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        (mlp((4, 5, 2)).init(jax.random.key(0)), r"expected params with 2.W of shape \(3, 5\), got shape \(2, 5\)"),
+        (MODEL.init(jax.random.key(0))[:2], r"expected params with 2.W of shape \(3, 5\), got none"),
+        (None, r"expected params with 0.W of shape \(5, 4\), got none"),
+    ],
+)
+def test_predictions_with_the_parameters_of_another_network_are_refused(params, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        predict(MODEL, params, X)
 
 
 def test_a_softmax_elsewhere_is_taken():
