@@ -53,14 +53,14 @@ def format_expression(value: Any, **defaults: Any) -> str:
         value: The layer. Only a dataclass has settings.
         defaults: The default values of settings whose default depends on other settings.
     """
-    settings = []
+    required, changed = [], []
     for setting in fields(value) if is_dataclass(value) else ():
         entry, default = getattr(value, setting.name), defaults.get(setting.name, setting.default)
         if default is MISSING and setting.default_factory is MISSING:
-            settings.append(repr(entry))
+            required.append(repr(entry))
         elif not callable(entry) and not _is_default(entry, default):
-            settings.append(f"{setting.name}={entry!r}")
-    return f"{type(value).__name__}({', '.join(settings)})"
+            changed.append(f"{setting.name}={entry!r}")
+    return f"{type(value).__name__}({', '.join(required + changed)})"
 
 
 def _is_default(value: Any, default: Any) -> bool:

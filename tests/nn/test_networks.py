@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.judges import cast, judge, judge_network
+from support.unchecked import unchecked
 
 from jaxann import autodiff, backprop
 from jaxann.nn import (
@@ -131,5 +132,5 @@ def test_gradients_of_a_transformer_are_automatic_gradients(settings, dtype):
     ],
 )
 def test_settings_out_of_range_are_refused(build, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with unchecked(), pytest.raises(ValueError, match=sentence):
         build()

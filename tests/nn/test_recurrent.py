@@ -12,6 +12,7 @@ from jax.nn import initializers
 from support.judges import cast, judge_network
 from support.recurrent_mutants import MUTANTS, LeakyRNN
 from support.selection import choose
+from support.unchecked import unchecked
 
 from jaxann import autodiff, backprop, check_layer, fit, predict
 from jaxann.nn import (
@@ -290,5 +291,5 @@ def test_a_state_of_bfloat16_is_added_up_in_float32():
     ],
 )
 def test_what_does_not_fit_is_refused(build, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with unchecked(), pytest.raises(ValueError, match=sentence):
         build()
