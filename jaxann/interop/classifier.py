@@ -43,13 +43,13 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         verbose: Whether to print a line for each epoch.
         warm_start: Whether `fit` starts from the parameters of the last fit.
         momentum: The momentum of "sgd", between 0 and 1.
-        nesterovs_momentum: Whether it is Nesterov's.
+        nesterovs_momentum: Whether the momentum of "sgd" is Nesterov's.
         early_stopping: Whether the score on validation examples decides when to stop, and the best parameters are kept.
         validation_fraction: The share of the examples that is held out under early stopping, unless `fit` is given
             validation examples.
         beta_1: The decay of the first moment in adam, adamw, lamb, lion, nadam and radam.
-        beta_2: The decay of the second moment there.
-        epsilon: The number that is added to the denominator there, apart from lion.
+        beta_2: The decay of the second moment in the same solvers.
+        epsilon: The number that is added to the denominator in the same solvers except lion.
         n_iter_no_change: How many epochs without improvement are allowed; `inf` never stops early.
         dropout: The rate of dropout after each hidden activation, at least 0 and below 1.
         gradient: "backprop", "autodiff", the name of a learning rule in `jaxann.rules.RULES` such as
@@ -62,17 +62,17 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         intercepts_: The biases of the layers, each [m].
         loss_: The training loss of the last epoch.
         loss_curve_: The training loss of every epoch, with the penalty.
-        best_loss_: The lowest of them, or None under early stopping.
-        validation_loss_curve_: The validation loss of every epoch, [] without validation examples.
-        validation_scores_: The validation accuracy of every epoch, [] without validation examples.
-        best_validation_score_: The highest of them under early stopping, otherwise None.
+        best_loss_: The lowest training loss, or None under early stopping.
+        validation_loss_curve_: The validation loss after every epoch, [] without validation examples.
+        validation_scores_: The validation accuracy after every epoch, [] without validation examples.
+        best_validation_score_: The highest validation accuracy under early stopping, otherwise None.
         n_iter_: The epochs of the last fit.
         n_features_in_: The number of features.
-        feature_names_in_: The names of the features, if they were fitted with names.
-        n_layers_: The number of layers, with that of the inputs.
+        feature_names_in_: The names of the features, if X had names in `fit`.
+        n_layers_: The number of layers, counting that of the inputs.
         n_outputs_: The number of outputs.
         out_activation_: "softmax" or "logistic".
-        t_: The number of examples that training took.
+        t_: The number of examples that training has gone through, each counted once in every epoch.
     """
 
     def __init__(
@@ -135,10 +135,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             self._is_multilabel = is_multilabel
             self.classes_ = np.arange(y.shape[1]) if is_multilabel else unique_labels(y if classes is None else classes)
         if is_multilabel != self._is_multilabel or (is_multilabel and y.shape[1] != len(self.classes_)):
-            wanted = (
-                f"of shape [N, {len(self.classes_)}]" if self._is_multilabel else "[N] of one label for each example"
-            )
-            raise ValueError(f"expected targets {wanted}, as in the first fit, got shape {y.shape}")
+            expected = f"[N, {len(self.classes_)}]" if self._is_multilabel else "[N], a label for each example"
+            raise ValueError(f"expected targets of shape {expected}, as in the first fit, got shape {y.shape}")
         if is_multilabel:
             if type_of_target(y) != "multilabel-indicator":
                 raise ValueError(f"expected multilabel targets of 0 and 1, got {type_of_target(y)}")

@@ -181,9 +181,7 @@ class Perceptron(BaseEstimator):
         fresh = start(structure, problem.numbers, problem.seed)
         params = pack(self.coefs_, self.intercepts_, structure.drops)
         if [leaf.shape for leaf in jax.tree.leaves(params)] != [a.shape for a in jax.tree.leaves(fresh.state.params)]:
-            raise ValueError(
-                f"expected the hidden_layer_sizes of the fit before, got {self.hidden_layer_sizes} in a warm start"
-            )
+            raise ValueError(f"expected the hidden_layer_sizes of the fit before, got {self.hidden_layer_sizes}")
         state = fresh.state._replace(params=params, epoch=jnp.asarray(self._epoch, int))
         state = state._replace(gradient_state=_restore(fresh.state.gradient_state, self._gradient_leaves))
         run = wrap_state(structure, state)

@@ -26,52 +26,17 @@ _LOSSES: dict[str, Loss] = {
 class MLPRegressor(RegressorMixin, Perceptron):
     """Multilayer perceptron for numbers, with the settings and attributes of scikit-learn's `MLPRegressor`.
 
-    A fit is one compiled program, which stops as that of `MLPClassifier` does. The targets should be standardized too,
-    for instance by scikit-learn's `TransformedTargetRegressor`.
+    `MLPClassifier` describes the settings and attributes that are not listed here. Only `class_weight` and `classes_`
+    belong to it alone. A fit is one compiled program, which stops as that of `MLPClassifier` does. The targets should
+    be standardized too, for instance by scikit-learn's `TransformedTargetRegressor`.
 
     Args:
         loss: "squared_error", "absolute_error", "huber" or "poisson", each summed over the outputs. Predictions of
             "poisson", for counts, are the exponentials of the outputs.
-        hidden_layer_sizes: The number of neurons of each hidden layer.
-        activation: As in `MLPClassifier`.
-        solver: As in `MLPClassifier`.
-        alpha: As in `MLPClassifier`.
-        batch_size: The number of examples in a batch; "auto" is 200. It is never larger than the number of examples.
-        learning_rate_init: The learning rate, above 0.
-        max_iter: The most epochs of a fit.
-        shuffle: Whether every epoch takes the examples in a new order.
-        random_state: A seed or a `RandomState`, from which a fit draws its parameters, orders, dropout and split.
-        tol: By how much the loss or the score must improve.
-        verbose: Whether to print a line for each epoch.
-        warm_start: Whether `fit` starts from the parameters of the last fit.
-        momentum: The momentum of "sgd", between 0 and 1.
-        nesterovs_momentum: Whether it is Nesterov's.
-        early_stopping: Whether the score on validation examples decides when to stop, and the best parameters are kept.
-        validation_fraction: The share of the examples that is held out under early stopping, unless `fit` is given
-            validation examples.
-        beta_1: As in `MLPClassifier`.
-        beta_2: As in `MLPClassifier`.
-        epsilon: As in `MLPClassifier`.
-        n_iter_no_change: How many epochs without improvement are allowed; `inf` never stops early.
-        dropout: The rate of dropout after each hidden activation, at least 0 and below 1.
-        gradient: As in `MLPClassifier`.
 
     Attributes:
-        coefs_: The matrices of the layers, each [n, m], as NumPy arrays.
-        intercepts_: The biases of the layers, each [m].
-        loss_: The training loss of the last epoch.
-        loss_curve_: The training loss of every epoch, with the penalty.
-        best_loss_: The lowest of them, or None under early stopping.
-        validation_loss_curve_: The validation loss of every epoch, [] without validation examples.
         validation_scores_: R² on the validation examples after every epoch, [] without validation examples.
-        best_validation_score_: The highest of them under early stopping, otherwise None.
-        n_iter_: The epochs of the last fit.
-        n_features_in_: The number of features.
-        feature_names_in_: The names of the features, if they were fitted with names.
-        n_layers_: The number of layers, with that of the inputs.
-        n_outputs_: The number of outputs.
         out_activation_: "identity", or "exp" for the loss "poisson".
-        t_: The number of examples that training took.
     """
 
     def __init__(
@@ -127,11 +92,11 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     def _encode_targets(self, y: Any, reset: bool, classes: Any) -> np.ndarray:
         if reset:
-            self._is_flat, self._outputs_wanted = y.ndim == 1, 1 if y.ndim == 1 else y.shape[1]
+            self._is_flat, self._outputs_expected = y.ndim == 1, 1 if y.ndim == 1 else y.shape[1]
         t = to_default_float("targets", y).reshape(len(y), -1)
-        if t.shape[1] != self._outputs_wanted:
+        if t.shape[1] != self._outputs_expected:
             raise ValueError(
-                f"expected targets of {self._outputs_wanted} outputs, as in the first fit, got {t.shape[1]}"
+                f"expected targets of {self._outputs_expected} outputs, as in the first fit, got {t.shape[1]}"
             )
         loss, *_ = self._make_loss()
         is_valid = np.asarray(loss.is_valid(jnp.asarray(t), t.shape[1]))
@@ -145,7 +110,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
             raise SettingError("loss", f"to be {', '.join(names)} or {last}", self.loss)
         is_poisson = self.loss == "poisson"
         score, activation = (r2_of_logarithms, "exp") if is_poisson else (r2, "identity")
-        return _LOSSES[self.loss], score, self._outputs_wanted, activation
+        return _LOSSES[self.loss], score, self._outputs_expected, activation
 
     def partial_fit(
         self,

@@ -155,7 +155,7 @@ class SweepSearchCV(BaseSearchCV):
         self.cv_results_ = _tabulate(candidates, scores, fit_times, score_times)
         diverged = int(np.isnan(scores).sum())
         if diverged == scores.size:
-            raise FloatingPointError(f"expected a network that stays finite, but all {diverged} of the search diverged")
+            raise FloatingPointError(f"expected a network that stays finite, got {diverged} that all diverged")
         if diverged:
             message = f"{diverged} of {scores.size} networks diverged, and have the score NaN"
             warnings.warn(message, FitFailedWarning, stacklevel=2)
@@ -199,18 +199,18 @@ def _make_members(
     members = []
     largest = max(len(train_part) for train_part, _ in splits)
     for c, candidate in enumerate(candidates):
-        whole = _copy(estimator).set_params(**{name: _copy(v) for name, v in candidate.items()})
-        network = whole.steps[-1][1] if isinstance(whole, Pipeline) else whole
+        complete = _copy(estimator).set_params(**{name: _copy(v) for name, v in candidate.items()})
+        network = complete.steps[-1][1] if isinstance(complete, Pipeline) else complete
         if not isinstance(network, Perceptron):
             expectation = "to be an MLPClassifier or MLPRegressor of jaxann, or a Pipeline that ends with one"
             raise SettingError("estimator", expectation, f"{type(network).__module__}.{type(network).__name__}")
         validate_settings(network)
-        prefix = f"{whole.steps[-1][0]}__" if isinstance(whole, Pipeline) else ""
+        prefix = f"{complete.steps[-1][0]}__" if isinstance(complete, Pipeline) else ""
         others = tuple(sorted((name, repr(v)) for name, v in candidate.items() if not name.startswith(prefix)))
         for f, (train_part, test_part) in enumerate(splits):
             source = (others, f)
             if source not in folds:
-                folds[source] = _make_fold(whole, X, y, weights, train_part, test_part)
+                folds[source] = _make_fold(complete, X, y, weights, train_part, test_part)
             fold = folds[source]
             for s, seed in enumerate(draw_seeds(network.random_state, seeds)):
                 own = _copy(network)
@@ -219,11 +219,11 @@ def _make_members(
     return members
 
 
-def _make_fold(whole: Any, X: Any, y: Any, weights: Any, train_part: np.ndarray, test_part: np.ndarray) -> Fold:
+def _make_fold(complete: Any, X: Any, y: Any, weights: Any, train_part: np.ndarray, test_part: np.ndarray) -> Fold:
     X, X_test = _safe_indexing(X, train_part), _safe_indexing(X, test_part)
     y, y_test = _safe_indexing(y, train_part), _safe_indexing(y, test_part)
-    if isinstance(whole, Pipeline) and len(whole.steps) > 1:
-        before = _copy(whole[:-1])
+    if isinstance(complete, Pipeline) and len(complete.steps) > 1:
+        before = _copy(complete[:-1])
         X, X_test = before.fit_transform(X, y), before.transform(X_test)
     return Fold(X, y, None if weights is None else weights[train_part], X_test, y_test)
 

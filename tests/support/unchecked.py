@@ -1,4 +1,4 @@
-"""Calls as users make them. The tests check all annotations, and would otherwise refuse arguments before the library."""
+"""Calls as users make them: the tests check all annotations, which would refuse arguments before the library does."""
 
 from contextlib import contextmanager
 
