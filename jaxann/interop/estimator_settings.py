@@ -7,6 +7,7 @@ from math import inf
 from numbers import Integral
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -118,7 +119,10 @@ def _read_activations(activation: Any, layers: int) -> tuple[Layer, ...]:
     if len(names) != layers:
         raise SettingError("activation", f"to be one name, or one for each of {layers} hidden layers", activation)
     for name in names:
-        if not isinstance(name, Layer) and _ALIASES.get(name, name) not in ACTIVATIONS:
+        if isinstance(name, Layer):
+            if jax.tree.leaves(jax.eval_shape(name.init, jax.random.key(0))):
+                raise SettingError("activation", "to be a layer without parameters", name)
+        elif not isinstance(name, str) or _ALIASES.get(name, name) not in ACTIVATIONS:
             raise SettingError("activation", f"among {', '.join(ACTIVATIONS)} and logistic", name)
     return tuple(name if isinstance(name, Layer) else ACTIVATIONS[_ALIASES.get(str(name), str(name))] for name in names)
 

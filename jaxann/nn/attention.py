@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray, PyTree
 from jaxann.nn.base import Layer
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
-from jaxann.nn.initializers import glorot_uniform
+from jaxann.nn.initializers import draw_array, glorot_uniform
 from jaxann.nn.outer import Outer
 from jaxann.nn.places import sum_places
 from jaxann.nn.positional import rotate
@@ -122,7 +122,7 @@ class Attention(Layer):
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
         keys = jax.random.split(key, 4)
         sizes = (self.n, self._groups * self._size, self._groups * self._size, self.n)
-        *qkv, W_o = [self.weights(k, (self.n, m)).T for k, m in zip(keys, sizes, strict=True)]
+        *qkv, W_o = [draw_array(self.weights, k, (self.n, m)).T for k, m in zip(keys, sizes, strict=True)]
         biases = {"b_qkv": jnp.zeros(sum(sizes[:3])), "b_o": jnp.zeros(self.n)} if self.biases else {}
         return {"W_qkv": jnp.concatenate(qkv), "W_o": W_o} | biases
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxann.nn.base import Layer
 from jaxann.nn.factors import Factor, accumulation_dtype
 from jaxann.nn.hyperparameters import SettingError, validate_number
-from jaxann.nn.initializers import glorot_uniform
+from jaxann.nn.initializers import draw_array, glorot_uniform
 from jaxann.nn.outer import Outer
 from jaxann.nn.reshape import validate_shape
 from jaxann.nn.window import Window, parse_padding, repeat_setting
@@ -124,7 +124,7 @@ class Convolution(Layer):
     def _draw(self, key: PRNGKeyArray, inputs: int, outputs: int) -> dict[str, Array]:
         """Draws W [outputs, inputs·k], with a row for each channel of `outputs`, and b [m]."""
         weights_key, biases_key = jax.random.split(key)
-        kernel = self.weights(weights_key, (*self.size, inputs // self.groups, outputs))
+        kernel = draw_array(self.weights, weights_key, (*self.size, inputs // self.groups, outputs))
         W = jnp.moveaxis(kernel, (-1, -2), (0, 1)).reshape(outputs, -1)
         return {"W": W, "b": self.biases(biases_key, (self.m,))} if self.bias else {"W": W}
 

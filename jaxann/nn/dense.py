@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.nn.initializers import glorot_uniform
+from jaxann.nn.initializers import draw_array, glorot_uniform
 from jaxann.nn.outer import Outer
 
 
@@ -55,7 +55,7 @@ class Dense(Layer):
 
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
         weights_key, biases_key = jax.random.split(key)
-        return {"W": self.weights(weights_key, (self.n, self.m)).T, "b": self.biases(biases_key, (self.m,))}
+        return {"W": draw_array(self.weights, weights_key, (self.n, self.m)).T, "b": self.biases(biases_key, (self.m,))}
 
     def forward(
         self, params: PyTree, x: Float[Array, " n"], key: PRNGKeyArray | None = None

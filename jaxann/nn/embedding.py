@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree, Shaped
 from jaxann.nn.base import Layer, drop_float0
 from jaxann.nn.factors import OneHot
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.nn.initializers import Initializer
+from jaxann.nn.initializers import Initializer, draw_array
 from jaxann.nn.outer import Outer
 
 Ids = Integer[Array, "*t"]
@@ -62,7 +62,7 @@ class Embedding(Layer):
         return {repr(self): self.size}
 
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
-        return {"W": self.weights(key, (self.size, self.n))}
+        return {"W": draw_array(self.weights, key, (self.size, self.n))}
 
     def forward(
         self, params: PyTree, x: Shaped[Array, "*t"], key: PRNGKeyArray | None = None

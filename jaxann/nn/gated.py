@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxann.nn.activations import Elementwise, Softmax, gelu, sigmoid, silu
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import SettingError, validate_number
-from jaxann.nn.initializers import glorot_uniform
+from jaxann.nn.initializers import draw_array, glorot_uniform
 from jaxann.nn.names import resolve_layer
 from jaxann.nn.outer import Outer
 from jaxann.nn.places import Values, expand_places, match_features, sum_places
@@ -79,7 +79,10 @@ class FeedForward(FeedForwardBlock):
 
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
         first, second = jax.random.split(key)
-        W_1, W_2 = self.weights(first, (self.n, self.hidden)).T, self.weights(second, (self.hidden, self.n)).T
+        W_1, W_2 = (
+            draw_array(self.weights, first, (self.n, self.hidden)).T,
+            draw_array(self.weights, second, (self.hidden, self.n)).T,
+        )
         return {"W_1": W_1, "b_1": jnp.zeros(self.hidden), "W_2": W_2, "b_2": jnp.zeros(self.n)}
 
     def forward(
@@ -134,7 +137,9 @@ class GLU(FeedForwardBlock):
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
         shapes = {"W_gate": (self.n, self.hidden), "W_in": (self.n, self.hidden), "W_out": (self.hidden, self.n)}
         keys = jax.random.split(key, len(shapes))
-        return {name: self.weights(k, shape).T for k, (name, shape) in zip(keys, shapes.items(), strict=True)}
+        return {
+            name: draw_array(self.weights, k, shape).T for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+        }
 
     def forward(
         self, params: PyTree, x: Values, key: PRNGKeyArray | None = None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import getclosurevars, signature
-from typing import Any
+from typing import Any, cast
 
 from jax.nn import initializers
 from jaxtyping import Array, PRNGKeyArray
+
+from jaxann.nn.hyperparameters import SettingError
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,23 @@ class Initializer:
     def __call__(self, key: PRNGKeyArray, shape: Sequence[int], *arguments: Any) -> Array:
         """Draws an array of a shape; further arguments are those of the initializers of JAX, such as the dtype."""
         return getattr(initializers, self.name)(**dict(self.settings))(key, shape, *arguments)
+
+
+def draw_array(initializer: Any, key: PRNGKeyArray, shape: Sequence[int]) -> Array:
+    """Draws an array of weights with an initializer.
+
+    Args:
+        initializer: The initializer, from the setting `weights` of a layer.
+        key: The random key to draw with.
+        shape: The shape of the array.
+
+    Raises:
+        SettingError: If the value is not an initializer, such as the function `he_normal`, which returns one.
+    """
+    array = initializer(key, shape) if callable(initializer) else None
+    if getattr(array, "shape", None) != tuple(shape):
+        raise SettingError("weights", "to be an initializer, such as jax.nn.initializers.he_normal()", initializer)
+    return cast(Array, array)
 
 
 def to_initializer(value: Any) -> Any:

@@ -192,8 +192,8 @@ class SoftmaxCrossEntropy(Loss):
 
     Raises:
         SettingError: If `label_smoothing` is not a number of at least 0 and below 1.
-        ValueError: In `value`, `gradient` and `hessian_factor`, if a scalar target is not an integer, or if any other
-            target does not have the shape of y.
+        ValueError: In `value`, `gradient` and `hessian_factor`, if y is not a vector, if a scalar target is not an
+            integer, or if any other target does not have the shape of y.
 
     Source: Szegedy et al. 2016, section 7, for the smoothing.
     """
@@ -239,7 +239,11 @@ class SoftmaxCrossEntropy(Loss):
         return jnp.sqrt(self._distribution(y, t).sum()) * factor
 
     def _distribution(self, y: Logits, t: Target) -> Logits:
-        (m,) = y.shape
+        if y.ndim != 1:
+            raise ValueError(
+                f"{self} expected outputs of shape (m,), got {y.shape}; EachLoss takes those of a sequence"
+            )
+        m = len(y)
         if t.shape == ():
             if not jnp.issubdtype(t.dtype, jnp.integer):
                 raise ValueError(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxann.nn.base import Layer
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.nn.initializers import Initializer
+from jaxann.nn.initializers import Initializer, draw_array
 
 Tokens = Float[Array, "T n"]
 Values = Float[Array, "..."]
@@ -56,7 +56,7 @@ class LearnedPositions(Layer):
         return self.n, self.n
 
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
-        return {"P": self.weights(key, (self.length, self.n))}
+        return {"P": draw_array(self.weights, key, (self.length, self.n))}
 
     def forward(self, params: PyTree, x: Values, key: PRNGKeyArray | None = None) -> tuple[Tokens, tuple[()]]:
         _match_sequence(self, self.n, x)

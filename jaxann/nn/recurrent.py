@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from jaxann.nn.base import Layer
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.nn.initializers import Initializer, glorot_uniform
+from jaxann.nn.initializers import Initializer, draw_array, glorot_uniform
 from jaxann.nn.outer import Outer
 
 Gates = Float[Array, " k"]  # m numbers for each gate, so that k = gates · m
@@ -170,7 +170,7 @@ class Recurrent(Layer):
         return grads, (dzx @ params["Wx"]).astype(dy.dtype)  # zx = W_x x + b
 
     def _draw(self, weights: Callable, key: PRNGKeyArray, n: int) -> Float[Array, "k n"]:
-        return jnp.concatenate([weights(k, (n, self.m)).T for k in jax.random.split(key, self.gates)])
+        return jnp.concatenate([draw_array(weights, k, (n, self.m)).T for k in jax.random.split(key, self.gates)])
 
     def _pad(self, bias: Float[Array, " j"]) -> Gates:
         return jnp.pad(bias, (self.gates * self.m - len(bias), 0))

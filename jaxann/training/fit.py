@@ -111,6 +111,8 @@ def fit(
     model, loss = resolve_layer("model", model), resolve_loss(loss)
     optimizer, key = resolve_optimizer(optimizer, learning_rate), resolve_key(key)
     require_logits(model, loss)
+    if not callable(gradient):
+        raise SettingError("gradient", "to be a function such as jaxann.backprop or a learning rule", gradient)
     x, t = validate(model, loss, x, t)
     examples, evaluate_params = Examples(x, t, validate_weights(weights, len(x))), None
     params = None if params is None else validate_params(model, params)

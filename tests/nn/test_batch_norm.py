@@ -352,7 +352,7 @@ REFUSED = "a model that computes each example on its own for {}, got one with Ba
         (lambda: calibrate(MODEL, PARAMS, X, -WEIGHTS), "expected finite numbers of at least 0 in weights, got -1.0"),
         (
             lambda: calibrate(MODEL, (PARAMS[0], {}, *PARAMS[2:]), X),
-            r"expected parameters of the shapes \{'scale': \(4,\), 'shift': \(4,\)\} for layer 1, got \{\}",
+            r"expected parameters with the names \['scale', 'shift'\] for layer 1, got \[\]",
         ),
         (lambda: calibrate(PARAMS, MODEL, X), "expected model to be a layer of jaxann.nn or the name of an activation"),
         (

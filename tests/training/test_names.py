@@ -13,11 +13,17 @@ from jaxann import fit, predict, save
 from jaxann.data.numbers import to_numbers
 from jaxann.data.validation import require_logits
 from jaxann.nn import (
+    RNN,
+    Attention,
+    Conv,
     CrossEntropy,
     Dense,
     Each,
     EachLoss,
+    Embedding,
+    FeedForward,
     Flatten,
+    LearnedPositions,
     MixedPrecision,
     Parallel,
     Recomputed,
@@ -27,6 +33,7 @@ from jaxann.nn import (
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
     SquaredError,
+    SwiGLU,
     lenet,
     mlp,
     recurrent_network,
@@ -43,6 +50,16 @@ X = np.random.default_rng(0).normal(size=(12, 4))
 LABELS = np.arange(12) % 3
 MODEL = mlp((4, 5, 3), hidden=tanh)
 ADAM = optax.adam(0.02)
+INITIALIZED = (
+    lambda weights: Dense(4, 3, weights),
+    lambda weights: Conv(4, 3, (2,), weights=weights),
+    lambda weights: Embedding(4, 3, weights),
+    lambda weights: FeedForward(4, 3, weights=weights),
+    lambda weights: SwiGLU(4, 3, weights=weights),
+    lambda weights: Attention(4, 2, weights=weights),
+    lambda weights: LearnedPositions(4, 3, weights=weights),
+    lambda weights: RNN(4, 3, hidden_weights=weights),
+)
 
 
 def run_fit(model=MODEL, loss="softmax_cross_entropy", optimizer=ADAM, x=X, t=LABELS, **settings):
@@ -116,6 +133,18 @@ def test_a_named_optimizer_is_the_same_object_again_and_has_a_default_rate():
             (partial(wrap, 5), "expected layer to be a layer of jaxann.nn or the name of an activation .*, got 5")
             for wrap in (Residual, Each, Recomputed, MixedPrecision, partial(Repeat, count=2))
         ),
+        *(
+            (
+                lambda make=make, weights=weights: make(weights).init(jax.random.key(0)),
+                r"expected weights to be an initializer, such as jax.nn.initializers.he_normal\(\), got",
+            )
+            for make in INITIALIZED
+            for weights in ("he_normal", jax.nn.initializers.he_normal)
+        ),
+        (
+            lambda: run_fit(gradient="backprop"),
+            "expected gradient to be a function such as jaxann.backprop or a learning",
+        ),
         (lambda: MixedPrecision(tanh, "float16"), "expected dtype to be bfloat16 or float32, got 'float16'"),
         (lambda: Parallel(tanh), "expected layers to be a sequence of layers, got tanh"),
         (lambda: Parallel((tanh, 5)), r"expected layers\[1\] to be a layer of jaxann.nn or the name of"),
@@ -148,6 +177,14 @@ def test_what_has_no_meaning_is_refused_with_the_known_names(resolve, sentence):
 def test_a_network_that_ends_in_what_the_loss_applies_itself_is_refused(model, loss, advice):
     with pytest.raises(ValueError, match=f"expected a network that does not end in .*{advice}"):
         run_fit(model, loss)
+
+
+def test_a_loss_of_a_vector_refuses_a_sequence_and_names_the_loss_that_takes_one():
+    with (
+        unchecked(),
+        pytest.raises(ValueError, match=r"outputs of shape \(m,\), got \(5, 3\); EachLoss takes those of a"),
+    ):
+        SoftmaxCrossEntropy().value(jnp.zeros((5, 3)), jnp.zeros(5, int))
 
 
 @pytest.mark.parametrize(
