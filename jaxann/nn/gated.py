@@ -79,10 +79,8 @@ class FeedForward(FeedForwardBlock):
 
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
         first, second = jax.random.split(key)
-        W_1, W_2 = (
-            draw_array(self.weights, first, (self.n, self.hidden)).T,
-            draw_array(self.weights, second, (self.hidden, self.n)).T,
-        )
+        W_1 = draw_array(self.weights, first, (self.n, self.hidden)).T
+        W_2 = draw_array(self.weights, second, (self.hidden, self.n)).T
         return {"W_1": W_1, "b_1": jnp.zeros(self.hidden), "W_2": W_2, "b_2": jnp.zeros(self.n)}
 
     def forward(
@@ -136,10 +134,8 @@ class GLU(FeedForwardBlock):
 
     def init(self, key: PRNGKeyArray) -> dict[str, Array]:
         shapes = {"W_gate": (self.n, self.hidden), "W_in": (self.n, self.hidden), "W_out": (self.hidden, self.n)}
-        keys = jax.random.split(key, len(shapes))
-        return {
-            name: draw_array(self.weights, k, shape).T for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-        }
+        keys = zip(shapes, jax.random.split(key, len(shapes)), strict=True)
+        return {name: draw_array(self.weights, k, shapes[name]).T for name, k in keys}
 
     def forward(
         self, params: PyTree, x: Values, key: PRNGKeyArray | None = None

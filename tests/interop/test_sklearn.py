@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from jaxann.interop.sklearn import MLPClassifier, MLPRegressor, SweepSearchCV
+from jaxann.nn import Dense
 from jaxann.rules import RULES
 
 X, LABELS = load_iris(return_X_y=True)
@@ -239,6 +240,8 @@ REFUSED_SETTINGS = {
     "expected solver to be adam, sgd, adamw, .* or adagrad, got 'lbfgs'": {"solver": "lbfgs"},
     "expected batch_size to be auto or a whole number, got 'all'": {"batch_size": "all"},
     "expected activation among identity, .* and logistic, got 'rely'": {"activation": "rely"},
+    r"expected activation among identity, .* and logistic, got \['relu'\]": {"activation": [["relu"]]},
+    r"expected activation to be a layer without parameters, got Dense\(4, 4\)": {"activation": Dense(4, 4)},
     "expected activation to be one name, or one for each of 1 hidden layers": {"activation": ["relu", "tanh"]},
     r"expected hidden_layer_sizes\[1\] of at least 1, got 0": {"hidden_layer_sizes": (3, 0)},
     "expected gradient to be a gradient function or among backprop, .*, got 'hebb'": {"gradient": "hebb"},
