@@ -39,18 +39,18 @@ print("∂E/∂W of the first layer has the shape", grads[0]["W"].sum().shape)  
 
 ## What it contains
 
-- Chains: `Sequential`. `Input` at its head states the shape of the input, so that it checks itself when it is built.
+- Chains: `Sequential`. A chain that begins with an `Input` knows all its shapes, and checks them when it is built.
 - Builders of chains: `mlp`, `lenet`, `resnet`, `transformer`, `recurrent_network`. You can take their networks apart.
 - For features [n]: `Dense`. For any shape: `Dropout`, `Reshape`, `Flatten`.
 - For sequences [T, C], images [H, W, C] and volumes [D, H, W, C]: `Conv` and `ConvTransposed`, with stride, padding,
   dilation and groups; `MaxPool`, `AvgPool`, `GlobalAvgPool` and `AdaptiveAvgPool`.
 - For features at any places, [..., n]: `FeedForward`, and `GLU` and `SwiGLU`, which have a gate; `LayerNorm` and
   `RMSNorm`, which normalize over the features, `InstanceNorm` over the places, and `GroupNorm` over both. `BatchNorm`
-  is over the examples of a batch too. For predictions, `jaxann.calibrate` puts an `Affine` in its place.
+  normalizes over the examples of a batch too. For predictions, `jaxann.calibrate` puts an `Affine` in its place.
 - For sequences [T, n]: `Attention`, and `LeanAttention`, which needs less memory for many positions;
-  `LearnedPositions` and `SinusoidalPositions`, which tell them the order; `RNN`, `GRU` and `LSTM`, which are cells of
-  the base class `Recurrent`; `LastStep`, and `bidirectional`, which builds two directions.
-- For ids: `Embedding`. `TiedEmbedding` uses one matrix for the ids that come in and for the logits of those predicted.
+  `LearnedPositions` and `SinusoidalPositions`, which add the positions to the features; `RNN`, `GRU` and `LSTM`, the
+  cells of the base class `Recurrent`; `LastStep`, and `bidirectional`, which builds two directions.
+- For ids: `Embedding`. `TiedEmbedding` uses one matrix for the embedding of ids and for the logits of predicted ids.
 - Composites: `Residual` adds a skip connection to a layer. `Parallel` gives one input to several layers, and adds or
   concatenates their outputs. `Each` applies a layer at every position of a sequence. `Repeat` is a chain of equal
   layers, compiled once for all of them. `Recomputed` computes a layer's forward pass again in backward, to save memory.

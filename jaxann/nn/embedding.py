@@ -31,7 +31,7 @@ class Embedding(Layer):
     x holds integers from 0 to size - 1 in any shape, [] and [T] for instance, and y has the shape of x with an axis [n]
     added at the end. The parameters are {"W": [size, n]}.
 
-    Inside a compiled program, JAX takes the last row for an id beyond it, and counts negative ids from the end.
+    Inside a compiled program, JAX takes the last row for an id that is too large, and counts negative ids from the end.
     Therefore `fit`, `predict`, `sweep` and the checks refuse ids out of range before they compile anything.
 
     Attributes:

@@ -54,10 +54,10 @@ def encode(value: Any, place: str = "the model") -> Any:
 
 
 def decode(content: Any) -> Any:
-    """Returns the layer or the setting that `encode` made JSON of. It imports the modules that the JSON names.
+    """Returns the layer or the setting that `encode` turned into JSON, importing the modules that the JSON names.
 
     Raises:
-        ValueError: If the JSON has another form, or names what cannot be imported or is no layer.
+        ValueError: If the JSON has another form, or names an object that cannot be imported or is not a layer.
         Exception: What the class of a layer raises for its settings.
     """
     if isinstance(content, list):

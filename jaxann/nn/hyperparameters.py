@@ -94,7 +94,7 @@ def resolve_key(key: Any) -> PRNGKeyArray:
     """Returns the random key that the setting `key` stands for.
 
     Args:
-        key: A key of JAX, or the whole number that `jax.random.key` makes one of.
+        key: A key of JAX, or a whole number, which `jax.random.key` turns into a key.
 
     Raises:
         SettingError: If it is neither, or if the number is not between 0 and 2³² - 1.

@@ -19,7 +19,7 @@ class Recomputed(Wrapper):
 
     y = f(x), so that dx = b(dy), where b is the backward of f.
 
-    Saved are x and the key, with which the same random numbers are drawn again. Inside the loop of a `Repeat` this
+    It saves x and the key, from which the same random numbers are drawn again. Inside the loop of a `Repeat` this
     saves memory: `Repeat(Recomputed(f), count)` keeps one x for each block. Elsewhere XLA may recognize both passes as
     the same computation on a CPU, and then saves no memory.
 

@@ -59,8 +59,8 @@ class Recurrent(Layer):
             leaving out how earlier pieces act on later ones keeps products over many steps from growing or vanishing.
         gates: Number of blocks of m rows in W_x, W_h and b, a constant of the cell; 1 by default.
         states: Number of vectors [m] in the state, a constant of the cell; 1 by default, which is h alone.
-        hidden_biases: For how many of its last gates zh has a bias of its own, a constant of the cell; 0 by default.
-            With it there is a parameter "bh" [hidden_biases · m].
+        hidden_biases: Number of gates, counted from the last one, whose block of zh has a bias of its own, a constant
+            of the cell; 0 by default. These biases are the parameter "bh" [hidden_biases · m].
 
     Raises:
         SettingError: If n, m or `truncate` is not a whole number of at least 1.
@@ -97,7 +97,7 @@ class Recurrent(Layer):
         Args:
             zx: [k], W_x x + b.
             zh: [k], W_h h of the step before, with the biases that `hidden_biases` adds.
-            state: The state of the step before, a tuple of arrays [m] of which the first is h.
+            state: The state of the step before, a tuple of arrays [m], the first of them h.
 
         Returns:
             The new state, in the same form, and `saved`: a pytree of what `back` needs.

@@ -34,7 +34,7 @@ class Repeat(Wrapper):
     block.
 
     The parameters are those of f, with the blocks below one another: where f has a matrix [m, n], there is one matrix
-    [count m, n] of which block i has the rows from i m to (i + 1) m. Where f has a vector [m], there is a vector
+    [count m, n], whose rows from i m to (i + 1) m belong to block i. Where f has a vector [m], there is a vector
     [count m]. The gradient of such a matrix is an `Outer` if that of f's is. Its left Kronecker factor has a block for
     each block of the chain, and its right one is the mean over the blocks.
 

@@ -136,7 +136,7 @@ def parse_padding(padding: Any, axes: int, size: tuple[int, ...] | None = None) 
         size: The lengths of the window, if the padding must be less than they are.
 
     Raises:
-        SettingError: If it is no such padding, or a number is out of range.
+        SettingError: If the value is not such a padding, or a number is out of range.
     """
     pairs = [(p, p) if np.ndim(p) == 0 else tuple(p) for p in repeat_setting("padding", padding, axes)]
     for axis, pair in enumerate(pairs):
