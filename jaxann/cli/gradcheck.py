@@ -6,13 +6,14 @@ The exit code is 0 if all gradients are right, 1 if one is wrong, which the tabl
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxann.cli.own_code import draw_input, import_layer, import_pair, make_arguments, report_failure
+from jaxann.cli.presets import describe_presets, find_preset
 from jaxann.cli.program import run_program
 from jaxann.cli.settings import UNSTORED, Settings
 from jaxann.cli.task import Task, prepare
@@ -94,7 +95,7 @@ def run_checks(settings: GradcheckSettings) -> dict[str, Report]:
     state = start(task.recipe, jax.random.key(settings.seed))
     reports = {"at initialization": check_network(task, state.params, settings)}
     if settings.after:
-        lanes = make_lanes(task.examples, settings.batch_size)
+        lanes = make_lanes(task.examples, task.recipe.batch_size)
         state, _ = train(task.recipe, state, lanes, settings.after)
         reports[f"after {settings.after} epochs"] = check_network(task, state.params, settings)
     return reports
@@ -180,6 +181,7 @@ def main() -> int:
     """
 
     def work(settings: GradcheckSettings, spelling: dict[str, str]) -> int:
+        settings = replace(settings, preset=None)  # its values are the defaults with which these were parsed
         if settings.plot is not None:
             require_picture(settings.plot)
         reports = run_checks(settings)
@@ -191,4 +193,4 @@ def main() -> int:
             print("\n\n".join(f"{when}\n{report}" for when, report in reports.items()))
         return 0 if all(report.ok for report in reports.values()) else 1
 
-    return run_program(GradcheckSettings, __doc__, work)
+    return run_program(GradcheckSettings, f"{__doc__}\n{describe_presets()}", work, find_defaults=find_preset)

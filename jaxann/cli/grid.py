@@ -13,8 +13,8 @@ from jaxann.cli.settings import UNSTORED, Settings
 from jaxann.nn.hyperparameters import SettingError
 
 # Settings that only `jaxann train` takes, and those that are the same for all members of a sweep.
-TRAIN_ONLY = ("patience", "evaluate_every", "score", "tensorboard", "checkpoint_seconds", *UNSTORED)
-SHARED = ("dataset", "target", "weights", "kind", "seed", "split", "precision", "optimizer_settings", "plots")
+TRAIN_ONLY = ("patience", "evaluate_every", "tensorboard", "checkpoint_seconds", *UNSTORED)
+SHARED = ("dataset", "target", "weights", "kind", "score", "seed", "split", "precision", "optimizer_settings", "plots")
 
 
 def sweepable_settings() -> list[str]:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxann.cli.scores import Scorer
+from jaxann.cli.scorer import Scorer
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import (
     TRACEABLE,
     Task,
     check_settings,
+    choose_batch_size,
     make_examples,
     make_recipe,
     prepare,
@@ -73,7 +74,8 @@ def make_tasks(settings: Settings, candidates: list[Row]) -> dict[tuple[Any, ...
         key = task_key(member, swept)
         if key not in tasks:
             tasks[key] = prepare(member)
-        validate_schedule(len(tasks[key].data.train.x), member.epochs, member.batch_size)
+        data = tasks[key].data
+        validate_schedule(len(data.train.x), member.epochs, choose_batch_size(member, data))
         base, numbers = split_traced(member, swept)
         make_member_recipe(base, tasks[key], numbers)
     return tasks
@@ -177,15 +179,22 @@ def train_members(
             budget=budget,
         )
         for outcome in outcomes:
-            yield group[outcome.place] | score_member(outcome, task, part), outcome.more
+            yield group[outcome.place] | score_member(outcome, task, part, settings.score), outcome.more
 
 
-def score_member(outcome: Outcome, task: Task, part: str) -> Row:
-    """Returns the losses and the score of a member, with None for numbers that are not finite."""
+def score_member(outcome: Outcome, task: Task, part: str, key: str) -> Row:
+    """Returns the losses and the score of a member, with None for numbers that are not finite.
+
+    Args:
+        outcome: The outcome of the member.
+        task: The task that it belongs to.
+        part: The part that the task shows, "validation" or "test".
+        key: The name of the score, as `find_score` takes it.
+    """
     (examples, t), (y, loss), score = task.shown, outcome.measured, inf
     if outcome.finite:
         with suppress(FloatingPointError):  # a member whose outputs or score are not finite diverged as well
-            score = Scorer(task).score(t, y, examples.weights)
+            score = Scorer(task, key).score(t, y, examples.weights, loss)
     numbers = {"loss": outcome.loss[-1], f"{part}_loss": loss, f"{part}_score": score}
     finite = {name: finite_or_none(float(number)) for name, number in numbers.items()}
     return finite | {"diverged": not isfinite(score)}

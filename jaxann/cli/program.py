@@ -6,18 +6,27 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
 from jaxann.cli.errors import LONGEST_WORD, flags, is_explained, print_error, program_name
 from jaxann.cli.terminal import colored_streams, run_in_terminal
+from jaxann.nn.hyperparameters import SettingError
 from jaxann.nn.text import shorten
 
 S = TypeVar("S")
+HELP = ("-h", "--help")
 
 
-def run_program(settings: type[S], description: str | None, work: Callable[[S, dict[str, str]], int]) -> int:
+def run_program(
+    settings: type[S],
+    description: str | None,
+    work: Callable[[S, dict[str, str]], int],
+    *,
+    find_defaults: Callable[[S], S] | None = None,
+    positional: str | None = None,
+) -> int:
     """Runs a program with the settings on the command line.
 
     Args:
@@ -25,6 +34,9 @@ def run_program(settings: type[S], description: str | None, work: Callable[[S, d
         description: What the program does, for its help.
         work: A function that does the work and returns the exit code. It gets the settings, and a dictionary with the
             spelling of each setting for error messages, which it may change.
+        find_defaults: A function that returns the defaults for the settings that the command line decides, as
+            `parse_settings` takes it. By default these are the defaults of the dataclass.
+        positional: The setting that the first argument stands for if it is not a flag. By default there is none.
 
     Returns:
         The exit code: that of `work`, or 2 for bad input after a sentence on stderr.
@@ -35,9 +47,10 @@ def run_program(settings: type[S], description: str | None, work: Callable[[S, d
     """
 
     def run() -> int:
-        parsed, spelling = parse_settings(settings, description), flags(settings)
+        spelling = flags(settings)
         try:
-            return work(parsed, spelling)
+            arguments = name_first(sys.argv[1:], positional)
+            return work(parse_settings(settings, description, arguments, find_defaults), spelling)
         except Exception as error:
             if not is_explained(error):
                 raise
@@ -46,23 +59,60 @@ def run_program(settings: type[S], description: str | None, work: Callable[[S, d
     return run_in_terminal(run)
 
 
-def parse_settings(settings: type[S], description: str | None) -> S:
+def name_first(arguments: list[str], name: str | None) -> list[str]:
+    """Returns the arguments with the flag of a setting before the first one, if that is not a flag itself.
+
+    Raises:
+        SettingError: If the setting has its flag as well. It is a ValueError.
+    """
+    if name is None or not arguments or arguments[0].startswith("-"):
+        return arguments
+    for argument in arguments[1:]:
+        if argument.partition("=")[0] == f"--{name}":
+            raise SettingError(name, f"once, and not also as the first argument {shorten(arguments[0])}", argument)
+    return [f"--{name}", *arguments]
+
+
+def parse_settings(
+    settings: type[S],
+    description: str | None,
+    arguments: list[str],
+    find_defaults: Callable[[S], S] | None = None,
+) -> S:
     """Parses the settings on the command line.
 
     Args:
         settings: The dataclass of the settings.
         description: What the program does, for its help.
+        arguments: The command line.
+        find_defaults: A function of the settings that returns their defaults. It is called with the settings as parsed
+            with the defaults of the dataclass, and then once more with those parsed with the defaults that it
+            returned, because these may decide on other defaults.
 
     Raises:
         SystemExit: If the command line asks for the help, or cannot be parsed.
+        Exception: Whatever `find_defaults` raises.
     """
+    if find_defaults is None:
+        return _parse(settings, description, arguments, None)
+    plain, defaults = [argument for argument in arguments if argument not in HELP], None
+    parsed = _parse(settings, description, plain, None)
+    for _ in range(2):
+        better = find_defaults(parsed)
+        if better == defaults:
+            break
+        defaults = better
+        parsed = _parse(settings, description, plain, defaults)
+    return parsed if plain == arguments else _parse(settings, description, arguments, defaults)  # shows the help
 
+
+def _parse(settings: type[S], description: str | None, arguments: list[str], default: S | None) -> S:
     def parse(arguments: list[str]) -> S:
+        options: Any = {} if default is None else {"default": default}
         with colored_streams():
-            return tyro.cli(settings, args=arguments, prog=program_name(), description=description)
+            return tyro.cli(settings, args=arguments, prog=program_name(), description=description, **options)
 
-    arguments, message = sys.argv[1:], StringIO()
-    shown = [shorten(argument, LONGEST_WORD) for argument in arguments]
+    message, shown = StringIO(), [shorten(argument, LONGEST_WORD) for argument in arguments]
     if shown == arguments:
         return parse(arguments)
     try:

@@ -21,10 +21,13 @@ Activation: TypeAlias = Literal[*ACTIVATIONS]  # pyright: ignore[reportInvalidTy
 Loss: TypeAlias = Literal[*LOSSES]  # pyright: ignore[reportInvalidTypeForm]
 Optimizer: TypeAlias = Literal[*OPTIMIZERS]  # pyright: ignore[reportInvalidTypeForm]
 Schedule: TypeAlias = Literal[*SCHEDULES]  # pyright: ignore[reportInvalidTypeForm]
+ScoreKey: TypeAlias = Literal[
+    *("loss", "accuracy", "balanced_accuracy", "log_loss", "roc_auc", "precision", "recall", "f1", "r2", "mae", "rmse")
+]  # pyright: ignore[reportInvalidTypeForm]
 
 DEVICE_SETTINGS = ("devices", "model_devices", "distributed", "coordinator", "processes", "process", "connect_seconds")
-# config.json stores neither the paths of a run nor the devices that compute it.
-UNSTORED = ("run", "resume", "checkpoint", "config", *DEVICE_SETTINGS)
+# config.json stores neither the paths of a run, the devices that compute it, nor the preset of its defaults.
+UNSTORED = ("run", "resume", "checkpoint", "config", "preset", *DEVICE_SETTINGS)
 # Resuming a run may change these settings.
 CHANGEABLE = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoint_seconds")
 
@@ -38,7 +41,9 @@ class Settings:
     iris, wine, breast_cancer, digits, diabetes (of scikit-learn);
     mnist_784, Fashion-MNIST, openml:NAME (downloaded once);
     a text, Excel or Parquet file with named columns; an .npz file with the arrays x and t;
-    a folder with MNIST's IDX files."""
+    a folder with MNIST's IDX files. It may also be the first argument, without the flag."""
+    preset: Literal["derivation", "table"] | None = None
+    """Defaults of the settings below, as listed above. By default derivation for iris, and table for other data."""
     target: str | None = None
     """Column that is predicted. By default the last one."""
     weights: str | None = None
@@ -101,15 +106,16 @@ class Settings:
     """Largest norm of the gradient: a longer gradient is scaled down to it. By default none is scaled down."""
     epochs: int = 500
     """Number of passes over the training part."""
-    batch_size: int = 2
-    """Number of examples in a batch."""
+    batch_size: int | None = 2
+    """Number of examples in a batch. None stands for 32, or for all training examples if there are fewer."""
     evaluate_every: int | None = None
     """Number of epochs from one evaluation on the validation part to the next.
     By default as many as fit into 600 steps and into a fiftieth of the run, but at least one."""
     patience: int | None = None
     """Number of epochs without a better validation score after which the run ends. By default it never ends early."""
-    score: Literal["loss", "accuracy"] = "loss"
-    """Metric of the validation part that decides which parameters are best; accuracy means R² for numbers."""
+    score: ScoreKey = "loss"
+    """Score on the validation part that decides which parameters are best. For numbers, accuracy stands for R².
+    Precision, recall and f1 are those of the second of two classes, and means over more classes."""
     seed: int = 0
     """Random seed of the parameters, the order of the examples, dropout and, by default, the split into parts."""
     split: int | None = None
@@ -163,6 +169,8 @@ class Settings:
         validate_number("dropout", self.dropout, least=0, below=1)
         for name in ("warmup", "checkpoint_seconds", "connect_seconds"):
             validate_number(name, getattr(self, name), least=0)
+        if self.preset is not None:
+            raise SettingError("preset", "only on the command line, where it changes the defaults", self.preset)
         for name in ("devices", "model_devices", "patience", "evaluate_every"):
             if getattr(self, name) is not None:
                 validate_number(name, getattr(self, name), least=1, integer=True)

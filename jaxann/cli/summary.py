@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxann.cli.grid import format_value
+from jaxann.cli.scores import LOSS, Score
 from jaxann.nn.table import format_table
 from jaxann.runs.files import write_picture
 from jaxann.runs.plots import plot_scores
@@ -32,9 +33,11 @@ class Summary(NamedTuple):
     losses: list[float]
     diverged: int
 
-    def rank(self) -> tuple[float, float]:
-        """Returns a key by which the best summary is sorted first."""
-        return (-float(np.mean(self.scores)), float(np.mean(self.losses))) if self.scores else (inf, inf)
+    def rank(self, score: Score) -> tuple[float, float]:
+        """Returns a key by which the best summary is sorted first, according to the score and then to the loss."""
+        if not self.scores:
+            return inf, inf
+        return -score.orient(float(np.mean(self.scores))), float(np.mean(self.losses))
 
 
 def summarize(rows: list[Row], candidates: list[Row], part: str) -> list[Summary]:
@@ -56,24 +59,26 @@ def summarize(rows: list[Row], candidates: list[Row], part: str) -> list[Summary
     return summaries
 
 
-def format_summaries(summaries: list[Summary], part: str, score: str) -> str:
+def format_summaries(summaries: list[Summary], part: str, score: Score) -> str:
     """Returns a table with a line for each summary: its mean score ± one standard deviation, and its mean loss.
 
     Args:
         summaries: The summaries, at least one.
         part: The part on which the members were scored, "validation" or "test".
-        score: The name of the score.
+        score: The score. If it is the loss, the table has one column for both.
     """
-    rows: list[tuple[str, ...]] = [(*summaries[0].settings, f"{part} {score}", f"{part} loss", "diverged")]
+    columns = [f"{part} {score.name}"] if score is LOSS else [f"{part} {score.name}", f"{part} loss"]
+    rows: list[tuple[str, ...]] = [(*summaries[0].settings, *columns, "diverged")]
     for settings, scores, losses, diverged in summaries:
-        spread = f" ± {np.std(scores, ddof=1):.3f}" if len(scores) > 1 else ""
-        means = (f"{np.mean(scores):.3f}{spread}", f"{np.mean(losses):.4f}") if scores else ("", "")
+        spread = f" ± {score.format(np.std(scores, ddof=1))}" if len(scores) > 1 else ""
+        means = (f"{score.format(np.mean(scores))}{spread}", f"{np.mean(losses):.4f}") if scores else ("", "")
+        means = means[: len(columns)]
         note = f"{diverged} of {diverged + len(scores)}" if diverged else ""
         rows.append((*map(format_value, settings.values()), *means, note))
     return format_table(rows)
 
 
-def plot_summaries(summaries: list[Summary], grid: Mapping[str, list[Any]], path: Path, score: str) -> None:
+def plot_summaries(summaries: list[Summary], grid: Mapping[str, list[Any]], path: Path, score: Score) -> None:
     """Draws the validation scores over the setting with the most values, preferably a number, into a file.
 
     Each combination of the other settings has its own line. If no setting has several values, nothing is drawn.
@@ -82,7 +87,7 @@ def plot_summaries(summaries: list[Summary], grid: Mapping[str, list[Any]], path
         summaries: The summaries.
         grid: The values of each setting.
         path: The file.
-        score: The name of the score.
+        score: The score.
 
     Raises:
         OSError: If the file cannot be written.
@@ -95,4 +100,4 @@ def plot_summaries(summaries: list[Summary], grid: Mapping[str, list[Any]], path
     for settings, scores, *_ in summaries:
         line = ", ".join(f"{name} {format_value(settings[name])}" for name in several if name != x)
         lines.setdefault(line, {})[settings[x] if x in numeric else format_value(settings[x])] = scores
-    write_picture(path, plot_scores(lines, x, f"validation {score}"))
+    write_picture(path, plot_scores(lines, x, f"validation {score.name}", lower_is_better=score.lower_is_better))

@@ -26,11 +26,13 @@ from jaxann.cli.description import DataDescription
 from jaxann.cli.errors import program_name, require_optional_packages
 from jaxann.cli.grid import TRAIN_ONLY, parse_grid, written_names
 from jaxann.cli.members import Row, make_tasks, merge_validation, task_key, train_members
+from jaxann.cli.presets import SWEEP_PRESETS, describe_presets, find_preset
 from jaxann.cli.program import run_program
-from jaxann.cli.scores import Scorer
-from jaxann.cli.settings import Settings
+from jaxann.cli.scorer import Scorer
+from jaxann.cli.scores import Score
+from jaxann.cli.settings import ScoreKey, Settings
 from jaxann.cli.signals import catch_signals
-from jaxann.cli.summary import Summary, format_summaries, plot_summaries, summarize
+from jaxann.cli.summary import format_summaries, plot_summaries, summarize
 from jaxann.cli.sweep_folder import member_key, open_folder, parse_row, read_rows
 from jaxann.cli.task import Task
 from jaxann.cli.terminal import require_stdout
@@ -48,6 +50,9 @@ class SweepSettings(Settings):
 
     validation: float = 0.25
     """Share of the examples outside the test part that is set apart as the validation part, which gives the scores."""
+    score: ScoreKey = "accuracy"
+    """Score on the validation part that ranks the combinations. For numbers, accuracy stands for R².
+    Precision, recall and f1 are those of the second of two classes, and means over more classes."""
     devices: int | None = None
     """Number of devices over which the networks are spread. By default all devices."""
     grid: tuple[str, ...] = ()
@@ -120,8 +125,8 @@ def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
     budget = None if settings.budget is None else settings.budget * 2**30
     train = partial(train_members, settings, devices=find_devices(settings), budget=budget)
     tasks = make_tasks(settings, candidates)
+    score, *_ = (Scorer(task, settings.score).metric for task in tasks.values())  # raises where it does not fit
     task = next(iter(tasks.values()))
-    score = Scorer(task).name
     print_columns(task.data)
     folder = None
     if settings.out is not None:
@@ -133,7 +138,7 @@ def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
     members = [{"settings": swept, "seed": seed} for swept in candidates for seed in seeds]
     with closing(folder) if folder else nullcontext(), catch_signals() as signals:
         rows = train_rest(lambda rest: train(rest, tasks, "validation"), members, folder, score, signals)
-        summaries = sorted(summarize(rows, candidates, "validation"), key=Summary.rank)
+        summaries = sorted(summarize(rows, candidates, "validation"), key=lambda summary: summary.rank(score))
         table = format_summaries(summaries, "validation", score)
         if signals:
             print(table)
@@ -160,7 +165,7 @@ def train_rest(
     train: Callable[[list[Row]], Iterator[tuple[Row, int]]],
     members: list[Row],
     folder: Folder | None,
-    score: str,
+    score: Score,
     signals: list[int],
 ) -> list[Row]:
     """Trains the members that have no row in the folder yet, and stores a row for each as soon as it is trained.
@@ -169,7 +174,7 @@ def train_rest(
         train: A function that trains members, as `train_members` does.
         members: All members of the sweep.
         folder: The folder of the sweep.
-        score: The name of the score, for the progress bar.
+        score: The score, of which the progress bar shows the best value.
         signals: The signals received so far. A signal ends the training after the current chunk of members.
 
     Returns:
@@ -185,8 +190,9 @@ def train_rest(
             file.write(f"{json.dumps(row, allow_nan=False)}\n")
             file.flush()
             rows.append(row)
-            best = max((row["validation_score"] for row in rows if not row["diverged"]), default=np.nan)
-            bar.set_postfix({f"best {score}": f"{best:.3f}"})
+            values = (row["validation_score"] for row in rows if not row["diverged"])
+            best = max(values, key=score.orient, default=np.nan)
+            bar.set_postfix({f"best validation_{score.key}": score.format(best)})
             bar.update()
             if signals and not remaining:
                 break
@@ -253,10 +259,17 @@ def main() -> int:
     """
 
     def work(settings: SweepSettings, spelling: dict[str, str]) -> int:
+        settings = replace(settings, preset=None)  # its values are the defaults with which these were parsed
         spelling.update(written_names(settings.grid))
         if settings.out is None:
             require_stdout("--out")
         _, signals = run(settings)
         return 128 + signals[0] if signals else 0
 
-    return run_program(SweepSettings, __doc__, work)
+    return run_program(
+        SweepSettings,
+        f"{__doc__}\n{describe_presets(SWEEP_PRESETS)}",
+        work,
+        find_defaults=lambda settings: find_preset(settings, SWEEP_PRESETS),
+        positional="dataset",
+    )

@@ -49,6 +49,8 @@ def open_folder(path: Path, config: Row, sweep: Row) -> Folder:
             require_readable_version(path / f"{file}.json", stored.get("version"))
             if file == "sweep":  # older sweeps do not have these
                 stored = {name: content[name] for name in ("description", "random")} | stored
+            else:
+                stored = {"score": "accuracy"} | stored  # by which all older sweeps were ranked
             for name, value in content.items():
                 if name != "version" and stored.get(name) != value:
                     if name in ("data", "description"):

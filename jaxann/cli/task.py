@@ -30,6 +30,7 @@ from jaxann.training.optimizers import optimizer, schedule
 from jaxann.training.recipe import Recipe
 
 TRACEABLE = ("learning_rate", "weight_decay", "dropout", "init_scale", "clip")  # may vary inside a compiled program
+BATCH_SIZE = 32  # where the settings have none
 SHOWN = 2000  # training examples on which progress is shown without a validation part
 
 
@@ -105,7 +106,7 @@ def prepare(settings: Settings) -> Task:
         targets = Targets.fit(loss, len(data.classes), smoothing, data.train.t)
     except SettingError as error:
         raise _rename_setting(error, "smoothing", "label_smoothing") from None
-    validate_schedule(len(data.train.x), settings.epochs, settings.batch_size)
+    validate_schedule(len(data.train.x), settings.epochs, choose_batch_size(settings, data))
     recipe = make_recipe(settings, data, targets)
     examples = make_examples(recipe, targets, weight_examples(settings, data))
     x, t, weights = data.train
@@ -115,9 +116,14 @@ def prepare(settings: Settings) -> Task:
     return Task(data, targets, recipe, examples, (make_examples(recipe, targets, shown), shown.t), plan)
 
 
+def choose_batch_size(settings: Settings, data: Dataset) -> int:
+    """Returns the number of examples in a batch: by default 32, or all training examples if there are fewer."""
+    return min(BATCH_SIZE, len(data.train.x)) if settings.batch_size is None else settings.batch_size
+
+
 def steps_per_epoch(settings: Settings, data: Dataset) -> int:
     """Returns the number of batches in an epoch."""
-    return -(-len(data.train.x) // settings.batch_size)
+    return -(-len(data.train.x) // choose_batch_size(settings, data))
 
 
 def make_recipe(
@@ -148,7 +154,7 @@ def make_recipe(
     except SettingError as error:
         raise _rename_setting(error, "settings", "optimizer_settings") from None
     gradient = {"backprop": backprop, "autodiff": autodiff}[settings.gradient]
-    return Recipe(model, loss, update, settings.batch_size, gradient)
+    return Recipe(model, loss, update, choose_batch_size(settings, data), gradient)
 
 
 def make_network(

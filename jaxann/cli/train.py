@@ -9,35 +9,30 @@ import sys
 import traceback
 from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
-from math import ceil, nan
+from math import ceil
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-import tyro
 from jax.sharding import Mesh
-from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
 from jaxann.cli.columns import print_columns
 from jaxann.cli.description import DataDescription, describe_origin
-from jaxann.cli.errors import flags, is_explained, print_error, program_name, require_optional_packages
+from jaxann.cli.errors import flags, is_explained, print_error, require_optional_packages
+from jaxann.cli.presets import describe_presets, find_preset
 from jaxann.cli.program import run_program
-from jaxann.cli.scores import Scorer, Validator
+from jaxann.cli.report import score_test
+from jaxann.cli.scorer import Scorer, Validator
 from jaxann.cli.settings import Settings
 from jaxann.cli.signals import catch_signals
 from jaxann.cli.task import Task, check_settings, prepare, steps_per_epoch
 from jaxann.cli.terminal import require_stdout
 from jaxann.data.batches import make_lanes
-from jaxann.data.validation import validate_features
 from jaxann.nn.hyperparameters import SettingError
-from jaxann.nn.text import make_printable
-from jaxann.runs.files import finite_or_none
 from jaxann.runs.folder import Folder
 from jaxann.runs.record import Record
-from jaxann.training.devices import cpu_devices, gather, make_mesh, shard_examples
-from jaxann.training.fit import predict
+from jaxann.training.devices import cpu_devices, make_mesh, shard_examples
 from jaxann.training.loop import Progress, begin, compile_pieces, is_finished, train_in_pieces
 from jaxann.training.processes import (
     GONE,
@@ -83,13 +78,14 @@ def run(task: Task, settings: Settings) -> Outcome:
     """
     print_columns(task.data)
     start = perf_counter()
-    mesh, size = choose_devices(settings), settings.batch_size
+    mesh, size = choose_devices(settings), task.recipe.batch_size
     lanes = make_lanes(task.examples, size) if mesh is None else shard_examples(task.examples, size, mesh)
     scorer = Scorer(task)
     evaluate = None if task.data.validation is None else Validator(task, scorer, settings.score)
+    shown = scorer if evaluate is None else Scorer(task, evaluate.shown)
     record, progress = open_record(task, settings, begin(task.recipe, jax.random.key(settings.seed), mesh, lanes))
     compiled = compile_pieces(task.recipe, lanes, task.plan, progress)
-    scorer.show(progress.best)  # compiles the evaluation, before the time is measured
+    shown.show(progress.best)  # compiles the evaluation, before the time is measured
     compile_seconds, start = perf_counter() - start, perf_counter()
     first_epoch = int(progress.state.epoch)
     pieces = train_in_pieces(task.recipe, lanes, task.plan, progress, evaluate, compiled)
@@ -101,10 +97,13 @@ def run(task: Task, settings: Settings) -> Outcome:
                     record.add(progress, rows)
                 is_drawn = any_process(bool(bar.update(len(rows))))
                 if is_drawn or is_finished(task.plan, progress):
-                    score = rows[-1].get(f"validation_{scorer.key}")
+                    name, score = f"train_{scorer.key}", None
+                    if evaluate is not None:
+                        name = f"validation_{evaluate.shown}"
+                        score = rows[-1].get(name)
                     if score is None:
-                        score = scorer.show(progress.state.params)
-                    bar.set_postfix({"loss": f"{rows[-1]['loss']:.4f}", scorer.name: f"{score:.3f}"})
+                        score = shown.show(progress.state.params)
+                    bar.set_postfix({"train_loss": f"{rows[-1]['loss']:.4f}", name: shown.metric.format(score)})
                 if any_process(bool(signals)):
                     bar.write(f"interrupted after epoch {progress.state.epoch}", file=sys.stderr)
                     break
@@ -188,71 +187,47 @@ def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Rec
     return record, progress
 
 
-def score_test(
-    task: Task, progress: Progress, scorer: Scorer, record: Record | None, settings: Settings
-) -> tuple[float, list[str]]:
-    """Scores the best parameters on the test part, and ends the record.
-
-    Returns:
-        The score, and the lines of its report, which for classes include the confusion matrix.
+def find_stored(settings: Settings) -> Path | None:
+    """Returns the file with the settings that the command line completes, or None if it names neither a run nor a file.
 
     Raises:
-        FloatingPointError: If the score is not finite; then the record is complete except for the score.
-    """
-    data, counts, score, problem = task.data, None, nan, None
-    if record is not None:
-        record.save(progress)  # before anything that may fail
-    try:
-        y = predict(task.recipe.model, gather(progress.best), validate_features(data.test.x))
-        score = scorer.score(data.test.t, y, data.test.weights)
-        if data.classes:
-            labels = range(len(data.classes))
-            counts = confusion_matrix(data.test.t, task.targets.decode(np.asarray(y)), labels=labels)
-    except FloatingPointError as error:
-        problem = FloatingPointError(f"on the test part, {error}")
-    if record is not None:
-        result = {
-            "epoch": int(progress.state.epoch),
-            "best_epoch": progress.best_epoch,
-            scorer.key: finite_or_none(score),
-        }
-        record.end(progress, result, counts, data.classes, plots=settings.plots)
-    if problem is not None:
-        raise problem
-    parameters = "" if data.validation is None else f", the parameters of epoch {progress.best_epoch}"
-    lines = [f"held-out {scorer.name}: {score:.3f} ({len(data.test.t)} examples{parameters})"]
-    if counts is not None:
-        lines.append("confusion matrix (a row for each true class, a column for each predicted one):")
-        names = list(map(make_printable, data.classes))
-        width = max(map(len, names))
-        for name, row in zip(names, counts, strict=True):
-            lines.append(" ".join([f"  {name:>{width}}", *(f"{count:4d}" for count in row)]))
-    return score, lines
-
-
-def load_settings(settings: Settings) -> tuple[Settings, dict[str, str]]:
-    """Completes the settings of the command line with those of the file or the run that they name.
-
-    Returns:
-        The settings, and the flag of each setting that the command line has changed, as its spelling in messages.
-
-    Raises:
-        ValueError: If the file cannot be read, or a run cannot be resumed with these settings.
+        ValueError: If there is no run, or if the settings that name the file do not fit together.
     """
     path = settings.config if settings.resume is None else settings.resume / "config.json"
-    if path is None:
-        return settings, flags(Settings)
     if settings.resume is not None:
         if settings.config is not None or settings.run is not None:
             expectation = "without --run and --config, because a run continues in its own folder with its own settings"
             raise SettingError("resume", expectation, settings.resume)
         Folder(settings.resume, reader=True)  # raises where there is no run
+    if path is not None and settings.preset is not None:
+        other = "config" if settings.resume is None else "resume"
+        raise SettingError("preset", f"without --{other}, whose settings are the defaults", settings.preset)
+    return path
+
+
+def find_defaults(settings: Settings) -> Settings:
+    """Returns the defaults of the command line: the settings of the file or the run that it names, or a preset.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
+    path = find_stored(settings)
+    return find_preset(settings) if path is None else Settings.from_file(path)
+
+
+def spell_changed(settings: Settings) -> dict[str, str]:
+    """Returns the flag of each setting that the command line may have set, as its spelling in messages.
+
+    Raises:
+        ValueError: If the run that is resumed cannot have these settings.
+    """
+    path, spelling = find_stored(settings), flags(Settings)
+    if path is None:
+        return spelling
     stored = Settings.from_file(path)
-    settings = tyro.cli(Settings, default=stored, prog=program_name(), description=__doc__)
     if settings.resume is not None:
         settings.check_resumable(stored)
-    changed = {name: flag for name, flag in flags(Settings).items() if getattr(settings, name) != getattr(stored, name)}
-    return settings, changed
+    return {name: flag for name, flag in spelling.items() if getattr(settings, name) != getattr(stored, name)}
 
 
 def main() -> int:
@@ -264,11 +239,12 @@ def main() -> int:
     """
 
     def work(settings: Settings, spelling: dict[str, str]) -> int:
-        if settings.distributed:
-            return main_distributed(settings)
-        settings, changed = load_settings(settings)
+        settings = replace(settings, preset=None)  # its values are the defaults with which these were parsed
+        changed = spell_changed(settings)
         spelling.clear()
         spelling.update(changed)
+        if settings.distributed:
+            return main_distributed(settings, spelling)
         if settings.run is None and settings.resume is None:
             require_stdout("--run")
         devices = (settings.devices or 1) * settings.model_devices
@@ -277,14 +253,13 @@ def main() -> int:
         outcome = run(prepare(settings), settings)
         return 128 + outcome.signals[0] if outcome.signals else 0
 
-    return run_program(Settings, __doc__, work)
+    description = f"{__doc__}\n{describe_presets()}"
+    return run_program(Settings, description, work, find_defaults=find_defaults, positional="dataset")
 
 
-def main_distributed(settings: Settings) -> int:
+def main_distributed(settings: Settings, spelling: dict[str, str]) -> int:
     """Trains as one of several processes. Only the first one prints, and if one is lost, all others end with code 2."""
-    spelling = flags(Settings)
     try:
-        settings, spelling = load_settings(settings)
         check_settings(settings)
         join(settings.coordinator, settings.processes, settings.process, settings.connect_seconds)
         with redirect_stdout(None) if not is_first() else nullcontext():

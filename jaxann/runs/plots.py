@@ -1,4 +1,4 @@
-"""Pictures of runs: the curves and the confusion matrix of one run, the scores of many."""
+"""Pictures of runs: the curves and the predictions of one run, the scores of many."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 MAX_CLASSES = 30  # of a confusion matrix with numbers and names in it
 MAX_TICKS = 10  # values of a setting, up to which every one has its own tick
 MAX_MARKERS = 30  # points of a curve, up to which every one is marked
+MAX_POINTS = 5000  # of true and predicted numbers
+ERRORS = ("mae", "rmse")  # scores of which a lower one is better, in the unit of the data
 FULL_COLOR = 0.2  # the share of a class from which a wrong prediction has the full color
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> Figure:
-    """Draws the metrics of a run over its epochs: losses on the left, scores such as the accuracy on the right.
+    """Draws the metrics of a run over its epochs: losses on the left, then scores such as the accuracy, then errors.
 
     Args:
         rows: The metrics as a run logs them: for each epoch a mapping with "epoch", "loss" and, where the run was
@@ -57,9 +59,10 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = None
     evaluated = curves.get("validation_loss", {})
     if best_epoch not in evaluated:
         best_epoch = min(evaluated, key=lambda epoch: evaluated[epoch], default=None)
-    losses = {name: curve for name, curve in curves.items() if name.endswith("loss")}
-    scores = {name: curve for name, curve in curves.items() if name not in losses}
-    panels = [panel for panel in (losses, scores) if panel]
+    panels: list[dict[str, Mapping[int, float]]] = [{}, {}, {}]
+    for name, curve in curves.items():
+        panels[0 if name.endswith("loss") else 2 if name.endswith(ERRORS) else 1][name] = curve
+    panels = [panel for panel in panels if panel]
     figure = make_figure(5.5 * len(panels), 3.6)
     for number, panel in enumerate(panels):
         # The right panel skips the first color, so that the validation part has the same color in both panels.
@@ -97,7 +100,7 @@ def _describe_curve(name: str, curve: Mapping[int, float], best_epoch: int | Non
     if best_epoch is None or best_epoch not in curve:
         *_, last = curve.values()
         return f"{subject} is {last:.3g} after {max(curve)} epochs"
-    extreme, best = ("lowest", min) if name.endswith("loss") else ("highest", max)
+    extreme, best = ("lowest", min) if name.endswith(("loss", *ERRORS)) else ("highest", max)
     value = curve[best_epoch]
     if value == best(curve.values()):
         return f"{subject} is {extreme} at epoch {best_epoch} ({value:.3g})"
@@ -105,7 +108,11 @@ def _describe_curve(name: str, curve: Mapping[int, float], best_epoch: int | Non
 
 
 def _spell_metric(name: str) -> str:
-    return {"loss": "training loss", "r2": "R²", "validation_r2": "validation R²"}.get(name, spell(name))
+    if name == "loss":
+        return "training loss"
+    score = name.removeprefix("validation_")
+    names = {"r2": "R²", "roc_auc": "ROC AUC", "f1": "F1", "mae": "MAE", "rmse": "RMSE"}
+    return spell(f"{name[: len(name) - len(score)]}{names.get(score, score)}")
 
 
 def plot_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -147,14 +154,48 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def plot_scores(lines: Mapping[str, Mapping[Any, Sequence[float]]], x: str, y: str) -> Figure:
+def plot_predictions(t: np.ndarray, predicted: np.ndarray, target: str, weights: np.ndarray | None = None) -> Figure:
+    """Draws predicted numbers against the true ones, with a line where both are equal.
+
+    Args:
+        t: [N], the true numbers.
+        predicted: [N], the predicted numbers.
+        target: The name of the target.
+        weights: [N], how much each example counts in the title's mean; None if all count alike.
+
+    Returns:
+        The figure, with at most 5000 points: the first ones.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    t, predicted = np.asarray(t, float), np.asarray(predicted, float)
+    unit = max(np.abs(t).max(), np.abs(predicted).max()) or 1.0  # so that no difference or sum overflows
+    error = np.average(np.abs(t / unit - predicted / unit), weights=weights) * unit
+    figure = make_figure(4.6, 4.2)
+    axes = figure.subplots()
+    few = len(t) <= 200
+    axes.scatter(t[:MAX_POINTS], predicted[:MAX_POINTS], s=18 if few else 8, alpha=0.6, color=BLUE, linewidths=0)
+    ends = [min(t.min(), predicted.min()), max(t.max(), predicted.max())]
+    axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+    name = spell(target, limit=20)
+    note = f"the first {MAX_POINTS:,} of {len(t):,} examples" if len(t) > MAX_POINTS else ""
+    title = f"Predictions of {name} are off by {error:.3g} on average"
+    style_axes(axes, title, f"true {name}", f"predicted {name}", note=note)
+    return figure
+
+
+def plot_scores(
+    lines: Mapping[str, Mapping[Any, Sequence[float]]], x: str, y: str, *, lower_is_better: bool = False
+) -> Figure:
     """Draws scores over the values of a setting, with a line and a band for each combination of the other settings.
 
     Args:
         lines: For each combination, by its name, the scores of its seeds at each value of the setting. A value without
             scores is left out.
         x: The name of the setting.
-        y: The name of the score; a higher score is better.
+        y: The name of the score.
+        lower_is_better: Whether a lower score is better, as of a loss.
 
     Returns:
         The figure. The axis of the setting is logarithmic if no value is below 0 and the values above 0 span more than
@@ -165,7 +206,8 @@ def plot_scores(lines: Mapping[str, Mapping[Any, Sequence[float]]], x: str, y: s
         ImportError: If matplotlib is missing.
     """
     scores = {name: {value: np.asarray(s) for value, s in line.items() if len(s)} for name, line in lines.items()}
-    best = {name: max((s.mean() for s in line.values()), default=-np.inf) for name, line in scores.items()}
+    sign = -1 if lower_is_better else 1
+    best = {name: max((sign * s.mean() for s in line.values()), default=-np.inf) for name, line in scores.items()}
     colors = dict(zip(sorted(best, key=lambda name: -best[name]), PALETTE, strict=False))
     values = list(dict.fromkeys(value for line in lines.values() for value in line))
     numeric = all(isinstance(value, (int, float)) for value in values)
@@ -191,17 +233,19 @@ def plot_scores(lines: Mapping[str, Mapping[Any, Sequence[float]]], x: str, y: s
     others = len(scores) - len(colors)
     band = describe_band([len(s) for line in scores.values() for s in line.values()])
     notes = [*([band] if band else []), *([f"{others} others are gray"] if others else [])]
-    style_axes(axes, _describe_scores(scores, x, y), spell(x), spell(y), note="; ".join(notes))
+    style_axes(axes, _describe_scores(scores, x, y, sign), spell(x), spell(y), note="; ".join(notes))
     if len(scores) > 1:
         label_lines(axes, {drawn[name]: spell(name) for name in colors if scores[name]})
     return figure
 
 
-def _describe_scores(scores: Mapping[str, Mapping[Any, np.ndarray]], x: str, y: str) -> str:
-    """Returns which point of all lines has the highest mean, as a title."""
+def _describe_scores(scores: Mapping[str, Mapping[Any, np.ndarray]], x: str, y: str, sign: int) -> str:
+    """Returns which point of all lines has the best mean, as a title; the lowest is the best if the sign is -1."""
     points = {(name, value): s.mean() for name, line in scores.items() for value, s in line.items()}
     if not points:
         return f"No {spell(y)}: every network diverged"
-    name, value = max(points, key=lambda point: points[point])
+    name, value = max(points, key=lambda point: sign * points[point])
     settings = ", ".join([f"{spell(x)} {spell(str(value))}", *([spell(name)] if name else [])])
-    return f"{spell(y[0].upper() + y[1:])} is highest at {settings} ({points[name, value]:.3f})"
+    extreme, shown = "lowest" if sign < 0 else "highest", points[name, value]
+    text = f"{shown:.3f}" if abs(shown) < 1000 else f"{shown:.4g}"
+    return f"{spell(y[0].upper() + y[1:])} is {extreme} at {settings} ({text})"

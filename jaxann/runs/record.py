@@ -91,7 +91,15 @@ class Record:
             self._save(progress)
 
     def end(
-        self, progress: Progress, result: Row, counts: np.ndarray | None, classes: Sequence[str], *, plots: bool
+        self,
+        progress: Progress,
+        result: Row,
+        counts: np.ndarray | None,
+        classes: Sequence[str],
+        *,
+        plots: bool,
+        predictions: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
+        target: str = "target",
     ) -> None:
         """Writes the last checkpoint, the result, and pictures of all epochs.
 
@@ -100,7 +108,10 @@ class Record:
             result: What to store as result.json.
             counts: The confusion matrix [m, m], a row for each true class; None for targets that are numbers.
             classes: The names of the m classes.
-            plots: Whether to draw the metrics as curves.png, and the confusion matrix as confusion.png.
+            plots: Whether to draw the metrics as curves.png, the confusion matrix as confusion.png, and the predictions
+                as predictions.png.
+            predictions: True numbers [N], predicted numbers [N] and weights [N] or None; None for classes.
+            target: The name of the target that is predicted.
 
         Raises:
             ImportError: If `plots` is set and matplotlib is not installed.
@@ -108,7 +119,7 @@ class Record:
         """
         self.save(progress)
         if self._log is not None:
-            self._log.end(result, counts, classes, plots=plots)
+            self._log.end(result, counts, classes, plots=plots, predictions=predictions, target=target)
 
     def save(self, progress: Progress) -> None:
         """Writes a checkpoint, unless the last one is of the same epoch.
@@ -167,16 +178,28 @@ class Log:
         """Waits until the metrics are on the disk."""
         self._folder.sync()
 
-    def end(self, result: Row, counts: np.ndarray | None, classes: Sequence[str], *, plots: bool) -> None:
+    def end(
+        self,
+        result: Row,
+        counts: np.ndarray | None,
+        classes: Sequence[str],
+        *,
+        plots: bool,
+        predictions: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None,
+        target: str,
+    ) -> None:
         """Writes the result and the pictures, as `Record.end` does."""
         self._folder.write("result", result)
         if plots:
-            from jaxann.runs.plots import plot_confusion, plot_curves
+            from jaxann.runs.plots import plot_confusion, plot_curves, plot_predictions
 
             rows = self._folder.rows()
             pictures = {"curves": plot_curves(rows, result.get("best_epoch"))} if rows else {}
             if counts is not None:
                 pictures["confusion"] = plot_confusion(counts, classes)
+            if predictions is not None:
+                t, predicted, weights = predictions
+                pictures["predictions"] = plot_predictions(t, predicted, target, weights)
             for name, figure in pictures.items():
                 write_picture(self._folder.path / f"{name}.png", figure)
 

@@ -9,7 +9,7 @@ import pytest
 from support.runs import BARE, call_train, read_rows
 
 from jaxann.cli import task
-from jaxann.cli.scores import Scorer, Validator
+from jaxann.cli.scorer import Scorer, Validator
 from jaxann.cli.settings import Settings
 from jaxann.training.loop import begin
 

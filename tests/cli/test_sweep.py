@@ -11,7 +11,7 @@ from support.runs import read_rows
 from support.sweeps import GRID, QUICK, assert_same_members, call_sweep
 
 from jaxann import fit, predict
-from jaxann.cli import members, scores, sweep, task, train
+from jaxann.cli import members, scorer, sweep, task, train
 from jaxann.data import load_dataset
 from jaxann.nn import ACTIVATIONS, CrossEntropy, mlp, softmax
 from jaxann.training import optimizer
@@ -80,7 +80,7 @@ def train_alone(settings, row):
     key, epochs = jax.random.key(row["seed"]), alone.plan.epochs
     options = {"batch_size": recipe.batch_size, "gradient": recipe.gradient, "weights": weights}
     params, history = fit(*recipe[:3], x, t, key=key, epochs=epochs, **options)
-    return float(history.loss[-1]), *scores.Scorer(alone)(params, *alone.shown)[::-1]
+    return float(history.loss[-1]), *scorer.Scorer(alone)(params, *alone.shown)[::-1]
 
 
 MANY = {
