@@ -36,7 +36,8 @@ def describe_overfitting(task: Task, params: Any, y: Any, scorer: Scorer, settin
         One line, or none.
     """
     train, test = task.data.train, task.data.test
-    x, t, weights = (None if part is None else part[:EXAMPLES] for part in train)
+    x, t = train.x[:EXAMPLES], train.t[:EXAMPLES]
+    weights = None if train.weights is None else train.weights[:EXAMPLES]
     try:
         fitted = predict(task.recipe.model, params, validate_features(x))
         scores = scorer.score(t, fitted, weights), scorer.score(test.t, y, test.weights)
@@ -81,6 +82,6 @@ def suggest_remedies(settings: Settings) -> str:
     if settings.hidden:
         remedies.append("fewer --hidden units")
     if settings.patience is None:
-        remedies.append("--validation 0.2 with --patience 30")
+        remedies.append("--validation 0.2 with --patience 20")
     *others, last = remedies or ["more examples"]
     return f"{', '.join(others)} or {last}" if others else last

@@ -12,6 +12,8 @@ S = TypeVar("S", bound=Settings)
 
 # The defaults of `Settings` are those of the derivation, so its preset changes none of them.
 DERIVATION: dict[str, Any] = {}
+# On wine, breast_cancer, digits, diabetes and three synthetic tables, with four seeds of each, a patience of 20 chose the
+# same epochs as 300 did wherever every epoch was evaluated; 5 and 10 chose others.
 TABLE: dict[str, Any] = {
     "hidden": (64, 64),
     "activation": "relu",
@@ -20,12 +22,13 @@ TABLE: dict[str, Any] = {
     "learning_rate": 0.001,
     "batch_size": None,
     "validation": 0.2,
-    "patience": 30,
+    "patience": 20,
     "epochs": 300,
 }
 PRESETS: dict[str, dict[str, Any]] = {"derivation": DERIVATION, "table": TABLE}
-# The members of a sweep have no early stopping, and the sweep has its own share for the validation part.
-SWEEP_TABLE = {name: value for name, value in TABLE.items() if name not in ("validation", "patience")} | {"epochs": 50}
+# The members of a sweep have no early stopping, and the sweep has its own share for the validation part. Without early
+# stopping, 20 to 30 epochs had the lowest loss on new examples of digits, diabetes and three synthetic tables.
+SWEEP_TABLE = {name: value for name, value in TABLE.items() if name not in ("validation", "patience")} | {"epochs": 30}
 SWEEP_PRESETS: dict[str, dict[str, Any]] = {"derivation": DERIVATION, "table": SWEEP_TABLE}
 
 

@@ -107,7 +107,7 @@ def measure_scores(targets: Targets, data: Dataset, y: Any) -> dict[str, dict[st
 
 def format_scores(values: dict[str, dict[str, float]], scores: list[Score], classes: tuple[str, ...]) -> list[str]:
     """Returns the lines of a table with a row for each score: that of the network, and that of the baseline."""
-    rows = [("score", "network", "baseline")]
+    rows: list[tuple[str, ...]] = [("score", "network", "baseline")]
     for score in scores:
         pair = (values[score.key][name] for name in ("network", "baseline"))
         cells = (score.format(value) if np.isfinite(value) else "-" for value in pair)

@@ -155,7 +155,8 @@ def _compute_roc_auc(predictions: Predictions) -> float:
     labels = np.unique(t)
     if len(labels) < 2:
         return nan
-    return np.mean([roc_auc_score(t == label, probabilities[:, label], sample_weight=weights) for label in labels])
+    areas = [roc_auc_score(t == label, probabilities[:, label], sample_weight=weights) for label in labels]
+    return float(np.mean(areas))
 
 
 def _average_classes(function: Any) -> Callable[[Predictions], float]:

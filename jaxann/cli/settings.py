@@ -22,8 +22,18 @@ Loss: TypeAlias = Literal[*LOSSES]  # pyright: ignore[reportInvalidTypeForm]
 Optimizer: TypeAlias = Literal[*OPTIMIZERS]  # pyright: ignore[reportInvalidTypeForm]
 Schedule: TypeAlias = Literal[*SCHEDULES]  # pyright: ignore[reportInvalidTypeForm]
 ScoreKey: TypeAlias = Literal[
-    *("loss", "accuracy", "balanced_accuracy", "log_loss", "roc_auc", "precision", "recall", "f1", "r2", "mae", "rmse")
-]  # pyright: ignore[reportInvalidTypeForm]
+    "loss",
+    "accuracy",
+    "balanced_accuracy",
+    "log_loss",
+    "roc_auc",
+    "precision",
+    "recall",
+    "f1",
+    "r2",
+    "mae",
+    "rmse",
+]
 
 DEVICE_SETTINGS = ("devices", "model_devices", "distributed", "coordinator", "processes", "process", "connect_seconds")
 # config.json stores neither the paths of a run, the devices that compute it, nor the preset of its defaults.
@@ -66,7 +76,7 @@ class Settings:
     """Share of the examples that is set apart as the test part.
     By default the dataset's own test part is used, or a share of 0.2 if it has none."""
     validation: float = 0.0
-    """Share of the other examples that is set apart as the validation part. By default there is no such part.
+    """Share of the other examples that is set apart as the validation part. With 0 there is no such part.
     The network is evaluated on it during training, and the best parameters are kept."""
     scaling: Literal["feature", "all", "none"] = "feature"
     """How features are standardized, by mean and standard deviation of the training part.
@@ -83,7 +93,7 @@ class Settings:
     """Loss that is minimized. By default cross_entropy for classes and squared_error for numbers."""
     label_smoothing: float | None = None
     """Share of each class target that is spread evenly over all classes: with 3 classes, 0.03 gives 0.98, 0.01, 0.01.
-    By default 0.03 for classes, and 0 for numbers and for the hinge loss."""
+    None stands for 0.03 for classes, and for 0 for numbers and for the hinge loss."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     """How much each class counts. By default all classes count alike.
     Either a number for each class, in the order of the confusion matrix, or balanced: the inverse of its frequency."""
@@ -112,7 +122,7 @@ class Settings:
     """Number of epochs from one evaluation on the validation part to the next.
     By default as many as fit into 600 steps and into a fiftieth of the run, but at least one."""
     patience: int | None = None
-    """Number of epochs without a better validation score after which the run ends. By default it never ends early."""
+    """Number of epochs without a better validation score after which the run ends. With None it never ends early."""
     score: ScoreKey = "loss"
     """Score on the validation part that decides which parameters are best. For numbers, accuracy stands for R².
     Precision, recall and f1 are those of the second of two classes, and means over more classes."""

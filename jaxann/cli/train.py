@@ -10,6 +10,7 @@ import traceback
 from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
 from math import ceil
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
