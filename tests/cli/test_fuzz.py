@@ -171,8 +171,8 @@ FLAGS = {
     "train": "dataset target weights kind held-out validation scaling hidden activation init-scale dropout loss "
     "label-smoothing class-weights optimizer optimizer-settings learning-rate schedule warmup final weight-decay clip "
     "epochs batch-size evaluate-every patience score seed split precision run checkpoint-seconds resume checkpoint "
-    "devices model-devices config",
-    "sweep": "grid grid grid seeds top budget out validation seed learning-rate hidden devices",
+    "devices model-devices config preset",
+    "sweep": "grid grid grid seeds top budget out validation seed learning-rate hidden devices score preset",
     "predict": "input output checkpoint",
     "gradcheck": "layer layer layer shape function args shapes on-purpose plot after json hidden loss seed",
     "audit": "args args shapes shapes on-purpose json seed",

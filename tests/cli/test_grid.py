@@ -14,8 +14,8 @@ from jaxann.cli.grid import format_value, parse_grid
     [
         (("--grid", "lr=0.1"), r"expected --grid to hold only settings that can be swept: held_out, .*, got 'lr'"),
         (("--grid", "learning_rate=0.1,fast"), "expected learning_rate to be a number, got 'fast'"),
-        (("--grid", "batch_size=2.5"), "expected batch_size to be a whole number, got '2.5'"),
-        (("--grid", "batch-size=2.5"), "expected batch-size to be a whole number, got '2.5'"),
+        (("--grid", "batch_size=2.5"), "expected batch_size to be a whole number or none, got '2.5'"),
+        (("--grid", "batch-size=2.5"), "expected batch-size to be a whole number or none, got '2.5'"),
         (("--grid", "hidden=64-x"), "expected hidden to be numbers such as 64-32, got '64-x'"),
         (("--grid", "activation=swish"), "expected activation to be identity or sigmoid or .*, got 'swish'"),
         (("--grid", "clip=1,all"), "expected clip to be a number or none, got 'all'"),

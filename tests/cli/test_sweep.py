@@ -188,6 +188,6 @@ def test_what_is_not_finite_has_diverged_though_labels_can_be_read_from_it(finit
     swept = task.prepare(sweep.SweepSettings(precision="float64"))
     y = np.eye(3)[swept.shown[1]]
     y[0, 0] = worst
-    row = members.score_member(Outcome(0, np.array([2.0, 1.0]), {}, (y, np.inf), finite, 0), swept, "test")
+    row = members.score_member(Outcome(0, np.array([2.0, 1.0]), {}, (y, np.inf), finite, 0), swept, "test", "accuracy")
     score = None if diverged else pytest.approx(1.0)
     assert row == {"loss": 1.0, "test_loss": None, "test_score": score, "diverged": diverged}

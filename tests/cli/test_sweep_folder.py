@@ -165,7 +165,8 @@ def test_the_picture_has_a_line_for_each_other_setting(finished, copy, monkeypat
     assert (finished / "sweep.png").read_bytes().startswith(b"\x89PNG")
     drawn, figures = [], []
 
-    def watch(lines, x, y):
+    def watch(lines, x, y, *, lower_is_better):
+        assert not lower_is_better
         drawn.append((lines, x, y))
         figures.append(plot_scores(lines, x, y))
         return figures[-1]
