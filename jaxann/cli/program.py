@@ -12,8 +12,7 @@ import tyro
 
 from jaxann.cli.errors import LONGEST_WORD, flags, is_explained, print_error, program_name
 from jaxann.cli.terminal import colored_streams, run_in_terminal
-from jaxann.nn.hyperparameters import SettingError
-from jaxann.nn.text import shorten
+from jaxann.nn.text import describe_value, shorten
 
 S = TypeVar("S")
 HELP = ("-h", "--help")
@@ -63,13 +62,14 @@ def name_first(arguments: list[str], name: str | None) -> list[str]:
     """Returns the arguments with the flag of a setting before the first one, if that is not a flag itself.
 
     Raises:
-        SettingError: If the setting has its flag as well. It is a ValueError.
+        ValueError: If the setting has its flag as well.
     """
     if name is None or not arguments or arguments[0].startswith("-"):
         return arguments
     for argument in arguments[1:]:
         if argument.partition("=")[0] == f"--{name}":
-            raise SettingError(name, f"once, and not also as the first argument {shorten(arguments[0])}", argument)
+            first, second = map(describe_value, (arguments[0], argument))
+            raise ValueError(f"expected the {name} once, got {first} as the first argument and then {second}")
     return [f"--{name}", *arguments]
 
 

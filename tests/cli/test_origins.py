@@ -26,7 +26,7 @@ def finished_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("origins")
     write_table(folder / "mine.csv")
     for name, seed in (("a", 0), ("b", 1)):
-        settings = ("--dataset", "mine.csv", "--seed", seed, "--split", 0, "--run", name)
+        settings = ("--dataset", "mine.csv", "--preset", "derivation", "--seed", seed, "--split", 0, "--run", name)
         assert call_train(folder, *QUICK, *BARE, *settings, "--epochs", 2).code == 0
     return folder
 
@@ -134,7 +134,12 @@ def test_other_random_bits_are_noticed_when_a_run_is_resumed(copy):
 def test_a_run_without_origins_in_its_checkpoints_still_predicts(copy, monkeypatch):
     """Checkpoints of older versions store no origin."""
     monkeypatch.setattr("jaxann.cli.train.describe_origin", lambda *_: {})
-    assert call_train(copy, *QUICK, *BARE, "--dataset", "mine.csv", "--epochs", 2, "--run", "old").code == 0
+    assert (
+        call_train(
+            copy, *QUICK, *BARE, "--dataset", "mine.csv", "--preset", "derivation", "--epochs", 2, "--run", "old"
+        ).code
+        == 0
+    )
     new, old = (call_predict(copy, name, "--input", "mine.csv") for name in ("a", "old"))
     assert old.code == 0
     assert np.array(old.out.splitlines())[0] == np.array(new.out.splitlines())[0]

@@ -38,7 +38,19 @@ def find_part(folder, name):
 def test_a_validation_loss_that_is_never_finite_leaves_the_last_parameters(tmp_path, value):
     rows = find_part(tmp_path, "validation")
     write_table(tmp_path / "mine.csv", rows[6:7], value)
-    run = ("mine.csv", "--preset", "derivation", "--validation", 0.2, "--evaluate-every", 2, "--epochs", 6, "--precision", "float32")
+    run = (
+        "mine.csv",
+        "--preset",
+        "derivation",
+        "--validation",
+        0.2,
+        "--evaluate-every",
+        2,
+        "--epochs",
+        6,
+        "--precision",
+        "float32",
+    )
     ended = call_train(tmp_path, *run, *SETTINGS, "--run", "a")
     assert ended.code == 0
     explanations = [line for line in ended.err.splitlines() if "does not count as the best" in line]
