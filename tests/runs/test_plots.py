@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxann.gradcheck.style import GREY, PALE, PALETTE, VERMILION
-from jaxann.runs.plots import plot_confusion, plot_curves, plot_scores
+from jaxann.runs.plots import MAX_POINTS, plot_confusion, plot_curves, plot_predictions, plot_scores
 
 
 def draw(figure):
@@ -72,6 +72,16 @@ def test_losses_that_have_no_logarithm_are_drawn_on_a_linear_scale(loss):
     assert axes.get_yscale() == "linear"
 
 
+def test_errors_in_the_unit_of_the_data_have_a_panel_of_their_own_in_which_lower_is_better():
+    rows = curves()
+    for row, error in zip(rows[1::2], (40.0, 50.0), strict=True):
+        row |= {"validation_mae": error, "validation_log_loss": 2.0}
+    losses, scores, errors = draw(plot_curves(rows))
+    assert [axes.get_ylabel() for axes in (losses, scores, errors)] == ["loss", "accuracy", "MAE"]
+    assert "validation log loss" in labels(losses)
+    assert errors.get_title(loc="left").replace("\n", " ") == "Validation MAE is lowest at epoch 2 (40)"
+
+
 def test_curves_without_rows_are_refused():
     with pytest.raises(ValueError, match="expected the metrics of at least one epoch, got none"):
         plot_curves([])
@@ -106,6 +116,39 @@ def test_right_predictions_are_blue_and_wrong_ones_orange():
 def test_a_confusion_matrix_of_many_classes_has_no_numbers():
     (axes,) = draw(plot_confusion(np.eye(31, dtype=int), [str(i) for i in range(31)]))
     assert not axes.texts
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e300])
+def test_predictions_are_drawn_against_the_truth_beside_the_line_where_both_are_equal(unit):
+    t, predicted, weights = (
+        np.array([1.0, 2.0, 4.0]) * unit,
+        np.array([1.5, 2.0, 3.0]) * unit,
+        np.array([1.0, 1.0, 2.0]),
+    )
+    (axes,) = draw(plot_predictions(t, predicted, "a_$b$", weights))
+    np.testing.assert_array_equal(axes.collections[0].get_offsets(), np.column_stack([t, predicted]))
+    (line,) = axes.lines
+    np.testing.assert_array_equal(line.get_xydata(), [[unit, unit], [4 * unit, 4 * unit]])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("true a $b$", "predicted a $b$")
+    title = axes.get_title(loc="left").replace("\n", " ")
+    assert title == f"Predictions of a $b$ are off by {0.625 * unit:.3g} on average"
+
+
+def test_at_most_5000_predictions_are_drawn():
+    t = np.arange(MAX_POINTS + 1.0)
+    (axes,) = draw(plot_predictions(t, t, "price"))
+    assert len(axes.collections[0].get_offsets()) == MAX_POINTS
+    assert "the first 5,000 of 5,001 examples" in [text.get_text().replace("\n", " ") for text in axes.texts]
+
+
+def test_the_best_of_scores_is_the_lowest_where_lower_is_better():
+    lines = {"a": {1: [3.0], 2: [5.0]}, "b": {1: [4.0], 2: [9000.0]}}
+    for lower, title in {True: "lowest at width 1, a (3.000)", False: "highest at width 2, b (9000)"}.items():
+        (axes,) = draw(plot_scores(lines, "width", "validation MAE", lower_is_better=lower))
+        assert axes.get_title(loc="left").replace("\n", " ") == f"Validation MAE is {title}"
+    many = {str(i): {1: [float(i)]} for i in range(7)}
+    (axes,) = draw(plot_scores(many, "width", "validation MAE", lower_is_better=True))
+    assert [line.get_label() for line in axes.lines if line.get_color() == PALE] == ["6"]
 
 
 def test_scores_have_means_bands_and_gaps():

@@ -116,6 +116,14 @@ def test_the_end_of_a_run_leaves_a_checkpoint_a_result_and_pictures(tmp_path, co
         assert content.rstrip().endswith(b"IEND\xaeB`\x82")
 
 
+def test_the_end_of_a_run_on_numbers_leaves_a_picture_of_its_predictions(tmp_path):
+    folder = Folder.create(tmp_path / "run", config={})
+    record, progress = open_record(folder)
+    predictions = np.array([1.0, 2.0]), np.array([1.5, 2.0]), None
+    record.end(progress, {"epoch": 0}, None, [], plots=True, predictions=predictions, target="price")
+    assert [path.name for path in folder.path.glob("*.png")] == ["predictions.png"]
+
+
 def test_pictures_are_only_made_on_request(tmp_path):
     end_run(folder := Folder.create(tmp_path / "run", config={}), 3, plots=False, counts=np.eye(2, dtype=int))
     assert list(folder.path.glob("*.png")) == []
