@@ -14,6 +14,7 @@ from test_architecture import ROOMS
 from jaxann.cli.audit import AuditSettings
 from jaxann.cli.gradcheck import GradcheckSettings
 from jaxann.cli.predict import PredictSettings
+from jaxann.cli.program import name_first
 from jaxann.cli.settings import Settings
 from jaxann.cli.sweep import SweepSettings
 
@@ -103,6 +104,8 @@ def test_the_commands_of_the_programs_readme_are_understood(command):
     program, *arguments = shlex.split(command.replace("\\\n", ""))
     assert program in (".venv/bin/jaxann", ".venv/bin/python", ".venv/bin/pip")
     if program.endswith("jaxann"):
-        tyro.cli(COMMANDS[arguments[0]], args=arguments[1:])
+        name, *arguments = arguments
+        positional = "dataset" if name in ("train", "sweep") else None
+        tyro.cli(COMMANDS[name], args=name_first(arguments, positional))
     if program.endswith("python"):
         assert (TOP / arguments[0]).exists()

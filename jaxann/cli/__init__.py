@@ -1,7 +1,7 @@
 """The command `jaxann`: programs that train, sweep, predict and check gradients.
 
 ```sh
-jaxann train --dataset iris --hidden 8 --epochs 30 --batch-size 16 --run runs/iris
+jaxann train iris --hidden 8 --epochs 30 --batch-size 16 --run runs/iris
 jaxann train --resume runs/iris --epochs 60
 jaxann predict runs/iris --input flowers.csv --output kinds.csv
 jaxann sweep --hidden 8 --epochs 5 --batch-size 16 --grid learning_rate=0.1,0.5 --seeds 2 --out runs/sweep
@@ -9,14 +9,18 @@ jaxann gradcheck --hidden 8 --loss softmax_cross_entropy
 jaxann audit jax.nn:softplus --shapes 3,4
 ```
 
-- `jaxann train` trains one network. Its run folder stores settings, metrics, checkpoints and pictures, and a run that
-  was interrupted goes on from there.
+- `jaxann train` trains one network, and prints its scores on the test part beside those of a baseline. Its run folder
+  stores settings, metrics, checkpoints and pictures, and a run that was interrupted goes on from there.
 - `jaxann sweep` trains a network for every combination of a grid's settings and every seed, and ranks the combinations.
 - `jaxann predict` predicts from new examples with the best parameters of a run.
 - `jaxann gradcheck` compares the handwritten gradients of such a network, or of a layer or a function of your own, with
   autodiff and finite differences.
 - `jaxann audit` judges every custom derivative inside a JAX program of yours, such as the loss of a Flax or an Equinox
   model. Its arguments come from a module (`--args MODULE:NAME`) or are random (`--shapes`).
+
+`jaxann train table.csv --target churn` needs no other setting: a preset gives defaults that suit a table, and flags
+override them. For iris the defaults are those of the derivation, which `Settings()` has in Python, too. In Python,
+`Settings(dataset="table.csv", **TABLE)` has the preset of `jaxann.cli.presets`.
 
 `jaxann COMMAND --help` lists the settings of a command. `python -m jaxann` is the same command, and
 `scripts/COMMAND.py` starts the same programs from a checkout. Bad input gets one sentence on stderr and exit code 2,

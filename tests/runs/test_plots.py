@@ -208,6 +208,7 @@ def test_where_all_networks_diverged_the_title_says_so():
         lambda: plot_curves([{"epoch": 1, "loss": 1.0}]),
         lambda: plot_confusion(np.eye(2), ["a", "b"]),
         lambda: plot_scores({"": {1: [0.5]}}, "x", "y"),
+        lambda: plot_predictions(np.ones(2), np.ones(2), "y"),
     ],
 )
 def test_without_matplotlib_a_sentence_says_how_to_install_it(monkeypatch, plot):
