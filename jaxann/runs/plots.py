@@ -65,8 +65,8 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], best_epoch: int | None = None
     panels = [panel for panel in panels if panel]
     figure = make_figure(5.5 * len(panels), 3.6)
     for number, panel in enumerate(panels):
-        # The right panel skips the first color, so that the validation part has the same color in both panels.
-        _draw_curves(figure.add_subplot(1, len(panels), number + 1), panel, best_epoch, PALETTE[number:])
+        # All panels but the first skip the first color, so that the validation part has the same color in all of them.
+        _draw_curves(figure.add_subplot(1, len(panels), number + 1), panel, best_epoch, PALETTE[min(number, 1) :])
     return figure
 
 
