@@ -123,12 +123,12 @@ def test_numbers_are_predicted_in_their_own_unit(loss):
         ),
         (
             ("--dataset", "mnist"),
-            "expected a dataset, which is one of iris, wine, .*, openml:NAME, a .csv file, .*, got 'mnist'",
+            "expected a dataset, which is one of iris, wine, .*, openml:NAME, a file with named columns .*, got 'mnist'",
         ),
         (("--dataset", "data/mine.csv"), "no such file: data/mine.csv"),
         (
             ("--target", "y"),
-            "expected --target to be None for iris, because only a .csv file has named columns, got 'y'",
+            "expected --target to be left out for iris, which has no named columns, got 'y'",
         ),
         (("--dropout", 1), "expected --dropout between 0 and 1, excluding 1, got 1.0"),
         (("--validation", 1), "expected --validation between 0 and 1, excluding 1, got 1.0"),
