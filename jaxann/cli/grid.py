@@ -14,7 +14,8 @@ from jaxann.nn.hyperparameters import SettingError
 
 # Settings that only `jaxann train` takes, and those that are the same for all members of a sweep.
 TRAIN_ONLY = ("patience", "evaluate_every", "tensorboard", "checkpoint_seconds", *UNSTORED)
-SHARED = ("dataset", "target", "weights", "kind", "score", "seed", "split", "precision", "optimizer_settings", "plots")
+COLUMNS = ("target", "weights", "header", "ignore", "id", "categorical", "numeric", "kind")
+SHARED = ("dataset", *COLUMNS, "score", "seed", "split", "precision", "optimizer_settings", "plots")
 
 
 def sweepable_settings() -> list[str]:

@@ -28,6 +28,7 @@ from jaxann.cli.grid import format_value, parse_grid
             (("--grid", f"{name}=1"), f"expected --grid to hold only settings that can be swept: .*, got '{name}'")
             for name in (
                 *("seed", "split", "precision", "dataset", "target", "weights", "kind", "tensorboard", "plots"),
+                *("header", "ignore", "id", "categorical", "numeric"),
                 *("checkpoint_seconds", "evaluate_every", "patience", "score", "run", "devices"),
                 *("rate", "seeds", "grid"),
             )
