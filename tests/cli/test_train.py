@@ -123,7 +123,7 @@ def test_numbers_are_predicted_in_their_own_unit(loss):
         ),
         (
             ("--dataset", "mnist"),
-            "expected a dataset, which is one of iris, wine, .*, openml:NAME, a file with named columns .*, got 'mnist'",
+            "expected a dataset, which is one of iris, wine, .*, openml:NAME, a file with .*, got 'mnist'",
         ),
         (("--dataset", "data/mine.csv"), "no such file: data/mine.csv"),
         (
