@@ -134,7 +134,7 @@ class Record:
             self._save(progress)
 
     def close(self) -> None:
-        """Writes what is still in memory.
+        """Writes what is still in memory, and gives up the lock of the folder.
 
         Raises:
             OSError: If a file cannot be written, as on a full disk.
@@ -204,6 +204,9 @@ class Log:
                 write_picture(self._folder.path / f"{name}.png", figure)
 
     def close(self) -> None:
-        """Writes the scalars that are still in memory."""
-        if self._scalars is not None:
-            self._scalars.close()
+        """Writes the scalars that are still in memory, and gives up the lock of the folder."""
+        try:
+            if self._scalars is not None:
+                self._scalars.close()
+        finally:
+            self._folder.close()  # here, because frames of the import of matplotlib may keep this object alive

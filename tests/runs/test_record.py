@@ -124,6 +124,15 @@ def test_the_end_of_a_run_on_numbers_leaves_a_picture_of_its_predictions(tmp_pat
     assert [path.name for path in folder.path.glob("*.png")] == ["predictions.png"]
 
 
+def test_a_record_that_is_closed_gives_up_the_lock_of_the_folder(tmp_path):
+    folder = Folder.create(tmp_path / "run", config={})
+    record, _ = open_record(folder)
+    with pytest.raises(ValueError, match=r"is in use: another process is writing to it$"):
+        Folder(folder.path)
+    record.close()
+    Folder(folder.path).close()
+
+
 def test_pictures_are_only_made_on_request(tmp_path):
     end_run(folder := Folder.create(tmp_path / "run", config={}), 3, plots=False, counts=np.eye(2, dtype=int))
     assert list(folder.path.glob("*.png")) == []
