@@ -17,6 +17,7 @@ DERIVATION: dict[str, Any] = {}
 TABLE: dict[str, Any] = {
     "hidden": (64, 64),
     "activation": "relu",
+    "loss": "automatic",
     "label_smoothing": 0.0,
     "optimizer": "adam",
     "learning_rate": 0.001,

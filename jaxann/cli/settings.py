@@ -89,8 +89,9 @@ class Settings:
     """Factor on the initial weights, which are drawn as Glorot and Bengio do."""
     dropout: float = 0.0
     """Share of each hidden layer's outputs that is dropped, drawn anew in every training step."""
-    loss: Loss | None = None
-    """Loss that is minimized. By default cross_entropy for classes and squared_error for numbers."""
+    loss: Loss | Literal["automatic"] | None = None
+    """Loss that is minimized. By default cross_entropy for classes and squared_error for numbers;
+    automatic is softmax_cross_entropy for classes, which does not overflow, and squared_error for numbers."""
     label_smoothing: float | None = None
     """Share of each class target that is spread evenly over all classes: with 3 classes, 0.03 gives 0.98, 0.01, 0.01.
     None stands for 0.03 for classes, and for 0 for numbers and for the hinge loss."""

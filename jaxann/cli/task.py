@@ -98,7 +98,10 @@ def prepare(settings: Settings) -> Task:
         header=settings.header,
         columns=ColumnSettings(settings.ignore, settings.id, settings.categorical, settings.numeric),
     )
-    loss = settings.loss or ("cross_entropy" if data.classes else "squared_error")
+    loss = settings.loss
+    if loss in (None, "automatic"):
+        for_classes = "cross_entropy" if loss is None else "softmax_cross_entropy"
+        loss = for_classes if data.classes else "squared_error"
     smoothing = settings.label_smoothing
     if smoothing is None:
         smoothing = 0.03 if data.classes and loss != "hinge" else 0.0

@@ -56,6 +56,7 @@ def test_the_presets_are_the_derivations_own_settings_and_those_for_a_table():
     assert TABLE == {
         "hidden": (64, 64),
         "activation": "relu",
+        "loss": "automatic",
         "label_smoothing": 0.0,
         "optimizer": "adam",
         "learning_rate": 0.001,
@@ -138,7 +139,7 @@ def test_the_help_lists_the_presets_and_shows_the_defaults_of_the_one_that_holds
         _, out, _ = call(program.main, "--help", name="program.py")
         text = " ".join(out.split())
         assert "derivation: hidden 50 20 10, activation sigmoid, " in text
-        assert "table: hidden 64 64, activation relu, label-smoothing 0.0, optimizer adam, learning-rate 0.001" in text
+        assert "table: hidden 64 64, activation relu, loss automatic, label-smoothing 0.0, optimizer adam, " in text
         assert ("patience 20" in text) == (program is not sweep)
     _, out, _ = call(train.main, "wine", "--help", name="train.py")
     assert re.search(r"--hidden .*\s+.*\(default: 64 64\)", out)
