@@ -65,7 +65,7 @@ def save(path: Path | str, model: Layer, params: PyTree) -> None:
     # NumPy's files have no bfloat16, so that its bits are stored.
     arrays = {f"params/{name}": a.view(f"u{a.itemsize}") if a.dtype.kind == "V" else a for name, a in leaves.items()}
     content = BytesIO()
-    np.savez(content, allow_pickle=False, **{DESCRIPTION: np.array(json.dumps(description)), **arrays})
+    np.savez(content, **{DESCRIPTION: np.array(json.dumps(description)), **arrays})
     write_file(path, content.getvalue())
 
 

@@ -54,7 +54,7 @@ def predict(folder, table, *arguments, **options):
     table.to_csv(folder / "in.csv", index=False, **options)
     ended = call_predict(folder, "a", "--input", "in.csv", *arguments)
     assert ended.code == 0, ended.sentence
-    return pd.read_csv(StringIO(ended.out), dtype={"customer": str})
+    return pd.read_csv(StringIO(ended.out), dtype={"customer": str}, float_precision="round_trip")
 
 
 def test_a_table_of_another_form_has_the_same_predictions(churn):
