@@ -63,9 +63,12 @@ def save(path: Path | str, model: Layer, params: PyTree) -> None:
     leaves = {path_name(place): np.asarray(leaf) for place, leaf in jax.tree_util.tree_leaves_with_path(params)}
     description["dtypes"] = {name: str(leaf.dtype) for name, leaf in leaves.items()}
     # NumPy's files have no bfloat16, so that its bits are stored.
-    arrays = {f"params/{name}": a.view(f"u{a.itemsize}") if a.dtype.kind == "V" else a for name, a in leaves.items()}
+    arrays: Any = {
+        f"params/{name}": a.view(f"u{a.itemsize}") if a.dtype.kind == "V" else a for name, a in leaves.items()
+    }
     content = BytesIO()
-    np.savez(content, **{DESCRIPTION: np.array(json.dumps(description)), **arrays})
+    arrays[DESCRIPTION] = np.array(json.dumps(description))
+    np.savez(content, **arrays)
     write_file(path, content.getvalue())
 
 
