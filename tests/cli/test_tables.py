@@ -54,8 +54,9 @@ def predict(folder, table, *arguments, **options):
     table.to_csv(folder / "in.csv", index=False, **options)
     ended = call_predict(folder, "a", "--input", "in.csv", *arguments)
     assert ended.code == 0, ended.sentence
-    # pandas 2 reads text as numbers of all digits only by this engine.
-    return pd.read_csv(StringIO(ended.out), dtype={"customer": str}, engine="python")
+    predictions = pd.read_csv(StringIO(ended.out), dtype=str)
+    shares = [name for name in predictions if name.startswith("P(")]
+    return predictions.assign(**{name: [float(cell) for cell in predictions[name]] for name in shares})
 
 
 def test_a_table_of_another_form_has_the_same_predictions(churn):
