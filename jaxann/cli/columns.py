@@ -31,6 +31,12 @@ def _describe_column(column: Column) -> str:
     if column.kind != "category":
         noun = "numbers" if column.kind == "number" else "days since 1970"
         return f"{noun}, where missing {column.fill:g}" if column.indicator else noun
-    rare = f" and {len(column.rare)} rare ones together" if column.rare else ""
-    count = len(column.categories)
-    return f"{count} {'category' if count == 1 else 'categories'}{rare}"
+    if not column.feature_names():
+        return "nothing, because the training part has no values"
+    parts = [_count(len(column.categories), "category", "categories")] if column.categories else []
+    parts += [_count(len(column.rare), "rare category", "rare categories together")] if column.rare else []
+    return " and ".join(parts)
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"

@@ -24,7 +24,7 @@ from jaxann.cli.task import make_network
 from jaxann.cli.terminal import print_data, quote_formula, require_stdout
 from jaxann.data.extras import require_packages
 from jaxann.data.files import join_names
-from jaxann.data.frames import read_frame
+from jaxann.data.frames import get_cells, read_frame
 from jaxann.data.tables import read_features
 from jaxann.data.validation import validate_features
 from jaxann.nn.hyperparameters import SettingError
@@ -97,13 +97,26 @@ def read_input(
         if settings.id:
             raise SettingError("id", f"to be left out for {path}, which has no named columns", settings.id)
         return read_features(path, tuple(description.columns), (description.target, stored.weights)), {}
-    table = read_frame(path, stored.header).table
+    is_parquet = path.lower().endswith(".parquet")
+    table = read_frame(path, None if is_parquet else stored.header or "first").table
+    if stored.header == "none":
+        _require_positions(path, table, stored, description)
+    made = {description.target, *(f"P({name})" for name in description.classes)}
     for name in settings.id:
-        if name not in table or name == description.target:
-            names = join_names([name for name in table if name != description.target], 20)
+        if name not in table or name in made:
+            names = join_names([name for name in table if name not in made], 20)
             raise SettingError("id", f"to be columns of {path} ({names})", name)
-    ids = settings.id or tuple(name for name in encoding.id if name in table)
-    return encoding.encode_new(path, table), {name: table[name] for name in ids}
+    ids = settings.id or tuple(name for name in encoding.id if name in table and name not in made)
+    return encoding.encode_new(path, table), {name: get_cells(table, name) for name in ids}
+
+
+def _require_positions(path: str, table: pd.DataFrame, stored: Settings, description: DataDescription) -> None:
+    """Raises ValueError if columns without names are fewer than in training, unless those at the end are not needed."""
+    encoding, others = description.make_encoding(), {description.target, stored.weights} - {None}
+    count = len(encoding.columns) + len(encoding.left_out) + len(others)
+    if not others.issuperset(f"column_{i + 1}" for i in range(len(table.columns), count)):
+        expectation = f"expected {count} columns, which are matched by position, in {path}"
+        raise ValueError(f"{expectation}, got {len(table.columns)}")
 
 
 def format_table(table: pd.DataFrame, is_parquet: bool, safe_csv: bool) -> str | bytes:
@@ -121,6 +134,8 @@ def format_table(table: pd.DataFrame, is_parquet: bool, safe_csv: bool) -> str |
 
 
 def _format_cell(value: Any) -> str:
+    if pd.isna(value):
+        return ""
     return repr(float(value)) if isinstance(value, float) else str(value)
 
 

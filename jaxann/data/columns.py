@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 
 from jaxann.data import files
+from jaxann.data.categories import find_frequent, normalize_category
 from jaxann.data.column_settings import ColumnSettings
-from jaxann.data.frames import get_cells, is_missing
+from jaxann.data.frames import get_cells, is_missing, to_texts
 from jaxann.nn.hyperparameters import SettingError
 
-FEWEST_IDENTIFIERS = 10  # with fewer rows, texts that all differ may be categories
-_INDEX_NAMES = {"unnamed: 0", "index", "id", "row", "no", "nr"}
-_ISO_DATE = r"\d{4}-\d{1,2}-\d{1,2}(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
-_OTHER_DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[T ,]+\d.*)?|\d{1,2}:\d{2}(?::\d{2})?(?: ?[AaPp][Mm])?"
-_NUMBER_LIKE = r"[$€£]?\s*[+-]?\d[\d.,_' ]*\s*[%$€£]?"  # numbers with thousands, per cent or currency signs as well
+FEWEST_IDENTIFIERS = 10  # with fewer rows, texts or numbers that all differ may be anything
+_IDENTIFIER_NAME = re.compile(r"Unnamed: 0|(?:.*[\W_])?(?i:id|index|row|no|nr)|.*[a-z](?:ID|Id)")
+_ISO_DATE = re.compile(
+    r"\d{4}-\d{1,2}-\d{1,2}(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
+)
+_OTHER_DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[T ,]+\d.*)?|\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?[AaPp][Mm])?")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def choose_kinds(source: str, table: pd.DataFrame, settings: ColumnSettings) -> tuple[dict[str, str], dict[str, str]]:
@@ -82,61 +88,87 @@ def parse_columns(source: str, table: pd.DataFrame, kinds: Mapping[str, str]) ->
 def _choose_kind(name: str, cells: pd.Series) -> tuple[str, str | None]:
     """Returns the kind of a column, and the reason to leave it out or None."""
     missing = is_missing(cells)
-    present = cells.loc[~missing]
-    if not len(present):
+    if missing.all():
         return "", "it has no values"
-    if cells.dtype.kind == "b":
-        return "category", None
-    if cells.dtype.kind == "M":
-        return "date", None
+    if cells.dtype.kind in "bM":
+        return ("category" if cells.dtype.kind == "b" else "date"), None
     if cells.dtype.kind in "iuf":
-        values = present.to_numpy(float)
-    else:
-        texts = present.astype(str).str.strip()
-        if texts.str.fullmatch(_ISO_DATE).all():
-            return "date", None
-        if texts.str.fullmatch(_OTHER_DATE).all():
-            return "", "its dates or times are not written as YYYY-MM-DD"
-        values = _to_floats(texts)
-        # A text among numbers is more likely a slip than a category, as it is among targets.
-        if np.mean(~np.isnan(values) | texts.str.fullmatch(_NUMBER_LIKE).to_numpy(bool)) < 0.5:
-            distinct = texts.nunique()
-            if distinct == len(texts) >= FEWEST_IDENTIFIERS:
-                return "", "its texts all differ"
-            return ("category", None) if distinct > 1 or missing.any() else ("", "it is the same everywhere")
-    is_index = name.lower() in _INDEX_NAMES and not missing.any() and (np.diff(values) == 1).all()
-    return "number", "it counts the rows" if is_index else None
+        return "number", _find_identifier(name, cells.to_numpy(float, na_value=np.nan))
+    texts = cells.to_numpy(object)[~missing].tolist()
+    values = _parse_texts(texts)
+    is_code = re.search(r"^0\d+$", "\n".join(texts), re.MULTILINE)  # such as the ZIP code 02134
+    if not is_code and not np.isnan(values).any():
+        return "number", _find_identifier(name, np.append(values, [np.nan] * int(missing.any())))
+    counts = Counter(texts)
+    if all(map(_ISO_DATE.fullmatch, counts)):
+        return "date", None
+    if all(map(_OTHER_DATE.fullmatch, counts)):
+        return "", "its dates or times are not written as YYYY-MM-DD hh:mm:ss"
+    # A text among numbers is more likely a slip than a category, as it is among targets.
+    numeric = sum(count for text, count in counts.items() if files.looks_numeric(text))
+    if numeric >= 0.5 * len(texts) and not all(map(str.isdigit, counts)):
+        return "number", None
+    if len(texts) >= FEWEST_IDENTIFIERS and not find_frequent(counts, len(cells)):
+        return "", "its texts all differ" if len(counts) == len(texts) else "all of its texts are rare"
+    return ("category", None) if len(counts) > 1 or missing.any() else ("", "it is the same everywhere")
 
 
-def _to_floats(texts: pd.Series) -> np.ndarray:
+def _find_identifier(name: str, values: np.ndarray) -> str | None:
+    """Returns the reason to leave out a column of numbers that number the rows, and None for any other."""
+    if len(values) < FEWEST_IDENTIFIERS or not _IDENTIFIER_NAME.fullmatch(name):
+        return None
+    is_identifier = bool((values % 1 == 0).all()) and len(np.unique(values)) == len(values)
+    return "its numbers identify the rows" if is_identifier else None
+
+
+def _parse_texts(texts: Sequence[str]) -> np.ndarray:
     """Returns the numbers in texts, and NaN where a text is no number."""
     try:
-        return texts.to_numpy(object).astype(float)
+        if "_" not in "".join(texts):
+            return np.array(texts, float)
     except ValueError:  # converting texts one by one takes longer
-        return np.array([files.parse_number(text) for text in texts])
+        pass
+    numbers = {text: files.parse_number(text) for text in set(texts)}
+    return np.array([numbers[text] for text in texts])
 
 
 def _parse_numbers(source: str, name: str, cells: pd.Series) -> np.ndarray:
     missing = is_missing(cells)
-    if cells.dtype.kind in "iuf":
+    if cells.dtype.kind in "biuf":
         values = cells.to_numpy(dtype=float, na_value=np.nan)
-        for i in np.flatnonzero(np.isinf(values)).tolist():
-            raise files.cell_error(source, i, name, values[i], "a finite number")
-        return values
-    texts: Sequence[str] = np.where(missing, "0", cells.astype(str).str.strip()).tolist()
-    return np.where(missing, np.nan, files.parse_numbers(source, name, texts))
+    else:
+        values = np.full(len(cells), np.nan)
+        values[~missing] = _parse_texts(to_texts(cells).to_numpy(object)[~missing].tolist())
+    for i in np.flatnonzero(~missing & ~np.isfinite(values)).tolist():
+        raise files.cell_error(source, i, name, str(cells.iloc[i]), "a finite number")
+    return values
 
 
 def _parse_dates(source: str, name: str, cells: pd.Series) -> np.ndarray:
-    missing = is_missing(cells)
-    dates = pd.to_datetime(cells.where(~missing), errors="coerce", utc=True, format="ISO8601")
-    for i in np.flatnonzero(dates.isna().to_numpy() & ~missing).tolist():
+    if cells.dtype.kind == "M":
+        days = (cells - (_EPOCH if cells.dt.tz else _EPOCH.replace(tzinfo=None))) / timedelta(days=1)
+        return days.to_numpy(float, na_value=np.nan)
+    missing, values = is_missing(cells), np.full(len(cells), np.nan)
+    texts = to_texts(cells).to_numpy(object)[~missing].tolist()
+    days = {text: _parse_date(text) for text in set(texts)}
+    values[~missing] = [days[text] for text in texts]
+    for i in np.flatnonzero(np.isnan(values) & ~missing).tolist():
         raise files.cell_error(source, i, name, str(cells.iloc[i]), "a date as YYYY-MM-DD")
-    return ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(float)
+    return values
+
+
+def _parse_date(text: str) -> float:
+    """Returns the days since 1970, and NaN where a text is no date. Times without a zone are those of UTC."""
+    try:
+        date = datetime.fromisoformat(re.sub(r"(?<=[-T ])(\d)(?!\d)", r"0\1", text))  # 2024-1-5 becomes 2024-01-05
+    except ValueError:
+        return np.nan
+    return ((date if date.tzinfo else date.replace(tzinfo=UTC)) - _EPOCH) / timedelta(days=1)
 
 
 def _parse_categories(source: str, name: str, cells: pd.Series) -> pd.Series:
     del source, name  # any cell is a category
-    is_number = cells.dtype.kind == "f"
-    texts = cells.map(lambda value: f"{value:g}" if is_number else str(value).strip())
-    return texts.astype(object).where(~is_missing(cells), np.nan)
+    missing = is_missing(cells)
+    names = {value: normalize_category(str(value)) for value in set(cells[~missing].tolist())}
+    texts = [np.nan if is_empty else names[cell] for cell, is_empty in zip(cells.tolist(), missing, strict=True)]
+    return pd.Series(texts, cells.index, object)

@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxann.data import files
+from jaxann.data.categories import find_frequent
 from jaxann.nn.text import describe_value
-
-RARE = 0.01  # share of the training examples below which a category is rare
-MOST_CATEGORIES = 50  # the most frequent categories of a column, each of which has a feature of its own
 
 
 class Column(NamedTuple):
@@ -44,8 +42,8 @@ class Column(NamedTuple):
             return [self.name, f"{self.name} is missing"] if self.indicator else [self.name]
         return [f"{self.name}={category}" for category in self.categories] + [f"{self.name}=(rare)"] * bool(self.rare)
 
-    def encode(self, cells: Any) -> list[np.ndarray]:
-        """Returns the column's features, each [N]. A category that the training part lacks has none of them.
+    def encode(self, cells: Any) -> np.ndarray:
+        """Returns the column's features [N, k]. They are all 0 for a category that the training part lacks.
 
         Args:
             cells: The cells [N], a Series, as `parse_columns` returns them.
@@ -53,9 +51,11 @@ class Column(NamedTuple):
         if self.kind != "category":
             missing = cells.isna().to_numpy()
             numbers = np.where(missing, self.fill, cells.to_numpy(float))
-            return [numbers, missing.astype(float)] if self.indicator else [numbers]
-        features = [(cells == category).to_numpy(float) for category in self.categories]
-        return features + [cells.isin(self.rare).to_numpy(float)] * bool(self.rare)
+            return np.column_stack([numbers, missing] if self.indicator else [numbers])
+        positions = {category: i for i, category in enumerate(self.categories)}
+        positions |= dict.fromkeys(self.rare, len(self.categories))
+        ones = np.eye(len(self.feature_names()) + 1)[:, :-1]  # the last row is for all other categories
+        return ones[[positions.get(cell, -1) for cell in cells.tolist()]]
 
 
 class Encoding(NamedTuple):
@@ -85,7 +85,7 @@ class Encoding(NamedTuple):
         Args:
             table: The columns, a DataFrame, as `parse_columns` returns them.
         """
-        return np.column_stack([x for column in self.columns for x in column.encode(table[column.name])])
+        return np.concatenate([column.encode(table[column.name]) for column in self.columns], axis=1)
 
     def encode_new(self, source: str, table: Any) -> np.ndarray:
         """Returns features [N, n] to predict from.
@@ -129,7 +129,7 @@ def _fit_column(name: str, cells: Any, kind: str) -> Column:
         fill = float(np.median(present.to_numpy(float))) if len(present) else 0.0
         return Column(name, kind, fill, indicator=len(present) < len(cells))
     counts = Counter(present.tolist())
-    frequent = [text for text, count in counts.most_common(MOST_CATEGORIES) if count >= max(2, RARE * len(cells))]
+    frequent = find_frequent(counts, len(cells))
     return Column(name, kind, categories=tuple(sorted(frequent)), rare=tuple(sorted(counts.keys() - set(frequent))))
 
 

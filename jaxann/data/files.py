@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxann.nn.text import describe_value, shorten
+
+_NUMBER_LIKE = re.compile(r"[$€£]?\s*[+-]?\d[\d.,_' ]*\s*[%$€£]?")
 
 
 def require_distinct_names(path: str, noun: str, names: Sequence[str]) -> None:
@@ -66,6 +69,11 @@ def parse_number(cell: str) -> float:
         return math.nan if "_" in cell else float(cell)
     except ValueError:
         return math.nan
+
+
+def looks_numeric(cell: str) -> bool:
+    """Returns whether a cell holds a number, possibly with separators of thousands, or a per cent or currency sign."""
+    return bool(_NUMBER_LIKE.fullmatch(cell)) or not math.isnan(parse_number(cell))
 
 
 def require_finite(source: str, name: str, x: np.ndarray) -> np.ndarray:

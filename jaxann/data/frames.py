@@ -5,14 +5,8 @@ Unexpected content raises a ValueError, whose message is one short sentence that
 
 from __future__ import annotations
 
-import bz2
-import csv
-import gzip
-import lzma
-import zipfile
-import zlib
-from collections.abc import Sequence
-from io import BytesIO, StringIO
+from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,17 +14,17 @@ import pandas as pd
 
 from jaxann.data import files
 from jaxann.data.extras import require_packages
+from jaxann.data.text_files import read_rows, zip_members
 from jaxann.nn.hyperparameters import SettingError
-from jaxann.nn.text import describe_value, shorten
+from jaxann.nn.text import shorten
 
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-# The first bytes of compressed files, and the functions that decompress them.
-_COMPRESSIONS = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\0": lzma.decompress}
-_BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-UNKNOWN = ("", "na", "n/a", "#n/a", "<na>", "nan", "?")  # texts of cells without a value, in lower case
-MISSING = (*UNKNOWN, "null", "none")  # the same for features; "none" may be the name of a class
+UNKNOWN = ("", "na", "n/a", "#n/a", "<na>", "nan", "nat", "?")  # texts of cells without a value, in lower case
+_ERRORS = ("#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!")  # of spreadsheets
+MISSING = (*UNKNOWN, *_ERRORS, "null", "none", "-", "--", ".")  # the same for features; "-" may be the name of a class
+TYPED = "biufM"  # the kinds of dtype of numbers, booleans and times
 _NUMBER = r"[+-]?\d+(?:,\d+)?(?:[eE][+-]?\d+)?"  # with a decimal comma, or an integer
-_SAMPLE = 100  # lines from which the separator is found
+_SAMPLE = 1000  # rows in which the names of the columns are looked for
+_OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # the first bytes of a file of Excel 2003 or older
 
 
 class Frame(NamedTuple):
@@ -46,24 +40,26 @@ class Frame(NamedTuple):
 
 
 def read_frame(path: str, header: Literal["first", "none"] | None = None) -> Frame:
-    """Reads a table from a file.
+    """Reads a table from a file, whose content decides how it is read.
 
-    The content decides how the file is read, except that the name of a Parquet file ends with .parquet. A text file may
-    be compressed by gzip, bzip2, xz or zip, and may be in UTF-8, UTF-16 or Windows-1252. Its cells may be separated by
-    commas, semicolons, tabs or vertical bars. Lines at the top that begin with # are comments, unless they have as many
-    cells as the line below them. Commas are decimal commas where another character separates the cells.
+    A text file may be compressed by gzip, bzip2, xz or zip, and may be in UTF-8, UTF-16 or Windows-1252. Its cells may
+    be separated by commas, semicolons, tabs or vertical bars. Lines at the top that begin with # are comments, unless
+    they have as many cells as the line below them. Commas are decimal commas where another character separates the
+    cells. Of a file of Excel, the first sheet is read. Titles above the names of the columns are left out, and so are
+    columns with neither a name nor values.
 
     Args:
         path: The file.
-        header: "first" if the first line holds the names of the columns, and "none" if it holds the first example; then
-            the columns are named column_1, column_2, and so on. By default the first line holds names, and one in which
-            at least half of the cells are numbers is refused.
+        header: "first" if the first row holds the names of the columns, and "none" if it holds the first example; then
+            the columns are named column_1, column_2, and so on. By default the first row holds names, and one that may
+            hold an example is refused: at least half of its cells are numbers, or a text in it occurs again below it.
 
     Returns:
         The table and notes on it.
 
     Raises:
-        SettingError: If the first line of a text file may hold an example and `header` is None. It is a ValueError.
+        SettingError: If the first row may hold an example and `header` is None, or if `header` is given for a Parquet
+            file. It is a ValueError.
         ValueError: If the file cannot be read, is not a table, or has no rows, two columns of the same name, or a row
             with too many or too few cells.
         ImportError: If a package that reads Excel or Parquet is missing.
@@ -74,163 +70,138 @@ def read_frame(path: str, header: Literal["first", "none"] | None = None) -> Fra
             data = file.read()
     except OSError as error:
         raise files.read_error(path, error) from None
-    if path.lower().endswith(".parquet"):
-        return Frame(_read_with_pandas(path, "a Parquet file", "pyarrow", pd.read_parquet, data))
-    if data.startswith(b"PK") and "xl/workbook.xml" in _zip_members(path, data):
-        return Frame(_read_with_pandas(path, "an Excel file", "openpyxl", pd.read_excel, data))
-    text, notes = _decode(path, _decompress(path, data))
-    rows, separator = _split_cells(path, text, notes)
+    notes: list[str] = []
+    if data.startswith(b"PAR1") or path.lower().endswith(".parquet"):
+        if header is not None:
+            raise SettingError("header", f"to be None for {path}, whose columns have names", header)
+        table = _read_with_pandas(path, "a Parquet file", "pyarrow", lambda: pd.read_parquet(BytesIO(data)))
+        return Frame(to_frame(table, path))
+    if data.startswith(_OLD_EXCEL):
+        raise ValueError(f"expected text, Excel (.xlsx) or Parquet in {path}, got a file of Excel 2003 or older")
+    if data.startswith(b"PK") and "xl/workbook.xml" in zip_members(path, data):
+        sheet = _read_with_pandas(path, "an Excel file", "openpyxl", lambda: _read_sheet(path, data, notes))
+        table = _name_columns(path, sheet, header, notes)
+        return Frame(table.mask(table == "").infer_objects(), tuple(notes))
+    rows, separator = read_rows(path, data, notes)
     table = _name_columns(path, rows, header, notes)
     if separator != ",":
         table = _replace_decimal_commas(path, table, notes)
     return Frame(table, tuple(notes))
 
 
-def to_frame(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a table of typed columns with names that are text.
+def to_frame(table: pd.DataFrame, source: str = "the table") -> pd.DataFrame:
+    """Returns a table of typed columns with names that are text. An index that has a name becomes a column.
+
+    Args:
+        table: The table.
+        source: What it is called in messages.
 
     Raises:
         ValueError: If a name is empty or given twice, or if the table has no rows.
     """
-    names = [str(name).strip() for name in table.columns]
-    files.require_distinct_names("the table", "column", names)
+    index = table.index
+    kept = [name for name in index.names if name is not None and name not in table.columns]
+    columns = {str(name): index.get_level_values(name) for name in kept}
+    names = [*columns, *(str(name).strip() for name in table.columns)]
+    files.require_distinct_names(source, "column", names)
     if not len(table):
-        raise ValueError("expected a table with at least one row, got none")
-    return table.set_axis(names, axis=1).reset_index(drop=True)
+        raise ValueError(f"expected at least one row below the column names in {source}, got none")
+    levels = [pd.Series(cells, name=name).reset_index(drop=True) for name, cells in columns.items()]
+    return pd.concat([*levels, table.reset_index(drop=True)], axis=1).set_axis(names, axis=1)
 
 
 def get_cells(table: pd.DataFrame, name: str) -> pd.Series:
-    """Returns a column of a table whose columns have different names."""
+    """Returns a column of a table whose columns have different names: numbers, booleans and times as
+    they are, and all else as text."""
     cells: Any = table[name]
-    return cells
+    return cells if cells.dtype.kind in TYPED else to_texts(cells)
+
+
+def to_texts(cells: pd.Series) -> pd.Series:
+    """Returns cells as text without spaces around it, and None where pandas has no value."""
+    pairs = zip(cells.tolist(), cells.isna().tolist(), strict=True)
+    texts = [None if is_empty else str(value).strip() for value, is_empty in pairs]
+    return pd.Series(texts, cells.index, object, cells.name)
 
 
 def is_missing(cells: pd.Series, markers: Sequence[str] = MISSING) -> np.ndarray:
-    """Returns which cells [N] have no value. Text has none if it is one of the markers, in lower or upper case."""
-    missing = cells.isna()
-    if cells.dtype.kind not in "biufM":
-        missing |= cells.astype(str).str.strip().str.lower().isin(markers)
-    return missing.to_numpy(bool)
+    """Returns which cells [N] have no value.
+
+    Args:
+        cells: A column as `get_cells` returns it.
+        markers: Texts, in lower case, that stand for no value. Case does not matter in the cells.
+    """
+    if cells.dtype.kind in TYPED:
+        return cells.isna().to_numpy(bool)
+    known, longest = frozenset(markers), max(map(len, markers))
+    return np.array([cell is None or (len(cell) <= longest and cell.lower() in known) for cell in cells], bool)
 
 
-def _read_with_pandas(path: str, kind: str, package: str, read: Any, data: bytes) -> pd.DataFrame:
+def _read_with_pandas(path: str, kind: str, package: str, read: Callable[[], Any]) -> Any:
     require_packages(kind, package)
     try:
-        table = read(BytesIO(data))
+        return read()
     except Exception as error:  # the packages raise errors of many types for damaged files
         raise ValueError(f"{path} cannot be read as {kind}: {files.describe_error(error)}") from None
-    files.require_distinct_names(path, "column", [str(name).strip() for name in table.columns])
-    if not len(table):
-        raise ValueError(f"expected at least one row below the column names in {path}, got none")
-    return to_frame(table)
 
 
-def _zip_members(path: str, data: bytes) -> list[str]:
-    try:
-        return zipfile.ZipFile(BytesIO(data)).namelist()
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} cannot be read as a zip file: {files.describe_error(error)}") from None
+def _read_sheet(path: str, data: bytes, notes: list[str]) -> list[list[Any]]:
+    """Returns the rows of the first sheet of an Excel file that are not blank. Cells without a value are ""."""
+    with pd.ExcelFile(BytesIO(data)) as file:
+        first, *others = file.sheet_names
+        sheet = pd.read_excel(file, sheet_name=first, header=None, dtype=object, na_filter=False)
+    if others:
+        notes.append(f"the first of {len(others) + 1} sheets of {path} is read: {shorten(str(first))}")
+    rows = [[cell.strip() if isinstance(cell, str) else cell for cell in row] for row in sheet.to_numpy().tolist()]
+    return [row for row in rows if any(cell != "" for cell in row)]
 
 
-def _decompress(path: str, data: bytes) -> bytes:
-    if data.startswith(b"PK"):
-        members = _zip_members(path, data)
-        if len(members) != 1:
-            raise ValueError(f"expected one file in {path}, got {len(members)}")
-        decompress = _unzip
-    else:
-        found = [decompress for start, decompress in _COMPRESSIONS.items() if data.startswith(start)]
-        if not found:
-            return data
-        (decompress,) = found
-    try:
-        return decompress(data)
-    except (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be decompressed: {files.describe_error(error)}") from None
-
-
-def _unzip(data: bytes) -> bytes:
-    with zipfile.ZipFile(BytesIO(data)) as file:
-        return file.read(file.namelist()[0])
-
-
-def _decode(path: str, data: bytes) -> tuple[str, list[str]]:
-    """Returns the text of a file, and a note if its encoding had to be guessed."""
-    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
-    try:
-        text, notes = data.decode(encoding), []
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", errors="replace")
-        notes = [f"{path} is not in UTF-8; it was read as Windows-1252"]
-    if "\0" in text or "\ufffd" in text:
-        raise ValueError(f"expected text in UTF-8, UTF-16 or Windows-1252 in {path}, got other bytes")
-    return text, notes
-
-
-def _split_cells(path: str, text: str, notes: list[str]) -> tuple[list[list[str]], str]:
-    """Returns the rows of a text file that are not blank, and the separator of their cells."""
-    lines = list(StringIO(text, newline=""))
-    comments = 0
-    while comments < len(lines) and lines[comments].startswith("#"):
-        comments += 1
-    separator = _find_separator(lines[comments : comments + _SAMPLE])
-    if 0 < comments < len(lines):
-        last, first = (line.count(separator) for line in lines[comments - 1 : comments + 1])
-        comments -= last == first > 0  # then the last of these lines holds the names of the columns
-    if separator != ",":
-        notes.append(f"the cells of {path} are separated by {SEPARATORS[separator]}")
-    try:
-        rows = list(csv.reader(lines[comments:], delimiter=separator, skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        problem = files.describe_error(error)
-        raise ValueError(f"{path} cannot be read as cells separated by {SEPARATORS[separator]}: {problem}") from None
-    rows = [[cell.strip() for cell in row] for row in rows if len(row) > 1 or "".join(row).strip()]
-    return rows, separator
-
-
-def _find_separator(lines: list[str]) -> str:
-    """Returns the separator that splits most lines into the same number of cells, which must be more than one."""
-    best, score = ",", (0.0, 0)
-    for separator in SEPARATORS:
-        try:
-            counts = [len(row) for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
-        except csv.Error:
-            continue
-        usual = max(set(counts), key=counts.count, default=1)
-        agreement = counts.count(usual) / len(counts) if usual > 1 else 0.0
-        if (agreement, usual) > score:
-            best, score = separator, (agreement, usual)
-    return best
-
-
-def _name_columns(path: str, rows: list[list[str]], header: str | None, notes: list[str]) -> pd.DataFrame:
+def _name_columns(path: str, rows: list[list[Any]], header: str | None, notes: list[str]) -> pd.DataFrame:
     """Returns rows of cells as a table with named columns."""
+    expectation = f"expected a line of column names and at least one row below it in {path}"
+    while header != "none" and len(rows) > 1 and _is_title(*rows[:2]):
+        notes.append(f"a title above the column names of {path} is left out: {shorten(str(rows.pop(0)[0]))}")
     if not rows:
-        raise ValueError(f"expected a line of column names and at least one row below it in {path}, got an empty file")
-    first = rows[0]
-    numeric = [cell for cell in first if np.isfinite(files.parse_number(cell.replace(",", ".")))]
-    if header is None and 2 * len(numeric) >= len(first):
-        shown = shorten(", ".join(first[:5]), 60)
-        expectation = f"to be none or first for {path}, whose first line holds an example or unusual names ({shown})"
-        raise SettingError("header", expectation, header)
-    names = [f"column_{i + 1}" for i in range(len(first))] if header == "none" else rows.pop(0)
+        raise ValueError(f"{expectation}, got an empty file")
+    first = rows[0] if header == "none" else rows.pop(0)
+    names = [f"column_{i + 1}" if header == "none" else str(cell) for i, cell in enumerate(first)]
+    if header is None and _is_example(names, rows):
+        shown = shorten(", ".join(names[:5]), 60)
+        question = f"to be none or first for {path}, whose first line holds an example or unusual names ({shown})"
+        raise SettingError("header", question, header)
     if not rows:
-        raise ValueError(
-            f"expected a line of column names and at least one row below it in {path}, got the names alone"
-        )
+        raise ValueError(f"{expectation}, got the names alone")
     for i, row in enumerate(rows):
         if len(row) != len(names):
-            raise ValueError(
-                f"expected {len(names)} cells, one for each column, in {path}, row {i + 1}, got {len(row)}"
-            )
+            cells = "1 cell" if len(names) == 1 else f"{len(names)} cells"
+            raise ValueError(f"expected {cells}, one for each column, in {path}, row {i + 1}, got {len(row)}")
     table = pd.DataFrame(rows, dtype=object)
-    if names[-1] == "" and (table.iloc[:, -1] == "").all():  # every line ends with a separator
-        table, names = table.iloc[:, :-1], names[:-1]
-        notes.append(f"the last column of {path}, which has no name and no values, is left out")
+    empty = [i for i, name in enumerate(names) if not name and bool((table[i] == "").all())]
+    if empty:
+        table, names = table.drop(columns=empty), [name for i, name in enumerate(names) if i not in empty]
+        notes.append(f"columns of {path} that have neither a name nor values are left out: {len(empty)}")
     if names and names[0] == "":  # an index that pandas wrote
         names[0] = "Unnamed: 0"
     files.require_distinct_names(path, "column", names)
     return table.set_axis(names, axis=1)
+
+
+def _is_title(row: list[Any], below: list[Any]) -> bool:
+    """Returns whether only the first cell of a row has a value, although the row below it has several."""
+    values, values_below = ([cell for cell in cells if cell != ""] for cells in (row, below))
+    return len(values) == 1 and row[0] != "" and len(values_below) > 1
+
+
+def _is_example(names: list[str], rows: list[list[Any]]) -> bool:
+    """Returns whether the first row of a file may hold an example instead of the names of the columns.
+
+    A row that repeats the names exactly is no evidence, because it comes from files that were joined.
+    """
+    numeric = [bool(np.isfinite(files.parse_number(name.replace(",", ".")))) for name in names]
+    if 2 * sum(numeric) >= len(names):
+        return True
+    texts = [(i, name) for i, name in enumerate(names) if name and not numeric[i]]
+    return any(row[i] == name for row in rows[:_SAMPLE] if row != names for i, name in texts if i < len(row))
 
 
 def _replace_decimal_commas(path: str, table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -242,5 +213,6 @@ def _replace_decimal_commas(path: str, table: pd.DataFrame, notes: list[str]) ->
             changed[name] = cells.str.replace(",", ".", regex=False)
     if not changed:
         return table
-    notes.append(f"the commas in column {describe_value(next(iter(changed)))} of {path} are decimal commas")
+    noun = "column" if len(changed) == 1 else "columns"
+    notes.append(f"the commas in {noun} {files.join_names(list(changed))} of {path} are decimal commas")
     return table.assign(**changed)

@@ -96,12 +96,15 @@ def _label(
 def _label_text(source: str, column: str, t: np.ndarray, kind: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns labels and the names of their classes, or numbers and no names, for targets that are text."""
     numeric = np.array([cell.lower() == "nan" or not math.isnan(files.parse_number(cell)) for cell in t])
-    mostly_numeric = numeric.mean() >= 0.5
+    mostly_numeric = np.mean([cell.lower() == "nan" or files.looks_numeric(cell) for cell in t]) >= 0.5
     # A number among text, or text among numbers, is more likely a slip than a class, unless `kind` says otherwise.
     for i in np.flatnonzero((t == "") | ((numeric != mostly_numeric) & (kind is None))).tolist():
         expectation = f"{'a number' if mostly_numeric else 'text'}, as in most rows,"
         raise files.cell_error(source, i, column, t[i], expectation)
     names = sorted(set(t.tolist()))
+    if kind is None and not mostly_numeric and len(names) > max(MOST_CLASSES, len(t) / 2):
+        place = f"{source}, column {shorten(column)}"
+        raise ValueError(f"expected classes or numbers in {place}, got {len(names)} different texts in {len(t)} rows")
     spellings: dict[str, str] = {}
     for name in names:
         other = spellings.setdefault(" ".join(name.lower().split()), name)

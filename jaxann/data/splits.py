@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxann.data import tables
+from jaxann.data import files, tables
 from jaxann.data.batches import Examples
 from jaxann.data.column_settings import ColumnSettings
 from jaxann.data.encoding import Encoding, fit_encoding
@@ -104,7 +104,7 @@ def load_dataset(
         examples = f"{source}'s {len(rows)} training examples"
         rows, validation_rows = _split_rows(table, rows, validation, seed, "validation", examples)
     _require_enough(source, table, rows)
-    table, encoding = _encode_columns(table, rows, columns.id)
+    table, encoding = _encode_columns(source, table, rows, columns.id)
     test = Examples(*table.test) if table.test is not None else _select_rows(table, test_rows)
     train = _select_rows(table, rows)
     valid = None if validation_rows is None else _select_rows(table, validation_rows)
@@ -115,12 +115,18 @@ def load_dataset(
     return Dataset(train, valid, test, table.classes, table.columns, table.target, fitted, encoding, table.notes)
 
 
-def _encode_columns(table: Table, train_rows: np.ndarray, identifiers: tuple[str, ...]) -> tuple[Table, Encoding]:
+def _encode_columns(
+    source: str, table: Table, train_rows: np.ndarray, identifiers: tuple[str, ...]
+) -> tuple[Table, Encoding]:
     """Returns the table with features instead of columns, and their encoding, which is fitted on the training rows."""
     if isinstance(table.x, np.ndarray):
         return table, Encoding()
     encoding = fit_encoding(table.x.iloc[train_rows], table.kinds, table.left_out, identifiers)
-    return table._replace(x=encoding.encode(table.x), columns=encoding.feature_names()), encoding
+    names = encoding.feature_names()
+    if not names:
+        raise ValueError(f"expected a column with values in the training part of {source}, got none")
+    files.require_distinct_names(source, "feature", names)  # a column may be named like a feature of another one
+    return table._replace(x=encoding.encode(table.x), columns=names), encoding
 
 
 def _fit_scaling(source: str, x: np.ndarray, columns: tuple[str, ...], scaling: str, encoding: Encoding) -> Scaling:

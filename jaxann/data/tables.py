@@ -204,6 +204,7 @@ def _choose_columns(
 ) -> Table:
     """Returns a DataFrame as a table, whose targets are not encoded yet."""
     from jaxann.data.columns import choose_kinds, parse_columns
+    from jaxann.data.frames import to_texts
 
     target = str(frame.columns[-1]) if target is None else target
     for option, name in (("target", target), ("weights", weights)):
@@ -227,7 +228,7 @@ def _choose_columns(
             raise files.cell_error(source, i, weights, str(frame[weights].iloc[i]), "a finite number")
         counts = _require_weights(source, weights, cells)
     cells = frame[target]
-    t = cells.astype(str) if cells.dtype.kind == "b" else cells  # the classes are False and True, not 0 and 1
+    t = cells if cells.dtype.kind in "iuf" else to_texts(cells)  # the classes of booleans are False and True
     return Table(x, t, (), tuple(kinds), target, counts, kinds=kinds, left_out=left_out)
 
 
