@@ -18,6 +18,7 @@ import pandas as pd
 import tyro
 
 from jaxann.cli.description import DataDescription, describe_origin
+from jaxann.cli.errors import print_line
 from jaxann.cli.program import run_program
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import make_network
@@ -98,7 +99,9 @@ def read_input(
             raise SettingError("id", f"to be left out for {path}, which has no named columns", settings.id)
         return read_features(path, tuple(description.columns), (description.target, stored.weights)), {}
     is_parquet = path.lower().endswith(".parquet")
-    table = read_frame(path, None if is_parquet else stored.header or "first").table
+    table, notes = read_frame(path, None if is_parquet else stored.header or "first")
+    for note in notes:
+        print_line(note)
     if stored.header == "none":
         _require_positions(path, table, stored, description)
     made = {description.target, *(f"P({name})" for name in description.classes)}

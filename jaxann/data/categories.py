@@ -1,4 +1,4 @@
-"""The categories of a column: how they are spelled, and which of them are frequent enough for a feature of their own."""
+"""The categories of a column: how they are spelled, and which of them are frequent."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -18,10 +18,10 @@ from jaxann.nn.hyperparameters import SettingError
 
 FEWEST_IDENTIFIERS = 10  # with fewer rows, texts or numbers that all differ may be anything
 _IDENTIFIER_NAME = re.compile(r"Unnamed: 0|(?:.*[\W_])?(?i:id|index|row|no|nr)|.*[a-z](?:ID|Id)")
-_ISO_DATE = re.compile(
-    r"\d{4}-\d{1,2}-\d{1,2}(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
+_ISO_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?")
+_OTHER_DATE = re.compile(
+    r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[T ,]+\d.*)?|\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?[AaPp][Mm])?"
 )
-_OTHER_DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[T ,]+\d.*)?|\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?[AaPp][Mm])?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -100,17 +100,21 @@ def _choose_kind(name: str, cells: pd.Series) -> tuple[str, str | None]:
     if not is_code and not np.isnan(values).any():
         return "number", _find_identifier(name, np.append(values, [np.nan] * int(missing.any())))
     counts = Counter(texts)
-    if all(map(_ISO_DATE.fullmatch, counts)):
+    # Another text among dates or numbers is more likely a slip than a category, as it is among targets.
+    if _are_most(_ISO_DATE.fullmatch, counts):
         return "date", None
-    if all(map(_OTHER_DATE.fullmatch, counts)):
+    if _are_most(_OTHER_DATE.fullmatch, counts):
         return "", "its dates or times are not written as YYYY-MM-DD hh:mm:ss"
-    # A text among numbers is more likely a slip than a category, as it is among targets.
-    numeric = sum(count for text, count in counts.items() if files.looks_numeric(text))
-    if numeric >= 0.5 * len(texts) and not all(map(str.isdigit, counts)):
+    if _are_most(files.looks_numeric, counts) and not all(map(str.isdigit, counts)):
         return "number", None
     if len(texts) >= FEWEST_IDENTIFIERS and not find_frequent(counts, len(cells)):
         return "", "its texts all differ" if len(counts) == len(texts) else "all of its texts are rare"
     return ("category", None) if len(counts) > 1 or missing.any() else ("", "it is the same everywhere")
+
+
+def _are_most(is_kind: Callable[[str], object], counts: Counter[str]) -> bool:
+    """Returns whether at least half of the cells are of a kind."""
+    return 2 * sum(count for text, count in counts.items() if is_kind(text)) >= counts.total()
 
 
 def _find_identifier(name: str, values: np.ndarray) -> str | None:
@@ -140,7 +144,8 @@ def _parse_numbers(source: str, name: str, cells: pd.Series) -> np.ndarray:
         values = np.full(len(cells), np.nan)
         values[~missing] = _parse_texts(to_texts(cells).to_numpy(object)[~missing].tolist())
     for i in np.flatnonzero(~missing & ~np.isfinite(values)).tolist():
-        raise files.cell_error(source, i, name, str(cells.iloc[i]), "a finite number")
+        cell = values[i] if cells.dtype.kind in "biuf" else str(cells.iloc[i])
+        raise files.cell_error(source, i, name, cell, "a finite number")
     return values
 
 

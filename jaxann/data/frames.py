@@ -52,7 +52,7 @@ def read_frame(path: str, header: Literal["first", "none"] | None = None) -> Fra
         path: The file.
         header: "first" if the first row holds the names of the columns, and "none" if it holds the first example; then
             the columns are named column_1, column_2, and so on. By default the first row holds names, and one that may
-            hold an example is refused: at least half of its cells are numbers, or a text in it occurs again below it.
+            hold an example is refused: half of its cells are numbers, or half of its texts occur again below it.
 
     Returns:
         The table and notes on it.
@@ -105,7 +105,7 @@ def to_frame(table: pd.DataFrame, source: str = "the table") -> pd.DataFrame:
     names = [*columns, *(str(name).strip() for name in table.columns)]
     files.require_distinct_names(source, "column", names)
     if not len(table):
-        raise ValueError(f"expected at least one row below the column names in {source}, got none")
+        raise ValueError(f"expected at least one row in {source}, got none")
     levels = [pd.Series(cells, name=name).reset_index(drop=True) for name, cells in columns.items()]
     return pd.concat([*levels, table.reset_index(drop=True)], axis=1).set_axis(names, axis=1)
 
@@ -160,7 +160,8 @@ def _name_columns(path: str, rows: list[list[Any]], header: str | None, notes: l
     """Returns rows of cells as a table with named columns."""
     expectation = f"expected a line of column names and at least one row below it in {path}"
     while header != "none" and len(rows) > 1 and _is_title(*rows[:2]):
-        notes.append(f"a title above the column names of {path} is left out: {shorten(str(rows.pop(0)[0]))}")
+        if title := str(rows.pop(0)[0]):
+            notes.append(f"a title above the column names of {path} is left out: {shorten(title)}")
     if not rows:
         raise ValueError(f"{expectation}, got an empty file")
     first = rows[0] if header == "none" else rows.pop(0)
@@ -187,21 +188,23 @@ def _name_columns(path: str, rows: list[list[Any]], header: str | None, notes: l
 
 
 def _is_title(row: list[Any], below: list[Any]) -> bool:
-    """Returns whether only the first cell of a row has a value, although the row below it has several."""
-    values, values_below = ([cell for cell in cells if cell != ""] for cells in (row, below))
-    return len(values) == 1 and row[0] != "" and len(values_below) > 1
+    """Returns whether a row is blank, or has only a first cell although the row below it has several or is blank."""
+    count, count_below = (sum(cell != "" for cell in cells) for cells in (row, below))
+    return not count or (count == 1 and row[0] != "" and count_below != 1)
 
 
 def _is_example(names: list[str], rows: list[list[Any]]) -> bool:
     """Returns whether the first row of a file may hold an example instead of the names of the columns.
 
-    A row that repeats the names exactly is no evidence, because it comes from files that were joined.
+    In an example, at least half of the cells are numbers, or at least half of the texts occur again in their columns.
+    A row below that repeats all names is no evidence, because it comes from files that were joined.
     """
     numeric = [bool(np.isfinite(files.parse_number(name.replace(",", ".")))) for name in names]
     if 2 * sum(numeric) >= len(names):
         return True
-    texts = [(i, name) for i, name in enumerate(names) if name and not numeric[i]]
-    return any(row[i] == name for row in rows[:_SAMPLE] if row != names for i, name in texts if i < len(row))
+    texts = {(i, name) for i, name in enumerate(names) if name and not numeric[i]}
+    repeated = texts.intersection(pair for row in rows[:_SAMPLE] if row != names for pair in enumerate(row))
+    return 2 * len(repeated) >= len(texts)
 
 
 def _replace_decimal_commas(path: str, table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:

@@ -70,17 +70,16 @@ def zip_members(path: str, data: bytes) -> list[str]:
 
 
 def _decompress(path: str, data: bytes) -> bytes:
+    members = zip_members(path, data) if data.startswith(b"PK") else [path]
+    if len(members) != 1:
+        raise ValueError(f"expected one file in {path}, got {len(members)}")
     try:
         if data.startswith(b"PK"):
-            members = zip_members(path, data)
-            if len(members) == 1:
-                return zipfile.ZipFile(BytesIO(data)).read(members[0])
-        else:
-            decompress = next((f for start, f in _COMPRESSIONS.items() if data.startswith(start)), None)
-            return decompress(data) if decompress else data
-    except (OSError, EOFError, RuntimeError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
+            return zipfile.ZipFile(BytesIO(data)).read(members[0])
+        decompress = next((f for start, f in _COMPRESSIONS.items() if data.startswith(start)), bytes)
+        return decompress(data)
+    except (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be decompressed: {files.describe_error(error)}") from None
-    raise ValueError(f"expected one file in {path}, got {len(members)}")
 
 
 def _decode(path: str, data: bytes, notes: list[str]) -> str:

@@ -55,7 +55,7 @@ def test_a_frame_has_the_columns_by_name(folder):
             pandas.concat([frame, frame.iloc[:, :1]], axis=1),
             "column of the table, got the name 'sepal length .* 2 of",
         ),
-        (frame.iloc[:0], "expected a table with at least one row, got none"),
+        (frame.iloc[:0], "expected at least one row in the table, got none"),
         (
             frame.assign(**{run.columns[2]: "long"}),
             "in the features, row 1, column petal length .* 'long'",

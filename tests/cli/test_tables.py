@@ -93,12 +93,58 @@ def test_predictions_may_be_written_as_parquet(churn):
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "out.parquet"), table, check_dtype=False)
 
 
+def test_identifiers_are_carried_as_they_are(churn, tmp_path):
+    pytest.importorskip("pyarrow")
+    folder, _ = churn
+    customers = [None, "007", *range(2, len(NEW))]
+    expected = ["", "007", *map(str, range(2, len(NEW)))]
+    NEW.assign(customer=customers).to_csv(folder / "in.csv", index=False)
+    pytest.importorskip("openpyxl")
+    NEW.assign(customer=customers).to_excel(folder / "in.xlsx", index=False)
+    for name in ("in.csv", "in.xlsx"):
+        ended = call_predict(folder, "a", "--input", name)
+        assert [line.split(",")[0] for line in ended.out.splitlines()[1:]] == expected
+        output = f"{name}.parquet"
+        assert call_predict(folder, "a", "--input", name, "--output", output).code == 0
+        assert pd.read_parquet(folder / output)["customer"].fillna("").tolist() == expected
+    NEW.assign(customer=pd.array([None, *range(1, len(NEW))], "Int64")).to_parquet(folder / "in.parquet")
+    assert call_predict(folder, "a", "--input", "in.parquet").out.splitlines()[1].startswith(",")
+
+
+def test_what_a_reader_of_the_input_may_not_expect_is_told(churn):
+    folder, _ = churn
+    NEW.to_csv(folder / "in.csv", index=False, sep=";", decimal=",")
+    ended = call_predict(folder, "a", "--input", "in.csv")
+    assert ended.code == 0
+    assert "the cells of in.csv are separated by semicolons" in ended.err
+    assert "the commas in columns charges, total of in.csv are decimal commas" in ended.err
+
+
+def test_columns_without_names_are_not_shifted(tmp_path):
+    rows = [f"{'yn'[i % 2]},{i},{i % 3},same" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    named = ("--dataset", "t.csv", "--header", "none", "--target", "column_1", "--run", "a")
+    assert call_train(tmp_path, *QUICK, *BARE, *named).code == 0
+    assert call_predict(tmp_path, "a", "--input", "t.csv").code == 0
+    (tmp_path / "in.csv").write_text("\n".join(row[2:] for row in rows))
+    ended = call_predict(tmp_path, "a", "--input", "in.csv")
+    assert ended.sentence == "predict.py: expected 4 columns, which are matched by position, in in.csv, got 3"
+
+
+def test_an_input_without_names_lacks_them(churn):
+    folder, _ = churn
+    NEW[["tenure", "charges", "total"]].to_csv(folder / "in.csv", index=False, header=False)
+    ended = call_predict(folder, "a", "--input", "in.csv")
+    assert re.search(r"expected the columns tenure, .* in in.csv, got a table that lacks tenure, ", ended.sentence)
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "sentence"),
     [
         ({"tenure": "long"}, (), "expected a finite number in in.csv, row 1, column tenure, got 'long'"),
         ({"since": "May"}, (), "expected a date as YYYY-MM-DD in in.csv, row 1, column since, got 'May'"),
         ({}, ("--id", "name"), r"expected --id to be columns of in.csv \(customer, tenure, .*\), got 'name'"),
+        ({"P(No)": 1}, ("--id", "P(No)"), r"expected --id to be columns of in.csv \(.*, gender\), got 'P\(No\)'"),
     ],
 )
 def test_a_table_that_does_not_fit_gets_a_sentence(churn, change, arguments, sentence):

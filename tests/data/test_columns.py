@@ -1,6 +1,7 @@
 """Kinds of columns, their encoding as features, and what scikit-learn's transformers make of the same table."""
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -42,15 +43,27 @@ def decide(cells, name="a", **settings):
         ([f"customer {i}" for i in range(9)], "a", "category"),
         (["", "NA", "?"], "a", "it has no values"),
         ([np.nan] * 5, "a", "it has no values"),
-        ([str(i) for i in range(N)], "ID", "it counts the rows"),
-        (np.arange(5, 5 + N), "Unnamed: 0", "it counts the rows"),
+        ([str(i) for i in range(N)], "ID", "its numbers identify the rows"),
+        (np.arange(5, 5 + N), "Unnamed: 0", "its numbers identify the rows"),
         ([str(i) for i in range(N)], "mass", "number"),
         (["1", "3", "2"], "id", "number"),
         ([f"2024-01-{i + 1:02d}" for i in range(20)], "a", "date"),
         (["2024-01-05 10:30", "", "2024-01-05T10:30:01.5Z"], "a", "date"),
         (pd.date_range("2024-01-01", periods=5), "a", "date"),
-        (["3.4.2024", "1.12.2023"], "a", "its dates or times are not written as YYYY-MM-DD"),
-        (["10:30", "9:05"], "a", "its dates or times are not written as YYYY-MM-DD"),
+        (["2024-01-05", "", "0001-01-01", "9999-12-31", "2024-1-5"], "a", "date"),
+        ([*["2024-01-05"] * 5, "soon"], "a", "date"),
+        ([*["3.4.2024"] * 5, "soon"], "a", "its dates or times are not written as YYYY-MM-DD hh:mm:ss"),
+        (["2024-01-05 10:30 PM"] * 5, "a", "its dates or times are not written as YYYY-MM-DD hh:mm:ss"),
+        ([f"{i % 7:05d}" for i in range(N)], "zip", "category"),
+        ([f"{i:05d}" for i in range(N)], "zip", "its texts all differ"),
+        ([f"ticket {i // 2}" for i in range(1000)], "a", "all of its texts are rare"),
+        (RNG.permutation(N), "Unnamed: 0", "its numbers identify the rows"),
+        ([str(i * 37 % 101) for i in range(N)], "PassengerId", "its numbers identify the rows"),
+        ([str(i * 37 % 101) for i in range(N)], "customer_id", "its numbers identify the rows"),
+        ([str(i * 37 % 101) for i in range(N)], "paid", "number"),
+        ([str(i % 9) for i in range(N)], "store_id", "number"),
+        (["3.4.2024", "1.12.2023"], "a", "its dates or times are not written as YYYY-MM-DD hh:mm:ss"),
+        (["10:30", "9:05"], "a", "its dates or times are not written as YYYY-MM-DD hh:mm:ss"),
     ],
 )
 def test_the_cells_decide_what_a_column_is(cells, name, kind):
@@ -160,3 +173,40 @@ def test_a_table_without_a_column_is_refused():
     with pytest.raises(ValueError, match=r"^expected the columns a, b in new.csv, got a table that lacks b$"):
         encoding.encode_new("new.csv", pd.DataFrame({"a": [1], "c": [2]}))
     assert Encoding().feature_names() == ()
+
+
+def test_spellings_of_the_same_category_are_one():
+    spellings = {"True": ["TRUE", "true", True], "1": ["1.0", 1, 1.0, "1."], "1234567": [1234567.0], "01": ["01"]}
+    for name, values in spellings.items():
+        for value in values:
+            cells = parse_columns("t", pd.DataFrame({"a": [value, None]}), {"a": "category"})["a"]
+            assert cells.fillna("missing").tolist() == [name, "missing"]
+
+
+def test_cells_of_any_dtype_are_numbers_dates_and_categories():
+    frame = pd.DataFrame({"p": [1.5, 2.5], "q": ["2024-01-01", "2024-01-02"], "r": ["x", "y"]})
+    kinds = {"p": "number", "q": "date", "r": "category"}
+    expected = parse_columns("t", frame, kinds)
+    dates = pd.to_datetime(frame["q"])
+    for changed in (
+        frame.astype("category"),
+        frame.astype(object),
+        frame.convert_dtypes(),
+        frame.assign(p=[Decimal("1.5"), Decimal("2.5")], q=dates.dt.tz_localize("UTC")),
+        frame.assign(q=dates.dt.date),
+        frame.assign(q=[20240101, 20240102]),
+    ):
+        pd.testing.assert_frame_equal(parse_columns("t", changed, kinds), expected)
+    for kind, cells, sentence in (
+        ("number", dates, "a finite number in t, row 1, column a, got '2024-01-01 00:00:00'"),
+        ("date", [True], "a date as YYYY-MM-DD in t, row 1, column a, got 'True'"),
+        ("number", pd.to_timedelta([1], "D"), "a finite number in t, row 1, column a, got '1 days 00:00:00'"),
+    ):
+        with pytest.raises(ValueError, match=f"^expected {sentence}$"):
+            parse_columns("t", pd.DataFrame({"a": cells}), {"a": kind})
+    assert parse_columns("t", pd.DataFrame({"a": [True, False]}), {"a": "number"})["a"].tolist() == [1, 0]
+
+
+def test_far_dates_have_days():
+    cells = pd.DataFrame({"a": ["0001-01-01", "9999-12-31", "2024-1-5 9:30"]})
+    assert parse_columns("t", cells, {"a": "date"})["a"].tolist() == [-719162, 2932896, 19727 + 9.5 / 24]

@@ -1,8 +1,10 @@
 """The parts of a table: their sizes, their classes, their scaling, and the sentences about settings that do not fit."""
 
 import inspect
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -259,3 +261,32 @@ def test_the_largest_numbers_and_those_next_to_0_are_standardized(npz):
     sentence = r"a standard deviation of at least 2.22507e-308 in .*table.npz, got 1e-310 in column x_0$"
     with pytest.raises(ValueError, match=sentence):
         load_dataset(npz(x_train=1e-310 * signs, y_train=t, x_test=signs, y_test=t))
+
+
+@pytest.mark.parametrize("clash", ["a is missing", "b=x", "b=(rare)"])
+def test_a_column_named_like_a_feature_of_another_one_gets_a_sentence(tmp_path, clash):
+    texts = ["x"] * 200 + ["y"] * 199 + ["z"]
+    frame = pd.DataFrame({"a": [None, *range(399)], "b": texts, clash: range(400), "t": np.arange(400) % 2})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    sentence = (
+        rf"^expected a name of its own for each feature of .*t.csv, got the name '{re.escape(clash)}' for 2 of them$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        load_dataset(str(tmp_path / "t.csv"), held_out=0.01)
+
+
+def test_a_column_without_a_value_in_the_training_part_has_no_features(tmp_path):
+    path = str(tmp_path / "t.csv")
+    test = load_dataset(write(path, {"a": range(40), "t": np.arange(40) % 2})).test.x[:, 0]
+    first = load_dataset(path).scaling
+    rows = np.round(test * first.sd + first.mean).astype(int)
+    cells = np.where(np.isin(np.arange(40), rows[:4]), "x", "")
+    data = load_dataset(write(path, {"a": range(40), "b": cells, "t": np.arange(40) % 2}))
+    assert data.columns == ("a",)
+    with pytest.raises(ValueError, match=r"^expected a column with values in the training part of .*t.csv, got none$"):
+        load_dataset(write(path, {"b": cells, "t": np.arange(40) % 2}))
+
+
+def write(path, columns):
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path

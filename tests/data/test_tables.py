@@ -7,10 +7,12 @@ import json
 import os
 import struct
 import zipfile
+from decimal import Decimal
 from email.message import Message
 from urllib.error import HTTPError, URLError
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.datasets
 from sklearn.datasets import _openml
@@ -207,6 +209,13 @@ def test_a_source_with_named_classes_has_classes_unless_kind_says_numbers():
             r"to learn from in .*, got only .* \(a: it has no values; b: it",
         ),
         ("a,w,t\n1,1,2\n1,,3\n", {"weights": "w"}, "expected a finite number in .*, row 2, column w, got ''$"),
+        ("a,t\n1,$5\n1,$6\n1,$6\n", {}, "a number, as in most rows, in .*, row 1, column t, got '\\$5'$"),
+        ('a,t\n1,"1,200"\n1,"1,300"\n', {}, "a number, as in most rows, in .*, row 1, column t, got '1,200'$"),
+        (
+            "a,t\n" + "".join(f"{i},customer {i}\n" for i in range(30)),
+            {},
+            "expected classes or numbers in .*, column t, got 30 different texts in 30 rows$",
+        ),
         (
             "1,2,3\n4,5,6\n",
             {},
@@ -218,6 +227,29 @@ def test_a_bad_csv_gets_a_sentence(table, text, settings, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         read_table(table(text), **settings)
     assert "table.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes"),
+    [
+        (pd.array([1, None, 0, 1], "Int64"), ("0", "1")),
+        (pd.array([True, None, False, True], "boolean"), ("False", "True")),
+        (pd.Categorical(["q", None, "p", "q"]), ("p", "q")),
+        (
+            pd.to_datetime(["2024-01-02", None, "2024-01-01", "2024-01-02"]),
+            ("2024-01-01 00:00:00", "2024-01-02 00:00:00"),
+        ),
+        ([Decimal(2), None, Decimal(1), Decimal(2)], ("1", "2")),
+    ],
+)
+def test_targets_of_any_dtype_are_classes(tmp_path, targets, classes):
+    pytest.importorskip("pyarrow")
+    path = str(tmp_path / "t.parquet")
+    pd.DataFrame({"a": [1, 2, 3, 4], "t": targets}).to_parquet(path)
+    result = read_table(path)
+    np.testing.assert_array_equal(result.t, [1, 0, 1])
+    assert result.classes == classes
+    assert result.notes == (f"rows of {path} without a target are left out: 1 of 4",)
 
 
 def test_a_file_in_another_encoding_and_a_folder_get_a_sentence(table, tmp_path):
