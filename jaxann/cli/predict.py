@@ -154,7 +154,10 @@ def main() -> int:
             require_stdout("--output")
         else:
             require_new_file(settings.output)  # before anything that takes long
-        is_parquet = settings.output is not None and settings.output.suffix.lower() == ".parquet"
+        ending = "" if settings.output is None else settings.output.suffix.lower()
+        if ending not in ("", ".csv", ".txt", ".parquet"):
+            raise SettingError("output", "to end with .csv or .parquet", settings.output)
+        is_parquet = ending == ".parquet"
         if is_parquet:
             require_packages("a Parquet file", "pyarrow")
         content = format_table(predict_table(settings), is_parquet, settings.safe_csv)

@@ -1,9 +1,8 @@
 """Tables of examples: reading them, splitting them, standardizing them, and encoding their targets for a loss.
 
 `load_dataset` reads a table, checks every cell, splits it into training, validation and test parts, makes features of
-its columns, and standardizes them. What it fits (medians, categories, means, standard deviations) is of the training
-part alone. `Targets` converts the targets of the table to
-those of a loss, and a network's outputs back to predictions.
+its columns, and standardizes them. It fits medians, categories, means and standard deviations to the training part
+alone. `Targets` converts the targets of the table to those of a loss, and a network's outputs back to predictions.
 
 ```python
 import jax
@@ -41,9 +40,10 @@ The source of a table is one of these:
 
 Columns of a file are numbers, dates or categories, as their cells or `columns` say. A missing number becomes the median
 of the training part, and another feature says that it was missing. Dates become days. A category has a feature of its
-own unless it is rare. A category that the training part lacks has none. Columns are left out, and `Dataset.encoding`
-says why, if they count the rows, or hold texts that all differ, nothing, or one text. Rows without a target are left
-out, too, and `Dataset.notes` says how many.
+own unless it is rare. A category that the training part lacks has none. Digits that begin with 0, as ZIP codes do, are
+categories. Columns are left out, and `Dataset.encoding` says why, if they have the name and the numbers of an
+identifier, or hold texts that are all rare, nothing, or one text. Rows without a target are left out, too, and
+`Dataset.notes` says how many.
 
 Targets that are text are read as classes, and so are integers with at most 20 distinct values, unless `kind` says
 otherwise. The name of a class is its text in the file, so that 01 and 1 are two classes. Splits are random but depend
@@ -62,12 +62,12 @@ number in flowers.csv, row 3, column width, got 'red'" or "expected held_out bet
 - `Examples` are features, targets and weights, as NumPy or JAX arrays.
 - `Targets` encodes targets as the loss takes them: smoothed distributions over the classes, labels, signs, counts or
   standardized numbers.
-- The modules: `tables` reads tables of all kinds; `frames` reads files with named columns, `archives` .npz files and
-  `images` IDX files; `files` has the checks that they share; `columns` decides what columns are, and `encoding` makes
-  features of them; `labels` decides which targets are classes; `splits` has `load_dataset`; `scaling` standardizes
-  features and targets; `numbers` makes arrays of tables of pandas; `validation` checks arrays against a model and a
-  loss; `batches` lays examples out in lanes, and a batch takes one example from each lane; `extras` says how to install
-  optional packages.
+- The modules: `tables` reads tables of all kinds; `frames` reads files with named columns, `text_files` those of text,
+  `archives` .npz files and `images` IDX files; `files` has the checks that they share; `columns` decides what columns
+  are, `categories` which categories are frequent, and `encoding` makes features of them; `labels` decides which targets
+  are classes; `splits` has `load_dataset`; `scaling` standardizes features and targets; `numbers` makes arrays of tables
+  of pandas; `validation` checks arrays against a model and a loss; `batches` lays examples out in lanes, and a batch
+  takes one example from each lane; `extras` says how to install optional packages.
 """
 
 from jaxann.data.batches import Examples

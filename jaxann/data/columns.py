@@ -17,7 +17,7 @@ from jaxann.data.frames import get_cells, is_missing, to_texts
 from jaxann.nn.hyperparameters import SettingError
 
 FEWEST_IDENTIFIERS = 10  # with fewer rows, texts or numbers that all differ may be anything
-_IDENTIFIER_NAME = re.compile(r"Unnamed: 0|(?:.*[\W_])?(?i:id|index|row|no|nr)|.*[a-z](?:ID|Id)")
+_IDENTIFIER_NAME = re.compile(r"Unnamed: 0(?:\.\d+)?|(?:.*[\W_])?(?i:id|index|row|no|nr)|.*[a-z](?:ID|Id)")
 _ISO_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?")
 _OTHER_DATE = re.compile(
     r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[T ,]+\d.*)?|\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?[AaPp][Mm])?"
@@ -118,11 +118,11 @@ def _are_most(is_kind: Callable[[str], object], counts: Counter[str]) -> bool:
 
 
 def _find_identifier(name: str, values: np.ndarray) -> str | None:
-    """Returns the reason to leave out a column of numbers that number the rows, and None for any other."""
+    """Returns the reason to leave out a column whose name and integers identify the rows, and None for any other."""
     if len(values) < FEWEST_IDENTIFIERS or not _IDENTIFIER_NAME.fullmatch(name):
         return None
-    is_identifier = bool((values % 1 == 0).all()) and len(np.unique(values)) == len(values)
-    return "its numbers identify the rows" if is_identifier else None
+    is_integral = np.isfinite(values).all() and (values % 1 == 0).all()
+    return "its numbers identify the rows" if is_integral and len(np.unique(values)) == len(values) else None
 
 
 def _parse_texts(texts: Sequence[str]) -> np.ndarray:

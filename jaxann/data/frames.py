@@ -20,11 +20,11 @@ from jaxann.nn.text import shorten
 
 UNKNOWN = ("", "na", "n/a", "#n/a", "<na>", "nan", "nat", "?")  # texts of cells without a value, in lower case
 _ERRORS = ("#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!")  # of spreadsheets
-MISSING = (*UNKNOWN, *_ERRORS, "null", "none", "-", "--", ".")  # the same for features; "-" may be the name of a class
+MISSING = (*UNKNOWN, *_ERRORS, "null", "none", "-", "--", ".")  # the same for features; "-" and "none" may be classes
 TYPED = "biufM"  # the kinds of dtype of numbers, booleans and times
 _NUMBER = r"[+-]?\d+(?:,\d+)?(?:[eE][+-]?\d+)?"  # with a decimal comma, or an integer
 _SAMPLE = 1000  # rows in which the names of the columns are looked for
-_OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # the first bytes of a file of Excel 2003 or older
+_OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # the first bytes of a file of Excel 2003 or older, and of one with a password
 
 
 class Frame(NamedTuple):
@@ -77,11 +77,12 @@ def read_frame(path: str, header: Literal["first", "none"] | None = None) -> Fra
         table = _read_with_pandas(path, "a Parquet file", "pyarrow", lambda: pd.read_parquet(BytesIO(data)))
         return Frame(to_frame(table, path))
     if data.startswith(_OLD_EXCEL):
-        raise ValueError(f"expected text, Excel (.xlsx) or Parquet in {path}, got a file of Excel 2003 or older")
+        expectation = f"expected text, Excel (.xlsx) without a password or Parquet in {path}"
+        raise ValueError(f"{expectation}, got a file of Excel 2003 or older, or one with a password")
     if data.startswith(b"PK") and "xl/workbook.xml" in zip_members(path, data):
         sheet = _read_with_pandas(path, "an Excel file", "openpyxl", lambda: _read_sheet(path, data, notes))
         table = _name_columns(path, sheet, header, notes)
-        return Frame(table.mask(table == "").infer_objects(), tuple(notes))
+        return Frame(table.map(lambda cell: np.nan if cell == "" else cell).infer_objects(), tuple(notes))
     rows, separator = read_rows(path, data, notes)
     table = _name_columns(path, rows, header, notes)
     if separator != ",":
@@ -90,18 +91,18 @@ def read_frame(path: str, header: Literal["first", "none"] | None = None) -> Fra
 
 
 def to_frame(table: pd.DataFrame, source: str = "the table") -> pd.DataFrame:
-    """Returns a table of typed columns with names that are text. An index that has a name becomes a column.
+    """Returns a DataFrame whose columns have names that are text. Levels of the index that have names become columns.
 
     Args:
-        table: The table.
-        source: What it is called in messages.
+        table: The DataFrame.
+        source: What messages call it.
 
     Raises:
         ValueError: If a name is empty or given twice, or if the table has no rows.
     """
     index = table.index
     kept = [name for name in index.names if name is not None and name not in table.columns]
-    columns = {str(name): index.get_level_values(name) for name in kept}
+    columns = {str(name).strip(): index.get_level_values(name) for name in kept}
     names = [*columns, *(str(name).strip() for name in table.columns)]
     files.require_distinct_names(source, "column", names)
     if not len(table):
@@ -111,8 +112,7 @@ def to_frame(table: pd.DataFrame, source: str = "the table") -> pd.DataFrame:
 
 
 def get_cells(table: pd.DataFrame, name: str) -> pd.Series:
-    """Returns a column of a table whose columns have different names: numbers, booleans and times as
-    they are, and all else as text."""
+    """Returns a column of a table. Numbers, booleans and times stay as they are; all other cells become text."""
     cells: Any = table[name]
     return cells if cells.dtype.kind in TYPED else to_texts(cells)
 
@@ -188,7 +188,7 @@ def _name_columns(path: str, rows: list[list[Any]], header: str | None, notes: l
 
 
 def _is_title(row: list[Any], below: list[Any]) -> bool:
-    """Returns whether a row is blank, or has only a first cell although the row below it has several or is blank."""
+    """Returns whether a row is blank or a title, which is a single value above a row that has several values or none."""
     count, count_below = (sum(cell != "" for cell in cells) for cells in (row, below))
     return not count or (count == 1 and row[0] != "" and count_below != 1)
 

@@ -144,6 +144,7 @@ def test_an_input_without_names_lacks_them(churn):
         ({"tenure": "long"}, (), "expected a finite number in in.csv, row 1, column tenure, got 'long'"),
         ({"since": "May"}, (), "expected a date as YYYY-MM-DD in in.csv, row 1, column since, got 'May'"),
         ({}, ("--id", "name"), r"expected --id to be columns of in.csv \(customer, tenure, .*\), got 'name'"),
+        ({}, ("--output", "out.xlsx"), "expected --output to end with .csv or .parquet, got out.xlsx"),
         ({"P(No)": 1}, ("--id", "P(No)"), r"expected --id to be columns of in.csv \(.*, gender\), got 'P\(No\)'"),
     ],
 )
