@@ -65,9 +65,9 @@ number in flowers.csv, row 3, column width, got 'red'" or "expected held_out bet
 - The modules: `tables` reads tables of all kinds; `frames` reads files with named columns, `text_files` those of text,
   `archives` .npz files and `images` IDX files; `files` has the checks that they share; `columns` decides what columns
   are, `categories` which categories are frequent, and `encoding` makes features of them; `labels` decides which targets
-  are classes; `splits` has `load_dataset`; `scaling` standardizes features and targets; `numbers` makes arrays of tables
-  of pandas; `validation` checks arrays against a model and a loss; `batches` lays examples out in lanes, and a batch
-  takes one example from each lane; `extras` says how to install optional packages.
+  are classes; `splits` has `load_dataset`; `scaling` standardizes features and targets; `numbers` makes arrays of
+  tables of pandas; `validation` checks arrays against a model and a loss; `batches` lays examples out in lanes, and a
+  batch takes one example from each lane; `extras` says how to install optional packages.
 """
 
 from jaxann.data.batches import Examples

@@ -188,7 +188,7 @@ def _name_columns(path: str, rows: list[list[Any]], header: str | None, notes: l
 
 
 def _is_title(row: list[Any], below: list[Any]) -> bool:
-    """Returns whether a row is blank or a title, which is a single value above a row that has several values or none."""
+    """Returns whether a row is blank or a title: a single value above a row that has several values or none."""
     count, count_below = (sum(cell != "" for cell in cells) for cells in (row, below))
     return not count or (count == 1 and row[0] != "" and count_below != 1)
 
