@@ -45,7 +45,7 @@ class PredictSettings:
     """File with the columns that the run was trained on, in any order, and possibly others, of any kind that
     jaxann train takes; or an .npz file with the array x."""
     output: Path | None = None
-    """New file for the predictions: Parquet if its name ends with .parquet, and .csv otherwise.
+    """New file for the predictions, whose name ends with .csv or .parquet.
     By default they are printed as .csv."""
     id: tuple[str, ...] = ()
     """Columns of the input that the predictions carry. By default those of the run's --id that the input has."""

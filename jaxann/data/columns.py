@@ -20,7 +20,8 @@ FEWEST_IDENTIFIERS = 10  # with fewer rows, texts or numbers that all differ may
 _IDENTIFIER_NAME = re.compile(r"Unnamed: 0(?:\.\d+)?|(?:.*[\W_])?(?i:id|index|row|no|nr)|.*[a-z](?:ID|Id)")
 _ISO_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?")
 _OTHER_DATE = re.compile(
-    r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[T ,]+\d.*)?|\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?[AaPp][Mm])?"
+    r"(?:\d{2,4}[./-]\d{1,2}[./-]\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4})(?:[T ,]+\d.*)?"
+    r"|\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?[AaPp][Mm])?"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -173,7 +174,6 @@ def _parse_date(text: str) -> float:
 
 def _parse_categories(source: str, name: str, cells: pd.Series) -> pd.Series:
     del source, name  # any cell is a category
-    missing = is_missing(cells)
-    names = {value: normalize_category(str(value)) for value in set(cells[~missing].tolist())}
-    texts = [np.nan if is_empty else names[cell] for cell, is_empty in zip(cells.tolist(), missing, strict=True)]
-    return pd.Series(texts, cells.index, object)
+    texts = to_texts(cells)
+    names = {text: normalize_category(text) for text in set(texts[~is_missing(texts)])}
+    return pd.Series([names.get(text, np.nan) for text in texts], cells.index, object)

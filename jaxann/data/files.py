@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxann.nn.text import describe_value, shorten
 
-_NUMBER_LIKE = re.compile(r"[$€£]?\s*[+-]?\d[\d.,_' ]*\s*[%$€£]?")
+_NUMBER_LIKE = re.compile(r"[$€£]?\s*[+-]?(?:\d{1,3}(?:[.,_'\s]\d{3})+|\d+)(?:[.,]\d*)?\s*[%$€£]?")
 
 
 def require_distinct_names(path: str, noun: str, names: Sequence[str]) -> None:

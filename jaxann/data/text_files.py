@@ -10,7 +10,6 @@ import csv
 import gzip
 import lzma
 import zipfile
-import zlib
 from io import BytesIO, StringIO
 
 from jaxann.data import files
@@ -64,7 +63,7 @@ def zip_members(path: str, data: bytes) -> list[str]:
     """
     try:
         names = zipfile.ZipFile(BytesIO(data)).namelist()
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # zipfile raises errors of many types for damaged files
         raise ValueError(f"{path} cannot be read as a zip file: {files.describe_error(error)}") from None
     return [name for name in names if not name.endswith("/") and not name.startswith("__MACOSX/")]
 
@@ -78,7 +77,7 @@ def _decompress(path: str, data: bytes) -> bytes:
             return zipfile.ZipFile(BytesIO(data)).read(members[0])
         decompress = next((f for start, f in _COMPRESSIONS.items() if data.startswith(start)), bytes)
         return decompress(data)
-    except (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
+    except Exception as error:  # each method of compression has errors of its own
         raise ValueError(f"{path} cannot be decompressed: {files.describe_error(error)}") from None
 
 

@@ -54,6 +54,8 @@ def decide(cells, name="a", **settings):
         ([*["2024-01-05"] * 5, "soon"], "a", "date"),
         ([*["3.4.2024"] * 5, "soon"], "a", "its dates or times are not written as YYYY-MM-DD hh:mm:ss"),
         (["2024-01-05 10:30 PM"] * 5, "a", "its dates or times are not written as YYYY-MM-DD hh:mm:ss"),
+        ([f"1.2.{i % 3}" for i in range(N)], "version", "category"),
+        ([f"10.0.0.{i % 3}" for i in range(N)], "address", "category"),
         ([f"{i % 7:05d}" for i in range(N)], "zip", "category"),
         ([f"{i:05d}" for i in range(N)], "zip", "its texts all differ"),
         ([f"ticket {i // 2}" for i in range(1000)], "a", "all of its texts are rare"),
@@ -98,7 +100,10 @@ def test_a_cell_of_another_kind_is_named(cells, kind, sentence):
 
 
 def test_thousands_and_units_are_slips_and_no_categories():
-    for cells in (["13,133", "1,200"], ["13_133", "1_200"], ["13.1%", "5%"], ["$13.13", "$ 9"]):
+    for cells in (
+        *(["13,133", "1,200"], ["13_133", "1_200"], ["13.1%", "5%"], ["$13.13", "$ 9"]),
+        *(["1.234,56", "12,5"], ["1 234", "1\xa0234 567"], ["-1,234.5", "€3."]),
+    ):
         assert decide(cells * 6) == "number"  # so that the first of these cells is named
 
 
@@ -181,6 +186,8 @@ def test_spellings_of_the_same_category_are_one():
         for value in values:
             cells = parse_columns("t", pd.DataFrame({"a": [value, None]}), {"a": "category"})["a"]
             assert cells.fillna("missing").tolist() == [name, "missing"]
+    cells = pd.DataFrame({"a": pd.Series([True, 1], dtype=object)})
+    assert parse_columns("t", cells, {"a": "category"})["a"].tolist() == ["True", "1"]
 
 
 def test_cells_of_any_dtype_are_numbers_dates_and_categories():

@@ -164,6 +164,13 @@ def test_a_zip_file_of_macos_and_text_with_lost_characters_are_read(path):
     assert read(path("a,b\ncaf\ufffd,x\n"))[0]["a"] == ["caf\ufffd"]
 
 
+def test_a_zip_file_of_an_unknown_version_gets_a_sentence(path):
+    data = bytearray(zipped(TABLE))
+    data[data.index(b"PK\1\2") + 6] = 99  # the version that is needed to extract the file
+    with pytest.raises(ValueError, match=r"t.zip cannot be read as a zip file: zip file version 9.9"):
+        read_frame(path(bytes(data), "t.zip"))
+
+
 def test_a_quote_that_is_not_closed_is_found_by_its_line(path):
     with pytest.raises(ValueError, match=r"table.csv, line 4, cannot be read as cells separated by commas: "):
         read_frame(path('# May\na,b\n1,x\n2,"5" pipe"\n'))
