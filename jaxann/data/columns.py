@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,7 +84,7 @@ def parse_columns(source: str, table: pd.DataFrame, kinds: Mapping[str, str]) ->
         ValueError: If a cell of a column of numbers is neither missing nor a finite number, or one of dates no date.
     """
     parse = {"number": _parse_numbers, "date": _parse_dates, "category": _parse_categories}
-    return pd.DataFrame({name: parse[kind](source, name, get_cells(table, name)) for name, kind in kinds.items()})
+    return pd.DataFrame({name: parse[kind](source, name, table[name]) for name, kind in kinds.items()})
 
 
 def _choose_kind(name: str, cells: pd.Series) -> tuple[str, str | None]:
@@ -138,28 +139,30 @@ def _parse_texts(texts: Sequence[str]) -> np.ndarray:
 
 
 def _parse_numbers(source: str, name: str, cells: pd.Series) -> np.ndarray:
-    missing = is_missing(cells)
     if cells.dtype.kind in "biuf":
         values = cells.to_numpy(dtype=float, na_value=np.nan)
-    else:
-        values = np.full(len(cells), np.nan)
-        values[~missing] = _parse_texts(to_texts(cells).to_numpy(object)[~missing].tolist())
-    for i in np.flatnonzero(~missing & ~np.isfinite(values)).tolist():
-        cell = values[i] if cells.dtype.kind in "biuf" else str(cells.iloc[i])
-        raise files.cell_error(source, i, name, cell, "a finite number")
-    return values
+        for i in np.flatnonzero(np.isinf(values)).tolist():
+            raise files.cell_error(source, i, name, values[i], "a finite number")
+        return values
+    return _parse_present(source, name, cells, _parse_texts, "a finite number")
 
 
 def _parse_dates(source: str, name: str, cells: pd.Series) -> np.ndarray:
     if cells.dtype.kind == "M":
         days = (cells - (_EPOCH if cells.dt.tz else _EPOCH.replace(tzinfo=None))) / timedelta(days=1)
         return days.to_numpy(float, na_value=np.nan)
-    missing, values = is_missing(cells), np.full(len(cells), np.nan)
-    texts = to_texts(cells).to_numpy(object)[~missing].tolist()
-    days = {text: _parse_date(text) for text in set(texts)}
-    values[~missing] = [days[text] for text in texts]
-    for i in np.flatnonzero(np.isnan(values) & ~missing).tolist():
-        raise files.cell_error(source, i, name, str(cells.iloc[i]), "a date as YYYY-MM-DD")
+    return _parse_present(source, name, cells, lambda texts: list(map(_parse_date, texts)), "a date as YYYY-MM-DD")
+
+
+def _parse_present(
+    source: str, name: str, cells: pd.Series, parse: Callable[[list[str]], Any], expectation: str
+) -> np.ndarray:
+    """Returns what `parse` makes of the cells with a value, and NaN for the others. It must make finite numbers."""
+    texts = to_texts(cells)
+    missing, values = is_missing(texts), np.full(len(cells), np.nan)
+    values[~missing] = parse(texts.to_numpy(object)[~missing].tolist())
+    for i in np.flatnonzero(~missing & ~np.isfinite(values)).tolist():
+        raise files.cell_error(source, i, name, texts.iloc[i], expectation)
     return values
 
 

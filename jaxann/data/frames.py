@@ -119,8 +119,12 @@ def get_cells(table: pd.DataFrame, name: str) -> pd.Series:
 
 def to_texts(cells: pd.Series) -> pd.Series:
     """Returns cells as text without spaces around it, and None where pandas has no value."""
-    pairs = zip(cells.tolist(), cells.isna().tolist(), strict=True)
-    texts = [None if is_empty else str(value).strip() for value, is_empty in pairs]
+    values = cells.tolist()
+    try:
+        texts = list(map(str.strip, values))
+    except TypeError:  # not all of them are text
+        pairs = zip(values, cells.isna().tolist(), strict=True)
+        texts = [None if is_empty else str(value).strip() for value, is_empty in pairs]
     return pd.Series(texts, cells.index, object, cells.name)
 
 
