@@ -41,10 +41,12 @@ def judge_network(model, loss, params, x, t, weights=None):
 def judge(gradients, expected, dtype):
     """Asserts that two trees of gradients agree, and that the first one has the precision `dtype`."""
     comparison, epsilon = compare(gradients, expected), jnp.finfo(dtype).eps
-    pairs = zip(*(jax.tree.leaves(materialize(tree)) for tree in (gradients, expected)), strict=True)
+    pairs = list(zip(*(jax.tree.leaves(materialize(tree)) for tree in (gradients, expected)), strict=True))
+    largest = max((float(jnp.abs(b).max(initial=0)) for _, b in pairs), default=0.0)
     for leaf, (a, b) in zip(comparison.leaves, pairs, strict=True):
         # The data of the tests is of order one. A gradient that cancels to zero, as behind the softmax of a single
-        # number, is a rounding error of that size, and has no digits to compare.
-        cancelled = jnp.abs(a - b).max(initial=0) <= epsilon
+        # number, is a rounding error of that size, and has no digits to compare. If the sum has many terms, as behind
+        # an InstanceNorm that is averaged, it is a few rounding errors of the network's largest gradient.
+        cancelled = jnp.abs(a - b).max(initial=0) <= epsilon * max(1.0, 32 * largest)
         assert leaf.error <= TOLERANCE[jnp.dtype(dtype).name] or cancelled, f"\n{comparison}"
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype(dtype)}
