@@ -19,7 +19,7 @@ from jaxann.nn.hyperparameters import SettingError
 
 FEWEST_IDENTIFIERS = 10  # with fewer rows, texts or numbers that all differ may be anything
 _IDENTIFIER_NAME = re.compile(r"Unnamed: 0(?:\.\d+)?|(?:.*[\W_])?(?i:id|index|row|no|nr)|.*[a-z](?:ID|Id)")
-_ISO_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?")
+_ISO_DATE = re.compile(r"\d{4}([-/])\d{1,2}\1\d{1,2}(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?")
 _OTHER_DATE = re.compile(
     r"(?:\d{2,4}[./-]\d{1,2}[./-]\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4})(?:[T ,]+\d.*)?"
     r"|\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?[AaPp][Mm])?"
@@ -168,6 +168,7 @@ def _parse_present(
 
 def _parse_date(text: str) -> float:
     """Returns the days since 1970, and NaN where a text is no date. Times without a zone are those of UTC."""
+    text = re.sub(r"^(\d{4})/(\d{1,2})/", r"\1-\2-", text)
     try:
         date = datetime.fromisoformat(re.sub(r"(?<=[-T ])(\d)(?!\d)", r"0\1", text))  # 2024-1-5 becomes 2024-01-05
     except ValueError:

@@ -49,6 +49,7 @@ def decide(cells, name="a", **settings):
         (["1", "3", "2"], "id", "number"),
         ([f"2024-01-{i + 1:02d}" for i in range(20)], "a", "date"),
         (["2024-01-05 10:30", "", "2024-01-05T10:30:01.5Z"], "a", "date"),
+        (["2024/1/5", "2023/11/30 10:30"], "a", "date"),
         (pd.date_range("2024-01-01", periods=5), "a", "date"),
         (["2024-01-05", "", "0001-01-01", "9999-12-31", "2024-1-5"], "a", "date"),
         ([*["2024-01-05"] * 5, "soon"], "a", "date"),
@@ -152,7 +153,7 @@ def test_many_categories_have_few_features():
 
 
 def test_dates_are_days_since_1970():
-    cells = pd.DataFrame({"a": ["1970-01-03", "1969-12-31T12:00", "?", "1970-01-01T00:00+12:00"]})
+    cells = pd.DataFrame({"a": ["1970-01-03", "1969/12/31 12:00", "?", "1970-01-01T00:00+12:00"]})
     np.testing.assert_array_equal(parse_columns("t", cells, {"a": "date"})["a"], [2, -0.5, np.nan, -0.5])
 
 
