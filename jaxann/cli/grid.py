@@ -13,7 +13,7 @@ from jaxann.cli.settings import UNSTORED, Settings
 from jaxann.nn.hyperparameters import SettingError
 
 # Settings that only `jaxann train` takes, and those that are the same for all members of a sweep.
-TRAIN_ONLY = ("patience", "evaluate_every", "tensorboard", "checkpoint_seconds", *UNSTORED)
+TRAIN_ONLY = ("patience", "evaluate_every", "tensorboard", "checkpoint_seconds", "keep", *UNSTORED)
 COLUMNS = ("target", "weights", "header", "ignore", "id", "categorical", "numeric", "kind")
 SHARED = ("dataset", *COLUMNS, "score", "seed", "split", "precision", "optimizer_settings", "plots")
 

@@ -8,8 +8,6 @@ from dataclasses import replace
 from math import inf, isfinite
 from typing import Any
 
-import numpy as np
-
 from jaxann.cli.scorer import Scorer
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import (
@@ -17,10 +15,8 @@ from jaxann.cli.task import (
     Task,
     check_settings,
     choose_batch_size,
-    make_examples,
     make_recipe,
     prepare,
-    weight_examples,
 )
 from jaxann.data.batches import Examples
 from jaxann.data.targets import Targets
@@ -89,28 +85,21 @@ def make_member_recipe(settings: Settings, task: Task, numbers: Mapping[str, Num
         task: The task that it belongs to.
         numbers: The numbers that vary inside the program. JAX may trace them.
     """
-    targets, smoothing = task.targets, numbers.get("label_smoothing", settings.label_smoothing)
-    if settings.loss == "softmax_cross_entropy" and smoothing is not None:
-        targets = replace(targets, smoothing=smoothing)
+    targets = smooth_targets(settings, task, numbers.get("label_smoothing", settings.label_smoothing))
     return make_recipe(settings, task.data, targets, numbers)
 
 
-def merge_validation(settings: Settings, task: Task) -> Task:
-    """Returns a task that trains on the training and validation parts together, and is scored on the test part."""
-    data, old = task.data, task.targets
+def smooth_targets(settings: Settings, task: Task, smoothing: Number | None) -> Targets:
+    """Returns the encoding of the targets for a member, which has its own smoothing if the loss smooths the labels.
 
-    def join(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in (data.train, data.validation)])
-
-    train = Examples(join("x"), join("t"), None if data.train.weights is None else join("weights"))
-    task = task._replace(
-        data=data._replace(train=train, validation=None),
-        targets=Targets.fit(old.loss, old.classes, float(old.smoothing), train.t),
-    )
-    examples, shown = (
-        make_examples(task.recipe, task.targets, part) for part in (weight_examples(settings, task.data), data.test)
-    )
-    return task._replace(examples=examples, shown=(shown, data.test.t))
+    Args:
+        settings: The settings of the member or of its program.
+        task: The task that it belongs to.
+        smoothing: The label smoothing of the member. JAX may trace it.
+    """
+    if settings.loss == "softmax_cross_entropy" and smoothing is not None:
+        return replace(task.targets, smoothing=smoothing)
+    return task.targets
 
 
 def recipe_maker(task: Task, bases: list[Settings]) -> Callable[..., Recipe]:
@@ -131,6 +120,11 @@ def evaluate_member(recipe: Recipe, params: Any, examples: Examples) -> tuple[An
     return evaluate_batch(recipe.model, recipe.loss, params, examples)
 
 
+def evaluate_retrained(recipe: Recipe, params: Any, examples: Examples) -> tuple[Any, Any, Any]:
+    """Returns the network's outputs for examples, the loss on them, and the parameters."""
+    return *evaluate_member(recipe, params, examples), params
+
+
 def train_members(
     settings: Settings,
     members: Iterable[Row],
@@ -139,20 +133,20 @@ def train_members(
     *,
     devices: Sequence[Any],
     budget: float | None,
-) -> Iterator[tuple[Row, int]]:
+) -> Iterator[tuple[Row, Outcome]]:
     """Trains members and scores them on the examples that their tasks show.
 
     Args:
         settings: The settings that the members have in common.
         members: The members, each with the "settings" that the grid varies and a "seed".
         tasks: The tasks of the members, by their `task_key`.
-        part: The part that the tasks show, "validation" or "test".
+        part: The part that the tasks show, "validation" or "test". With "test" the outcomes hold the parameters, too.
         devices: The devices over which members are spread.
         budget: The most memory that a chunk of members may take, in bytes; None for the default of `sweep`.
 
     Returns:
-        An iterator over the members, each with its losses and scores, and the number of members of the same chunk,
-        already trained, that will follow it.
+        An iterator over the members, each with its losses and scores, and their outcomes, measured by
+        `evaluate_member` or `evaluate_retrained`.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for member in members:
@@ -173,13 +167,13 @@ def train_members(
             task.examples,
             epochs=epochs,
             traced=traced,
-            measure=evaluate_member,
+            measure=evaluate_retrained if part == "test" else evaluate_member,
             measure_data=task.shown[0],
             devices=devices,
             budget=budget,
         )
         for outcome in outcomes:
-            yield group[outcome.place] | score_member(outcome, task, part, settings.score), outcome.more
+            yield group[outcome.place] | score_member(outcome, task, part, settings.score), outcome
 
 
 def score_member(outcome: Outcome, task: Task, part: str, key: str) -> Row:
@@ -191,7 +185,7 @@ def score_member(outcome: Outcome, task: Task, part: str, key: str) -> Row:
         part: The part that the task shows, "validation" or "test".
         key: The name of the score, as `find_score` takes it.
     """
-    (examples, t), (y, loss), score = task.shown, outcome.measured, inf
+    (examples, t), (y, loss, *_), score = task.shown, outcome.measured, inf
     if outcome.finite:
         with suppress(FloatingPointError):  # a member whose outputs or score are not finite diverged as well
             score = Scorer(task, key).score(t, y, examples.weights, loss)

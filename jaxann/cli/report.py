@@ -57,14 +57,7 @@ def score_test(
     except FloatingPointError as error:
         problem = FloatingPointError(f"on the test part, {error}")
     if record is not None:
-        result = {
-            "epoch": int(progress.state.epoch),
-            "best_epoch": progress.best_epoch,
-            scorer.key: finite_or_none(score),
-            "scores": {
-                key: {name: finite_or_none(value) for name, value in pair.items()} for key, pair in scores.items()
-            },
-        }
+        result = describe_result(int(progress.state.epoch), progress.best_epoch, scorer.key, score, scores)
         pictures: Any = {"predictions": predictions, "target": data.target}
         record.end(progress, result, counts, data.classes, plots=settings.plots, **pictures)
     if problem is not None:
@@ -76,6 +69,22 @@ def score_test(
     if counts is not None:
         lines += format_confusion(counts, data.classes)
     return score, [*lines, *advice]
+
+
+def describe_result(
+    epoch: int, best_epoch: int, key: str, score: float, scores: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """Returns the content of a run's result.json.
+
+    Args:
+        epoch: The last epoch of the run.
+        best_epoch: The epoch after which it had the parameters that are scored.
+        key: The name of the score in files.
+        score: The score on the test part.
+        scores: All scores on the test part, as `measure_scores` returns them.
+    """
+    finite = {name: {who: finite_or_none(value) for who, value in pair.items()} for name, pair in scores.items()}
+    return {"epoch": epoch, "best_epoch": best_epoch, key: finite_or_none(score), "scores": finite}
 
 
 def measure_scores(targets: Targets, data: Dataset, y: Any) -> dict[str, dict[str, float]]:

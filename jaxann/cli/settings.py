@@ -39,7 +39,7 @@ DEVICE_SETTINGS = ("devices", "model_devices", "distributed", "coordinator", "pr
 # config.json stores neither the paths of a run, the devices that compute it, nor the preset of its defaults.
 UNSTORED = ("run", "resume", "checkpoint", "config", "preset", *DEVICE_SETTINGS)
 # Resuming a run may change these settings.
-CHANGEABLE = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoint_seconds")
+CHANGEABLE = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoint_seconds", "keep")
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,9 @@ class Settings:
     """New folder for the run's settings, metrics, checkpoints and pictures. By default nothing is stored."""
     checkpoint_seconds: float = 10.0
     """Minimum time from one checkpoint to the next, in seconds."""
+    keep: int = 2
+    """Number of checkpoints that the run's folder keeps, the last ones. An older one is deleted only after a new one is
+    on the disk, so that a run that is killed leaves one even with 1. With 2, one is left if the last is damaged."""
     tensorboard: bool = True
     """Whether the run's folder also gets scalars for TensorBoard."""
     plots: bool = True
@@ -182,7 +185,7 @@ class Settings:
             validate_number(name, getattr(self, name), least=0)
         if self.preset is not None:
             raise SettingError("preset", "only on the command line, where it changes the defaults", self.preset)
-        for name in ("devices", "model_devices", "patience", "evaluate_every"):
+        for name in ("keep", "devices", "model_devices", "patience", "evaluate_every"):
             if getattr(self, name) is not None:
                 validate_number(name, getattr(self, name), least=1, integer=True)
         if min(self.hidden, default=1) < 1:

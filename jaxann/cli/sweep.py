@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from jaxann.cli.columns import print_columns
 from jaxann.cli.description import DataDescription
 from jaxann.cli.errors import program_name, require_optional_packages
 from jaxann.cli.grid import TRAIN_ONLY, parse_grid, written_names
-from jaxann.cli.members import Row, make_tasks, merge_validation, task_key, train_members
+from jaxann.cli.members import Row, make_tasks, task_key, train_members
 from jaxann.cli.presets import SWEEP_PRESETS, describe_presets, find_preset
 from jaxann.cli.program import run_program
 from jaxann.cli.scorer import Scorer
@@ -34,14 +33,14 @@ from jaxann.cli.settings import ScoreKey, Settings
 from jaxann.cli.signals import catch_signals
 from jaxann.cli.summary import format_summaries, plot_summaries, summarize
 from jaxann.cli.sweep_folder import member_key, open_folder, parse_row, read_rows
-from jaxann.cli.task import Task
 from jaxann.cli.terminal import require_stdout
+from jaxann.cli.top import describe_place, find_path, make_settings, prepare_retraining, read_row, store_network
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.runs.checkpoints import describe_generator
 from jaxann.runs.files import write_file
 from jaxann.runs.folder import Folder
 from jaxann.training.devices import cpu_devices
-from jaxann.training.sweep import combinations
+from jaxann.training.sweep import Outcome, combinations
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,8 @@ class SweepSettings(Settings):
     """Number of networks for each combination, with the seeds from --seed on. All have the same parts of the data."""
     top: int = 0
     """Number of best combinations that are scored on the test part. By default the test part is not used.
-    They are first trained again, on the training and validation parts together."""
+    They are first trained again, on the training and validation parts together. The folder of --out keeps them
+    as run folders, such as top/1-seed0 for the best combination and seed 0."""
     budget: float | None = None
     """Most memory to use, in GiB. By default all memory of a GPU, and no limit on a CPU."""
     out: Path | None = None
@@ -113,7 +113,7 @@ def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
 
     Raises:
         ValueError: If a setting is out of range, or settings, data and folder do not fit together.
-        ImportError: If matplotlib, which draws the picture, is missing.
+        ImportError: If matplotlib, which draws the picture, or orbax, which stores networks, is missing.
     """
     settings = replace(settings, split=settings.seed if settings.split is None else settings.split)
     settings.check()
@@ -122,6 +122,8 @@ def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
     validate_number("top", settings.top, most=len(candidates), note="the number of combinations in the grid")
     if settings.out is not None and settings.plots:
         require_optional_packages("a picture", (), {"matplotlib.figure": "--no-plots"})
+    if settings.out is not None and settings.top:
+        require_optional_packages("a network that --top keeps in --out", ("orbax.checkpoint",), {})
     budget = None if settings.budget is None else settings.budget * 2**30
     train = partial(train_members, settings, devices=find_devices(settings), budget=budget)
     tasks = make_tasks(settings, candidates)
@@ -151,18 +153,19 @@ def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
         print(table)
         if settings.top:
             best = [summary.settings for summary in summaries[: settings.top] if summary.scores]
-            chosen = [member for member in members if member["settings"] in best]
-            tests = retrain(settings, chosen, tasks, train, folder, signals)
+            tests = retrain(settings, best, members, train, folder, signals)
             if signals:
                 print(f"{program_name()}: interrupted while retraining", file=sys.stderr)
                 return rows, signals
             print("\nthe best, retrained on the training and validation parts:")
             print(format_summaries(summarize(tests, best, "test"), "test", score))
+            if folder and (place := describe_place(folder, best, tests)):
+                print(place)
     return rows, signals
 
 
 def train_rest(
-    train: Callable[[list[Row]], Iterator[tuple[Row, int]]],
+    train: Callable[[list[Row]], Iterator[tuple[Row, Outcome]]],
     members: list[Row],
     folder: Folder | None,
     score: Score,
@@ -186,7 +189,7 @@ def train_rest(
     rest = [member for member in members if member_key(member) not in trained]
     bar = tqdm(total=len(members), initial=len(rows), unit="network", disable=None)
     with path.open("a", encoding="utf-8") as file, bar:
-        for row, remaining in train(rest):
+        for row, outcome in train(rest):
             file.write(f"{json.dumps(row, allow_nan=False)}\n")
             file.flush()
             rows.append(row)
@@ -194,16 +197,16 @@ def train_rest(
             best = max(values, key=score.orient, default=np.nan)
             bar.set_postfix({f"best validation_{score.key}": score.format(best)})
             bar.update()
-            if signals and not remaining:
+            if signals and not outcome.more:
                 break
     return rows
 
 
 def retrain(
     settings: SweepSettings,
+    best: list[Row],
     members: list[Row],
-    tasks: Mapping[Any, Task],
-    train: Callable[..., Iterator[tuple[Row, int]]],
+    train: Callable[..., Iterator[tuple[Row, Outcome]]],
     folder: Folder | None,
     signals: list[int],
 ) -> list[Row]:
@@ -211,22 +214,25 @@ def retrain(
 
     Args:
         settings: The settings of the sweep.
-        members: The members of the best combinations.
-        tasks: The tasks of the sweep.
+        best: The settings of the best combinations, the best first.
+        members: All members of the sweep, of which those of the best combinations are trained again.
         train: A function of members, their tasks and the part on which they are scored, as `train_members` is.
-        folder: The folder of the sweep, which stores the scores. If it holds them already, nothing is trained.
-        signals: The signals received so far. A signal ends the training, and then nothing is stored.
+        folder: The folder of the sweep, which stores the scores, and each network unless it diverged. A network that it
+            holds already is not trained again, and with the scores it has all networks.
+        signals: The signals received so far. A signal ends the training after the current chunk of members.
 
     Returns:
         A row for each member that has been trained.
 
     Raises:
         SettingError: If there are no members, or the folder holds test scores of other members. It is a ValueError.
+        ValueError: If the folder holds something else where a network is to be stored.
     """
-    if not members:
+    by_key = {member_key(member): member for member in members if member["settings"] in best}
+    if not by_key:
         raise SettingError("top", "to be 0 (every network diverged)", settings.top)
     if folder and (folder.path / "top.json").exists():
-        by_key, stored = {member_key(member): member for member in members}, folder.json("top")
+        stored = folder.json("top")
         try:
             rows = [parse_row(row, "test") for row in stored]
         except (ValueError, LookupError, TypeError):
@@ -235,14 +241,25 @@ def retrain(
             expectation = f"as before, because {folder.path / 'top.json'} already holds scores on the test part"
             raise SettingError("top", expectation, settings.top)
         return [row | by_key[member_key(row)] for row in rows]
-    merged = {}
-    for swept in (member["settings"] for member in members):
-        own = replace(settings, **swept)
-        key = task_key(own, swept)
-        if key not in merged:
-            merged[key] = merge_validation(own, tasks[key])
-    results = tqdm(train(members, merged, "test"), "retraining", len(members), unit="network", disable=None)
-    rows = [row for row, _ in takewhile(lambda _: not signals, results)]
+    found = [read_row(find_path(folder, best, member), member) for member in by_key.values()] if folder else []
+    rows = [row for row in found if row is not None]
+    trained, tasks = set(map(member_key, rows)), {}
+    rest = [member for key, member in by_key.items() if key not in trained]
+    for member in rest:
+        key = task_key(replace(settings, **member["settings"]), member["settings"])
+        if key not in tasks:
+            tasks[key] = prepare_retraining(make_settings(settings, member))
+    bar = tqdm(desc="retraining", total=len(by_key), initial=len(rows), unit="network", disable=None)
+    with bar:
+        for row, outcome in train(rest, tasks, "test"):
+            if folder and not row["diverged"]:
+                own, key = make_settings(settings, row), task_key(replace(settings, **row["settings"]), row["settings"])
+                store_network(find_path(folder, best, row), own, tasks[key], row, outcome)
+            rows.append(row)
+            bar.update()
+            if signals and not outcome.more:
+                break
+    rows.sort(key=lambda row: list(by_key).index(member_key(row)))
     if folder and not signals:
         folder.write("top", rows)
     return rows

@@ -160,8 +160,8 @@ def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Rec
     description = DataDescription.from_task(task)
     if settings.resume is not None:
         description = description.like(DataDescription.read(Folder(path, reader=True)))
-    origin, seconds = describe_origin(settings, description), settings.checkpoint_seconds
-    options: Any = {"tensorboard": settings.tensorboard, "seconds": seconds, "origin": origin}
+    options: Any = {"tensorboard": settings.tensorboard, "seconds": settings.checkpoint_seconds}
+    options |= {"keep": settings.keep, "origin": describe_origin(settings, description)}
 
     def create_folder() -> Folder:
         if (path / "config.json").exists():

@@ -61,7 +61,7 @@ The folder of a run holds
 | `config.json` | all settings, from which the same run can be made again, and the version of jaxann |
 | `data.json` | columns, classes, the scaling of the features (fitted on the training part), a digest of the data |
 | `metrics.jsonl`, `tensorboard/` | the loss of every epoch; loss and score on the validation part |
-| `checkpoints/` | the last two checkpoints |
+| `checkpoints/` | the last checkpoints, by default two |
 | `result.json`, `curves.png`, `confusion.png` | the result at the end, and pictures of the metrics and predictions |
 | `lock` | an empty file, which the process that writes has locked |
 
@@ -99,8 +99,8 @@ stores any network in one file without a pickle, and `model, params = jaxann.loa
 - `Record` uses both for a run, and at its end writes the result and the pictures.
 - The modules: `files` writes files atomically and reads JSON; `scalars` writes scalars for TensorBoard; `plots` draws
   metrics, confusion matrices and sweeps; `folder` also has `require_readable_version`, which refuses runs of newer
-  versions of jaxann; `late_errors` silences what orbax reports after it has failed;
-  `network_file` stores a network in one file.
+  versions of jaxann; `leaves` names the arrays of checkpoints; `late_errors` silences what orbax reports after it has
+  failed; `network_file` stores a network in one file.
 """
 
 from jaxann.runs.checkpoints import Checkpoints

@@ -15,23 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxann.data.extras import require_packages
+from jaxann.data.files import join_names
+from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.text import describe_value
 from jaxann.runs.files import finite_or_none, sync_folder
 from jaxann.runs.late_errors import hush_late_errors
+from jaxann.runs.leaves import compute_digest, describe_shapes, flatten, unflatten
 from jaxann.training.devices import gather
 from jaxann.training.loop import Progress
 from jaxann.training.processes import is_lost
 
-KEPT = 2  # the last checkpoint, and an earlier one to go back to
+KEEP = 2  # by default the last checkpoint, and an earlier one to go back to
 
 
 class Checkpoints:
-    """The checkpoints in a folder, by epoch. The last two are kept, and each holds the best parameters so far as well.
+    """The checkpoints in a folder, by epoch. The last ones are kept, and each holds the best parameters so far as well.
 
     Args:
         folder: The folder, which is made if it does not exist.
@@ -39,21 +40,31 @@ class Checkpoints:
             for "config.json". Each checkpoint stores them. A checkpoint is refused, as one of another run, if it
             stores another value for an entry. An entry that only one of the two has is not compared.
         reader: Whether to only read and to leave the folder, perhaps that of a run in progress, as it is.
+        keep: How many checkpoints to keep, at least 1. An older one is deleted only after a new one is on the disk, so
+            that with any number a killed process leaves a complete checkpoint. With 1 no earlier checkpoint is left to
+            go back to where the last one is damaged.
 
     Raises:
+        SettingError: If `keep` is not an integer of at least 1. It is a ValueError.
         ImportError: If orbax is not installed; the message says how to install it.
     """
 
     def __init__(
-        self, folder: Path | str, *, origin: Mapping[str, Mapping[str, Any]] | None = None, reader: bool = False
+        self,
+        folder: Path | str,
+        *,
+        origin: Mapping[str, Mapping[str, Any]] | None = None,
+        reader: bool = False,
+        keep: int = KEEP,
     ) -> None:
+        validate_number("keep", keep, least=1, integer=True)
         require_packages("a checkpoint", "orbax.checkpoint")
         import orbax.checkpoint as ocp
 
-        self._ocp, self._folder, self._reader = ocp, Path(folder), reader
+        self._ocp, self._folder, self._reader, self._keep = ocp, Path(folder), reader, keep
         self._origin: dict[str, dict[str, Any]] = json.loads(json.dumps(origin or {}))
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT,
+            max_to_keep=None,  # because orbax deletes older checkpoints before the new one is on the disk
             create=not reader,
             cleanup_tmp_directories=not reader,
             enable_async_checkpointing=False,
@@ -67,7 +78,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, progress: Progress) -> None:
-        """Writes a checkpoint. Once it is complete, all but the last two are deleted.
+        """Writes a checkpoint. Once it is on the disk, all but the last `keep` are deleted.
 
         Args:
             progress: Where the run stands.
@@ -76,15 +87,29 @@ class Checkpoints:
             OSError: If the checkpoint cannot be written, as on a full disk.
             Exception: Whatever JAX raises if another process of the run is lost.
         """
-        epoch = int(progress.state.epoch)
-        trees = {"state": _flatten(progress.state), "best": _flatten(progress.best)}
+        trees = {"state": flatten(progress.state), "best": flatten(progress.best)}
+        self._write(int(progress.state.epoch), trees, progress.best_score, progress.best_epoch)
+
+    def save_best(self, params: PyTree, epoch: int) -> None:
+        """Writes a checkpoint of the best parameters alone, which suffices to predict but not to resume the run.
+
+        Args:
+            params: The parameters.
+            epoch: The epoch after which the run had them, which is that of the checkpoint as well.
+
+        Raises:
+            OSError: If the checkpoint cannot be written, as on a full disk.
+        """
+        self._write(epoch, {"best": flatten(params)}, -inf, epoch)
+
+    def _write(self, epoch: int, trees: dict[str, dict[str, Array]], best_score: float, best_epoch: int) -> None:
         about = {
-            "best_score": finite_or_none(progress.best_score),
-            "best_epoch": progress.best_epoch,
+            "best_score": finite_or_none(best_score),
+            "best_epoch": best_epoch,
             "origin": self._origin,
             "random": describe_generator(),
-            "shapes": {name: _shapes(tree) for name, tree in trees.items()},
-            "digests": {name: _digest(gather(tree)) for name, tree in trees.items()},
+            "shapes": {name: describe_shapes(tree) for name, tree in trees.items()},
+            "digests": {name: compute_digest(gather(tree)) for name, tree in trees.items()},
         }
         about["digest"] = _digest_of(about)
         args = self._ocp.args
@@ -98,6 +123,8 @@ class Checkpoints:
             reason = _summarize(error)
             raise OSError(f"the checkpoint of epoch {epoch} cannot be written in {self._folder}: {reason}") from None
         _sync_tree(self._folder / str(epoch))
+        for older in self.epochs()[: -self._keep]:
+            self._manager.delete(older)
 
     def restore(self, like: Progress, epoch: int | None = None) -> Progress:
         """Reads a checkpoint and deletes all later ones, which the resumed run will write again.
@@ -111,13 +138,13 @@ class Checkpoints:
             Where the run stood after that epoch, to the bit.
 
         Raises:
-            ValueError: If the checkpoint does not exist, is damaged, or is of another model or another run, or if JAX
-                would draw other random numbers than before. The message names what differs, or the checkpoints that
-                can be used instead.
+            ValueError: If the checkpoint does not exist, is damaged, is of another model or another run, or holds the
+                best parameters alone, or if JAX would draw other random numbers than before. The message names what
+                differs, or the checkpoints that can be used instead.
             Exception: Whatever JAX raises if another process of the run is lost.
         """
         epoch = self._find_epoch(epoch)
-        trees, about = self._read(epoch, {"state": _flatten(like.state), "best": _flatten(like.best)})
+        trees, about = self._read(epoch, {"state": flatten(like.state), "best": flatten(like.best)})
         for name, value in about.get("random", {}).items():  # older checkpoints do not have it
             if (now := describe_generator().get(name)) != value:
                 raise ValueError(
@@ -127,7 +154,7 @@ class Checkpoints:
         for later in self.epochs():
             if later > epoch:
                 self._manager.delete(later)
-        state, best = _unflatten(like.state, trees["state"]), _unflatten(like.best, trees["best"])
+        state, best = unflatten(like.state, trees["state"]), unflatten(like.best, trees["best"])
         score = -inf if about["best_score"] is None else float(about["best_score"])
         if not about["best_epoch"]:  # an older version kept the untrained parameters as long as no score was finite
             return Progress(state, state.params, -inf, int(state.epoch))
@@ -152,7 +179,7 @@ class Checkpoints:
         while True:
             latest = self._find_epoch(epoch)
             try:
-                trees, about = self._read(latest, {"best": _flatten(like)})
+                trees, about = self._read(latest, {"best": flatten(like)})
             except ValueError:
                 if epoch is not None or latest == max(self.epochs(), default=None):
                     raise
@@ -162,7 +189,7 @@ class Checkpoints:
                     f"expected trained parameters in the checkpoint of epoch {latest} in {self._folder}, "
                     "got those of epoch 0, because no score was finite"
                 )
-            return _unflatten(like, trees["best"])
+            return unflatten(like, trees["best"])
 
     def _find_epoch(self, epoch: int | None) -> int:
         """Returns the epoch of the checkpoint to read."""
@@ -170,7 +197,8 @@ class Checkpoints:
         if not epochs:
             raise ValueError(f"expected a checkpoint in {self._folder}, got none")
         if epoch is not None and epoch not in epochs:
-            stored = " and ".join(map(str, epochs))
+            first = join_names(list(map(str, epochs[:-1])), 20)
+            stored = " and ".join(filter(None, (first, str(epochs[-1]))))
             raise ValueError(f"expected a checkpoint of epoch {epoch} in {self._folder}, got those of {stored}")
         return epochs[-1] if epoch is None else epoch
 
@@ -184,14 +212,19 @@ class Checkpoints:
                 about = restore(epoch, args=args.Composite(about=args.JsonRestore()))["about"]
             if about.pop("digest", None) != _digest_of(about):
                 raise ValueError("the digest of its description differs from the stored one")
-            shapes = {name: about["shapes"][name] for name in like}
+            shapes = {name: about["shapes"].get(name) for name in like}
         except Exception as error:
             if is_lost(error):
                 raise
             raise self._make_damage_error(epoch, _summarize(error)) from None
         self._require_same_origin(epoch, about.get("origin", {}))
+        if None in shapes.values():
+            raise ValueError(
+                f"expected a checkpoint from which a run goes on, got that of epoch {epoch} in {self._folder}, which "
+                "holds the best parameters alone, to predict with"
+            )
         for name, tree in like.items():
-            self._require_same_shapes(epoch, name, _shapes(tree), shapes[name])
+            self._require_same_shapes(epoch, name, describe_shapes(tree), shapes[name])
         abstract = {
             name: {leaf: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for leaf, a in tree.items()}
             for name, tree in like.items()
@@ -205,7 +238,7 @@ class Checkpoints:
             if is_lost(error):
                 raise
             raise self._make_damage_error(epoch, _summarize(error)) from None
-        if any(_digest(gather(tree)) != about["digests"][name] for name, tree in trees.items()):
+        if any(compute_digest(gather(tree)) != about["digests"][name] for name, tree in trees.items()):
             raise self._make_damage_error(epoch, "the digest of its content differs from the stored one")
         return trees, about
 
@@ -231,37 +264,6 @@ class Checkpoints:
         earlier = [other for other in self.epochs() if other < epoch]
         rest = f"the one of epoch {earlier[-1]} is still there" if earlier else "no earlier one is left"
         return ValueError(f"the checkpoint of epoch {epoch} in {self._folder} is damaged ({reason}); {rest}")
-
-
-def _flatten(tree: PyTree) -> dict[str, Array]:
-    """Returns every leaf by its path, which is its name in the checkpoint's files; random keys become their numbers."""
-    return {jax.tree_util.keystr(path): _to_numbers(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _to_numbers(leaf: Array) -> Array:
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.asarray(leaf)
-
-
-def _unflatten(like: PyTree, leaves: dict[str, Array]) -> PyTree:
-    """Returns the tree that `_flatten` took apart, with the structure and the kinds of random keys of `like`."""
-
-    def restore_leaf(path, old):
-        new = leaves[jax.tree_util.keystr(path)]
-        is_key = jnp.issubdtype(old.dtype, jax.dtypes.prng_key)
-        return jax.random.wrap_key_data(new, impl=jax.random.key_impl(old)) if is_key else new
-
-    return jax.tree_util.tree_map_with_path(restore_leaf, like)
-
-
-def _shapes(tree: dict[str, Array]) -> dict[str, str]:
-    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in tree.items()}
-
-
-def _digest(tree: dict[str, Array]) -> str:
-    digest = sha256()
-    for path in sorted(tree):
-        digest.update(path.encode() + np.asarray(tree[path]).tobytes())
-    return digest.hexdigest()
 
 
 def _digest_of(about: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxann.runs.checkpoints import Checkpoints
+from jaxann.runs.checkpoints import KEEP, Checkpoints
 from jaxann.runs.files import write_picture
 from jaxann.runs.folder import Folder, Row
 from jaxann.runs.scalars import Scalars
@@ -51,6 +51,7 @@ class Record:
         tensorboard: bool,
         seconds: float | int,
         origin: Mapping[str, Any] | None = None,
+        keep: int = KEEP,
     ) -> tuple[Record, Progress]:
         """Opens the record of a run.
 
@@ -61,6 +62,7 @@ class Record:
             tensorboard: Whether to write the metrics as scalars for TensorBoard as well.
             seconds: The least time between two checkpoints, in seconds.
             origin: What identifies the run, as `Checkpoints` takes it.
+            keep: How many checkpoints to keep, as `Checkpoints` takes it.
 
         Returns:
             The record, and where the run stands: at the checkpoint, or at `begun` where the folder holds none.
@@ -70,7 +72,7 @@ class Record:
             ValueError: If the checkpoint does not exist, is damaged or is of another model or another run, or if the
                 metrics in the folder are damaged.
         """
-        checkpoints = Checkpoints(folder.path / "checkpoints", origin=origin)
+        checkpoints = Checkpoints(folder.path / "checkpoints", origin=origin, keep=keep)
         resumes = epoch is not None or checkpoints.epochs()
         progress = checkpoints.restore(begun, epoch) if resumes else begun
         return cls(folder, checkpoints, progress, tensorboard=tensorboard, seconds=seconds), progress
