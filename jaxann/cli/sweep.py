@@ -228,7 +228,8 @@ def retrain(
         SettingError: If there are no members, or the folder holds test scores of other members. It is a ValueError.
         ValueError: If the folder holds something else where a network is to be stored.
     """
-    by_key = {member_key(member): member for member in members if member["settings"] in best}
+    chosen = [member for swept in best for member in members if member["settings"] == swept]
+    by_key = {member_key(member): member for member in chosen}
     if not by_key:
         raise SettingError("top", "to be 0 (every network diverged)", settings.top)
     if folder and (folder.path / "top.json").exists():
@@ -241,7 +242,7 @@ def retrain(
             expectation = f"as before, because {folder.path / 'top.json'} already holds scores on the test part"
             raise SettingError("top", expectation, settings.top)
         return [row | by_key[member_key(row)] for row in rows]
-    found = [read_row(find_path(folder, best, member), member) for member in by_key.values()] if folder else []
+    found = [read_row(find_path(folder, best, member), member) for member in chosen] if folder else []
     rows = [row for row in found if row is not None]
     trained, tasks = set(map(member_key, rows)), {}
     rest = [member for key, member in by_key.items() if key not in trained]
@@ -249,7 +250,7 @@ def retrain(
         key = task_key(replace(settings, **member["settings"]), member["settings"])
         if key not in tasks:
             tasks[key] = prepare_retraining(make_settings(settings, member))
-    bar = tqdm(desc="retraining", total=len(by_key), initial=len(rows), unit="network", disable=None)
+    bar = tqdm(desc="retraining", total=len(chosen), initial=len(rows), unit="network", disable=None)
     with bar:
         for row, outcome in train(rest, tasks, "test"):
             if folder and not row["diverged"]:
@@ -260,7 +261,7 @@ def retrain(
             if signals and not outcome.more:
                 break
     rows.sort(key=lambda row: list(by_key).index(member_key(row)))
-    if folder and not signals:
+    if folder and len(rows) == len(chosen):
         folder.write("top", rows)
     return rows
 

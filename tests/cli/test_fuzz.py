@@ -170,8 +170,8 @@ SWEEP_FILES = ("sweep/sweep.json", "sweep/config.json", "sweep/members.jsonl")
 FLAGS = {
     "train": "dataset target weights kind held-out validation scaling hidden activation init-scale dropout loss "
     "label-smoothing class-weights optimizer optimizer-settings learning-rate schedule warmup final weight-decay clip "
-    "epochs batch-size evaluate-every patience score seed split precision run checkpoint-seconds resume checkpoint "
-    "devices model-devices config preset",
+    "epochs batch-size evaluate-every patience score seed split precision run checkpoint-seconds keep resume "
+    "checkpoint devices model-devices config preset",
     "sweep": "grid grid grid seeds top budget out validation seed learning-rate hidden devices score preset",
     "predict": "input output checkpoint",
     "gradcheck": "layer layer layer shape function args shapes on-purpose plot after json hidden loss seed",
@@ -221,7 +221,10 @@ INTEGERS = ("0", "-1", "1", "7", "4294967295", "4294967296", str(2**63), str(10*
 FLOATS = ("0", "-0.0", "-1", "1", "0.999999999", "1e-300", "5e-324", "1e300", "-1e300", "nan", "inf", "-inf", "9" * 400)
 NUMERIC = {
     **dict.fromkeys(("seed", "split", "evaluate-every", "patience", "batch-size", "checkpoint", "devices"), INTEGERS),
-    **dict.fromkeys(("epochs", "hidden", "model-devices"), ("0", "-1", "1", "7", str(2**63), str(10**30), "9" * 400)),
+    "keep": INTEGERS,
+    **dict.fromkeys(
+        ("epochs", "hidden", "model-devices", "keep"), ("0", "-1", "1", "7", str(2**63), str(10**30), "9" * 400)
+    ),
     **dict.fromkeys(("held-out", "validation", "init-scale", "dropout", "label-smoothing", "learning-rate"), FLOATS),
     **dict.fromkeys(("warmup", "final", "weight-decay", "clip", "checkpoint-seconds", "class-weights"), FLOATS),
 }

@@ -29,7 +29,7 @@ from jaxann.cli.grid import format_value, parse_grid
             for name in (
                 *("seed", "split", "precision", "dataset", "target", "weights", "kind", "tensorboard", "plots"),
                 *("header", "ignore", "id", "categorical", "numeric"),
-                *("checkpoint_seconds", "evaluate_every", "patience", "score", "run", "devices"),
+                *("checkpoint_seconds", "keep", "evaluate_every", "patience", "score", "run", "devices"),
                 *("rate", "seeds", "grid"),
             )
         ),

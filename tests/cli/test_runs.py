@@ -7,9 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sklearn.datasets import load_iris
 from support.runs import BARE, QUICK, assert_same_run, call_predict, call_train, read_rows
+
+from jaxann.runs import Checkpoints
 
 EVERY_EPOCH = ("--checkpoint-seconds", 0)
 
@@ -111,6 +114,8 @@ BAD = [
     (("--resume", "a", "--checkpoint", 7, "--epochs", 99), "expected a checkpoint of epoch 7 in a/checkpoints"),
     (("--resume", "a", "--epochs", 7), "expected --epochs of at least 20, which the run has reached, got 7"),
     (("--run", "b", "--checkpoint", 3), "expected --checkpoint only together with --resume, got 3"),
+    (("--run", "b", "--keep", 0), "expected --keep of at least 1, got 0"),
+    (("--resume", "a", "--keep", -1), "expected --keep of at least 1, got -1"),
     (("--run", "b", "--checkpoint-seconds", "nan"), "expected --checkpoint-seconds to be a finite number, got nan"),
     (("--run", "."), r"expected a name for a new folder, got '\.'"),
     (("--config", "file"), "file cannot be read"),
@@ -170,6 +175,19 @@ def test_a_damaged_description_of_the_data_is_refused(copy):
         for ended in (call_train(copy, "--resume", "a"), call_predict(copy, "a", "--input", "in.csv")):
             assert ended.code == 2
             assert re.search(r"a/data.json (is damaged|cannot be read)", ended.sentence)
+
+
+def test_a_run_keeps_as_many_checkpoints_as_it_is_told_and_each_can_be_used(copy):
+    stored = Checkpoints(copy / "a" / "checkpoints", reader=True)
+    assert call_train(copy, "--resume", "a", "--epochs", 24, *EVERY_EPOCH, "--keep", 3).code == 0
+    assert stored.epochs() == [22, 23, 24]
+    np.savez(copy / "in.npz", x=load_iris().data[::50])
+    ended = [call_predict(copy, "a", "--input", "in.npz", "--checkpoint", epoch) for epoch in stored.epochs()]
+    assert [predicted.code for predicted in ended] == [0, 0, 0]
+    assert len({predicted.out for predicted in ended}) == 3
+    assert call_train(copy, "--resume", "a", "--checkpoint", 22, *EVERY_EPOCH, "--keep", 1).code == 0
+    assert stored.epochs() == [24]
+    assert call_predict(copy, "a", "--input", "in.npz") == ended[-1]
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_offered(copy, finished_run):

@@ -121,9 +121,8 @@ def test_the_top_is_retrained_on_both_parts_and_scored_once(copy, trained):
     best = [line.split()[:2] for line in (copy / "table.txt").read_text().splitlines()[1:3]]
     table = out.splitlines()[out.splitlines().index("the best, retrained on the training and validation parts:") + 1 :]
     assert table[0].split() == ["learning_rate", "activation", "test", "accuracy", "test", "loss", "diverged"]
-    data = load_dataset("iris", validation=0.25, seed=0)
-    x, labels = (np.concatenate([getattr(part, name) for part in data[:2]]) for name in "xt")
-    t = 0.97 * np.eye(3)[labels] + 0.01
+    data = load_dataset("iris", seed=0)
+    x, t = data.train.x, 0.97 * np.eye(3)[data.train.t] + 0.01
     for (rate, activation), line in zip(best, table[1:], strict=True):
         model, update = mlp((4, 4, 3), ACTIVATIONS[activation], softmax), optimizer("sgd", float(rate))
         right, losses = [], []
@@ -142,21 +141,6 @@ def test_the_top_is_retrained_on_both_parts_and_scored_once(copy, trained):
     assert ended.code == 2
     sentence = f"expected --top as before, because {copy}/top.json already holds scores on the test part, got 1"
     assert ended.sentence == f"sweep.py: {sentence}"
-
-
-def test_weights_and_standardized_numbers_are_of_both_parts():
-    settings = sweep.SweepSettings(dataset="diabetes", hidden=(3,), precision="float64")
-    before = task.prepare(settings)
-    parts = [part._replace(weights=np.arange(1.0, len(part.t) + 1)) for part in before.data[:2]]
-    before = before._replace(data=before.data._replace(train=parts[0], validation=parts[1]))
-    after = members.merge_validation(settings, before)
-    t = np.concatenate([part.t for part in parts])
-    np.testing.assert_allclose(after.examples.t[:, 0], (t - t.mean()) / t.std())
-    weights = np.concatenate([part.weights for part in parts])
-    np.testing.assert_allclose(after.examples.weights, weights / weights.max())
-    np.testing.assert_allclose(after.shown[0].t[:, 0], (before.data.test.t - t.mean()) / t.std())
-    np.testing.assert_array_equal(after.shown[1], before.data.test.t)
-    np.testing.assert_array_equal(after.shown[0].x, before.data.test.x)
 
 
 def test_without_top_the_test_part_is_not_used(monkeypatch):

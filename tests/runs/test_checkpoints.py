@@ -14,7 +14,9 @@ import optax
 import pytest
 from support.progress import bits, listing, make_progress, start_python
 
+from jaxann.nn.hyperparameters import SettingError
 from jaxann.runs import Checkpoints
+from jaxann.runs import checkpoints as checkpoints_module
 from jaxann.runs.late_errors import hush_late_errors
 from jaxann.training import optimizer, schedule
 
@@ -66,6 +68,43 @@ def test_the_last_two_are_kept_and_any_of_them_restored(tmp_path):
     assert bits(checkpoints.best(make_progress(0).best, 4)) == bits(make_progress(4).best)
     assert bits(checkpoints.restore(make_progress(0))) == bits(make_progress(10))
     assert bits(checkpoints.restore(make_progress(0), 4)) == bits(make_progress(4))
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_as_many_as_asked_for_are_kept_and_deleted_only_once_the_new_one_is_on_the_disk(tmp_path, monkeypatch, keep):
+    stored = []
+    sync = checkpoints_module._sync_tree
+    monkeypatch.setattr(checkpoints_module, "_sync_tree", lambda path: (stored.append(len(listdir())), sync(path)))
+
+    def listdir():
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    checkpoints = Checkpoints(tmp_path, keep=keep)
+    for epoch in range(1, 6):
+        checkpoints.save(make_progress(epoch))
+        assert checkpoints.epochs() == list(range(max(1, epoch - keep + 1), epoch + 1))
+        assert listdir() == list(map(str, checkpoints.epochs()))
+    assert stored == [min(epoch, keep + 1) for epoch in range(1, 6)]
+    Checkpoints(tmp_path, keep=2).save(make_progress(9))
+    assert Checkpoints(tmp_path, reader=True).epochs() == [5, 9]
+
+
+@pytest.mark.parametrize("keep", [0, -1, 1.5, True, "2"])
+def test_fewer_than_one_are_not_kept(tmp_path, keep):
+    with pytest.raises(SettingError, match="^expected keep "):
+        Checkpoints(tmp_path / "checkpoints", keep=keep)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_best_parameters_alone_are_read_but_not_resumed_from(tmp_path):
+    progress = make_progress(3)
+    Checkpoints(tmp_path).save_best(progress.best, 3)
+    assert bits(Checkpoints(tmp_path, reader=True).best(make_progress(0).best)) == bits(progress.best)
+    sentence = (
+        "expected a checkpoint from which a run goes on, got that of epoch 3 in .*, which holds the best parameters"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        Checkpoints(tmp_path).restore(make_progress(0))
 
 
 def test_a_reader_takes_a_later_checkpoint_if_the_run_deletes_the_one_being_read(tmp_path, monkeypatch):
