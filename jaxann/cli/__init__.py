@@ -10,8 +10,11 @@ jaxann audit jax.nn:softplus --shapes 3,4
 ```
 
 - `jaxann train` trains one network, and prints its scores on the test part beside those of a baseline. Its run folder
-  stores settings, metrics, checkpoints and pictures, and a run that was interrupted goes on from there.
+  stores settings, metrics, checkpoints and pictures, and a run that was interrupted goes on from there. With `--keep 5`
+  the folder keeps the last five checkpoints, each of which `--checkpoint EPOCH` names to resume or to predict from.
 - `jaxann sweep` trains a network for every combination of a grid's settings and every seed, and ranks the combinations.
+  With `--top 1 --out runs/sweep` it retrains the networks of the best combination and keeps each as a run folder, such
+  as `runs/sweep/top/1-seed0`, which `jaxann predict` and `jaxann.load` take.
 - `jaxann predict` predicts from new examples with the best parameters of a run.
 - `jaxann gradcheck` compares the handwritten gradients of such a network, or of a layer or a function of your own, with
   autodiff and finite differences.

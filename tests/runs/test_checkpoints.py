@@ -91,7 +91,7 @@ def test_as_many_as_asked_for_are_kept_and_deleted_only_once_the_new_one_is_on_t
 
 @pytest.mark.parametrize("keep", [0, -1, 1.5, True, "2"])
 def test_fewer_than_one_are_not_kept(tmp_path, keep):
-    with pytest.raises(SettingError, match="^expected keep "):
+    with pytest.raises(SettingError, match=r"^expected keep "):
         Checkpoints(tmp_path / "checkpoints", keep=keep)
     assert not (tmp_path / "checkpoints").exists()
 
