@@ -72,7 +72,7 @@ def test_its_config_makes_the_same_run_again_and_the_command_line_goes_before_it
     [
         (),
         pytest.param(("--batch-size", 120), marks=pytest.mark.slow),
-        ("--validation", 0.2, "--evaluate-every", 4),
+        pytest.param(("--validation", 0.2, "--evaluate-every", 4), marks=pytest.mark.slow),
         pytest.param(("--precision", "bfloat16", "--dropout", 0.1), marks=pytest.mark.slow),
     ],
     ids=["plain", "one step an epoch", "validation", "bfloat16"],

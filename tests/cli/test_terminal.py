@@ -66,10 +66,13 @@ TRAIN = "jaxann train --hidden 2 --epochs 2 --batch-size 16 --no-plots --no-tens
     [
         (f"{TRAIN} --run full >/dev/full", "train: stdout cannot be written: No space left on device"),
         ("jaxann predict a --input in.csv >&-", "predict: expected stdout to be open, or --output to name a place"),
-        ("JAX_PLATFORMS=nonsense jaxann train", "train: expected JAX_PLATFORMS to name a platform that JAX finds"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
+                (
+                    "JAX_PLATFORMS=nonsense jaxann train",
+                    "train: expected JAX_PLATFORMS to name a platform that JAX finds",
+                ),
                 (f"{TRAIN} >&-", "train: expected stdout to be open, or --run to name a place for the result, got nei"),
                 ("jaxann sweep --seeds 1 >&-", "sweep: expected stdout to be open, or --out to name a place for the"),
                 ("jaxann predict a --input in.csv >/dev/full", "predict: stdout cannot be written: No space left on"),

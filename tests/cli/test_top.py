@@ -83,6 +83,7 @@ def test_the_command_line_takes_a_network_as_a_run_folder_and_trains_it_again_bu
     }
 
 
+@pytest.mark.slow
 def test_interrupted_and_begun_again_it_keeps_its_networks_and_comes_to_the_same(retrained, copy, trained, monkeypatch):
     """The first network that is stored interrupts the sweep, and the network with a sigmoid is in a later chunk."""
     store, interrupted = sweep.store_network, []

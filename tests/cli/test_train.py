@@ -61,10 +61,16 @@ assert not {{"orbax", "tensorboardX", "matplotlib"}} & set(sys.modules)
             ("--dataset", "wine", "--activation", "tanh", "--optimizer", "adamw", "--learning-rate", 0.01),
             marks=pytest.mark.slow,
         ),
-        ("--dataset", "wine", "--activation", "tanh", "--optimizer", "lion", "--learning-rate", 0.01),
+        pytest.param(
+            ("--dataset", "wine", "--activation", "tanh", "--optimizer", "lion", "--learning-rate", 0.01),
+            marks=pytest.mark.slow,
+        ),
         ("--dataset", "breast_cancer", "--loss", "hinge", "--activation", "relu", "--learning-rate", 0.01),
         ("--dataset", "digits", "--loss", "sigmoid_cross_entropy", "--optimizer", "momentum", "--learning-rate", 0.05),
-        ("--activation", "tanh", "--loss", "squared_error", "--gradient", "autodiff", "--learning-rate", 0.1),
+        pytest.param(
+            ("--activation", "tanh", "--loss", "squared_error", "--gradient", "autodiff", "--learning-rate", 0.1),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_other_datasets_losses_and_optimizers(arguments):

@@ -19,7 +19,7 @@ def wrong_functions(report):
     return {row.owner.split(" (")[0] for row in report.rows if row.path in report.wrong}
 
 
-@pytest.mark.parametrize("name", choose(PROGRAMS, 5))
+@pytest.mark.parametrize("name", choose(PROGRAMS, 8))
 def test_a_wrong_rule_is_named_and_a_right_one_is_not(name):
     if name in OTHERS:
         pytest.importorskip(OTHERS[name])

@@ -72,6 +72,7 @@ def assert_right(seeds):
         assert report.ok, f"seed {seed}: {draw_network(seed)[:2]}\n{report}"
 
 
+@pytest.mark.slow
 def test_random_right_networks_are_right():
     assert_right(range(2))
 

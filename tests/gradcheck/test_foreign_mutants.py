@@ -65,7 +65,7 @@ def test_a_numpy_pair_has_the_diagnosis_of_the_layer(name):
     assert_named("NumPy", name, report, set(report.wrong), set(pair.wrong))
 
 
-@pytest.mark.parametrize("name", choose(ALL, 16))
+@pytest.mark.parametrize("name", choose(ALL, 24))
 def test_a_custom_vjp_inside_a_program_has_the_diagnosis_of_the_layer(name):
     host, transformation = PLACES[name]
     if host != "bare":

@@ -9,7 +9,7 @@ from support.students import STUDENTS
 from jaxann import check_function
 
 
-@pytest.mark.parametrize("name", choose(STUDENTS, 2))
+@pytest.mark.parametrize("name", choose(STUDENTS, 3))
 def test_a_mistake_is_found_and_told(name):
     mistake = STUDENTS[name]
     report = check_function(mistake.forward, mistake.backward, *mistake.args)

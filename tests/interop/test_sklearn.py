@@ -353,7 +353,7 @@ def test_a_diverged_network_of_a_sweep_search_has_the_score_nan():
     with pytest.warns(FitFailedWarning, match="3 of 6 networks diverged, and have the score NaN"):
         search = SweepSearchCV(estimator, {"learning_rate_init": [0.01, 1e9]}, cv=3).fit(X, y)
     assert search.best_params_ == {"learning_rate_init": 0.01}
-    with pytest.raises(FloatingPointError, match="expected a network that stays finite, but all 3 of the search"):
+    with pytest.raises(FloatingPointError, match="expected a network that stays finite, got 3 that all diverged"):
         SweepSearchCV(estimator, {"learning_rate_init": [1e9]}, cv=3).fit(X, y)
 
 

@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass, replace
 from inspect import isabstract
 from typing import Any
@@ -122,7 +123,12 @@ def test_every_public_layer_and_activation_has_a_case():
 FEWER = [pytest.param(name, marks=pytest.mark.slow) if name in BRIEFLY else name for name in LAYERS]
 
 
-@pytest.mark.parametrize("name", LAYERS)
+# Of a layer in several variants, which have a comma or "of" in their names, one is a fast test.
+VARIANT = re.compile(r"(?!Parallel, added).*(, | of )")
+PLAIN = [pytest.param(name, marks=pytest.mark.slow) if VARIANT.match(name) else name for name in LAYERS]
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_backward_is_the_transposed_derivative_of_forward(name):
     layer, shape = LAYERS[name]
     judge_layer(layer, *draw_params_and_input(layer, shape), jax.random.key(9))
