@@ -3,8 +3,6 @@
 What is fitted to the training part is plain numbers and text, which a run stores as JSON.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isfinite
