@@ -120,6 +120,9 @@ def compare(table: str, target: str | None, seed: int) -> dict[str, dict[str, fl
     frame = read_frame(table).table
     names = [column.name for column in data.encoding.columns]
     typed = pd.read_csv(table)[names]  # as people would read it for scikit-learn
+    for column in data.encoding.columns:
+        if column.kind == "date":
+            typed[column.name] = (pd.to_datetime(typed[column.name]) - pd.Timestamp(0)) / pd.Timedelta(days=1)
     cells = frame[data.target].to_numpy()
     t = cells if data.classes else cells.astype(float)
     size = ceil(0.2 * len(t))  # the split of `load_dataset`
