@@ -121,7 +121,11 @@ def assert_close_runs(folder, other, most):
     ours, theirs = ([list(row.values()) for row in rows] for rows in (ours, theirs))
     np.testing.assert_allclose(ours, theirs, rtol=most)
     result, expected = (json.loads((run / "result.json").read_text()) for run in (folder, other))
+    scores, expected_scores = result.pop("scores"), expected.pop("scores")
     assert result == pytest.approx(expected)
+    assert scores.keys() == expected_scores.keys()
+    for key, pair in scores.items():
+        assert pair == pytest.approx(expected_scores[key])
     arrays = read_gathered_parameters(other)
     for name, array in read_gathered_parameters(folder).items():
         np.testing.assert_allclose(array, arrays[name], rtol=0, atol=100 * most * max(1, np.abs(array).max()))
