@@ -98,8 +98,7 @@ def read_input(
         if settings.id:
             raise SettingError("id", f"to be left out for {path}, which has no named columns", settings.id)
         return read_features(path, tuple(description.columns), (description.target, stored.weights)), {}
-    is_parquet = path.lower().endswith(".parquet")
-    table, notes = read_frame(path, None if is_parquet else stored.header or "first")
+    table, notes = read_frame(path, stored.header or "first")
     for note in notes:
         print_line(note)
     if stored.header == "none":

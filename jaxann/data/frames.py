@@ -58,8 +58,8 @@ def read_frame(path: str, header: Literal["first", "none"] | None = None) -> Fra
         The table and notes on it.
 
     Raises:
-        SettingError: If the first row may hold an example and `header` is None, or if `header` is given for a Parquet
-            file. It is a ValueError.
+        SettingError: If the first row may hold an example and `header` is None, or if `header` is "none" for a
+            Parquet file. It is a ValueError.
         ValueError: If the file cannot be read, is not a table, or has no rows, two columns of the same name, or a row
             with too many or too few cells.
         ImportError: If a package that reads Excel or Parquet is missing.
@@ -72,8 +72,8 @@ def read_frame(path: str, header: Literal["first", "none"] | None = None) -> Fra
         raise files.read_error(path, error) from None
     notes: list[str] = []
     if data.startswith(b"PAR1") or path.lower().endswith(".parquet"):
-        if header is not None:
-            raise SettingError("header", f"to be None for {path}, whose columns have names", header)
+        if header == "none":
+            raise SettingError("header", f"to be first for {path}, whose columns have names", header)
         table = _read_with_pandas(path, "a Parquet file", "pyarrow", lambda: pd.read_parquet(BytesIO(data)))
         return Frame(to_frame(table, path))
     if data.startswith(_OLD_EXCEL):

@@ -17,7 +17,7 @@ from jaxann.nn.hyperparameters import validate_number
 from jaxann.training.devices import shard_state
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.memory import validate_memory
-from jaxann.training.recipe import HASTE, History, Recipe, TrainState, draw, run_batches, start
+from jaxann.training.recipe import LIGHT_OPTIMIZATION, History, Recipe, TrainState, draw, run_batches, start
 
 Row = dict[str, Any]
 Evaluate = Callable[[Any], tuple[float, Row]]
@@ -75,7 +75,7 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
     """
     shape, dtype = (None, None) if lanes is None else (lanes.x.shape[2:], lanes.x.dtype)
     validate_memory(recipe, key, shape, mesh, dtype)
-    state = start.lower(recipe, key).compile(HASTE)(key)  # the program runs once
+    state = start.lower(recipe, key).compile(LIGHT_OPTIMIZATION)(key)  # the program runs once
     state = state if mesh is None else shard_state(state, mesh)
     return Progress(state, state.params, -inf, 0)
 

@@ -193,6 +193,6 @@ start = jax.jit(init_state, static_argnames="recipe")
 train = jax.jit(run_epochs, static_argnames=("recipe", "epochs"))
 # The drawing of batches has whole numbers alone, so little optimization changes no bit. It runs once in many steps, and
 # thorough optimization would take longer than compiling the steps. Level 0 compiled other programs wrongly.
-HASTE: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
-draw = jax.jit(draw_epochs, static_argnames=("recipe", "epochs"), compiler_options=HASTE)
+LIGHT_OPTIMIZATION: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+draw = jax.jit(draw_epochs, static_argnames=("recipe", "epochs"), compiler_options=LIGHT_OPTIMIZATION)
 train_batches = jax.jit(run_batches, static_argnames="recipe")

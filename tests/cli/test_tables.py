@@ -91,6 +91,8 @@ def test_predictions_may_be_written_as_parquet(churn):
     table = predict(folder, NEW)
     assert call_predict(folder, "a", "--input", "in.csv", "--output", "out.parquet").code == 0
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "out.parquet"), table, check_dtype=False)
+    NEW.to_parquet(folder / "in.pq")  # known by its content
+    assert call_predict(folder, "a", "--input", "in.pq").out == call_predict(folder, "a", "--input", "in.csv").out
 
 
 def test_identifiers_are_carried_as_they_are(churn, tmp_path):

@@ -217,9 +217,10 @@ def test_parquet_is_known_by_its_content_and_has_an_index_and_names(tmp_path):
     pytest.importorskip("pyarrow")
     path = str(tmp_path / "t.pq")
     pd.DataFrame({"a": [1, 2], "b": [3, 4]}).set_index("a").to_parquet(path)
-    assert read_frame(path).table.to_dict("list") == {"a": [1, 2], "b": [3, 4]}
+    for header in (None, "first"):
+        assert read_frame(path, header).table.to_dict("list") == {"a": [1, 2], "b": [3, 4]}
     with pytest.raises(
-        SettingError, match=r"^expected header to be None for .*t.pq, whose columns have names, got 'none'"
+        SettingError, match=r"^expected header to be first for .*t.pq, whose columns have names, got 'none'"
     ):
         read_frame(path, "none")
 
