@@ -9,13 +9,13 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jaxann.cli.annotations import matches
+from jaxann.cli.data_settings import COLUMNS
 from jaxann.cli.settings import UNSTORED, Settings
 from jaxann.nn.hyperparameters import SettingError
 
 # Settings that only `jaxann train` takes, and those that are the same for all members of a sweep.
 TRAIN_ONLY = ("patience", "evaluate_every", "tensorboard", "checkpoint_seconds", "keep", *UNSTORED)
-COLUMNS = ("target", "weights", "header", "ignore", "id", "categorical", "numeric", "kind")
-SHARED = ("dataset", *COLUMNS, "score", "seed", "split", "precision", "optimizer_settings", "plots")
+SHARED = ("dataset", *COLUMNS, "tokenizer", "score", "seed", "split", "precision", "optimizer_settings", "plots")
 
 
 def sweepable_settings() -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import inf, isfinite
 from typing import Any
 
+from jaxann.cli.evaluation import evaluate_part
 from jaxann.cli.scorer import Scorer
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import (
@@ -23,13 +24,12 @@ from jaxann.data.targets import Targets
 from jaxann.data.validation import validate_schedule
 from jaxann.nn.hyperparameters import Number
 from jaxann.runs.files import finite_or_none
-from jaxann.training.fit import evaluate_batch
 from jaxann.training.recipe import Recipe
 from jaxann.training.sweep import Outcome, sweep
 
 Row = dict[str, Any]
 # The arrays of a task depend on these settings.
-PREPARED = ("held_out", "validation", "scaling", "loss", "class_weights", "label_smoothing")
+PREPARED = ("held_out", "validation", "scaling", "network", "context", "loss", "class_weights", "label_smoothing")
 
 
 def split_traced(settings: Settings, swept: Mapping[str, Any]) -> tuple[Settings, dict[str, float]]:
@@ -117,7 +117,7 @@ def recipe_maker(task: Task, bases: list[Settings]) -> Callable[..., Recipe]:
 
 def evaluate_member(recipe: Recipe, params: Any, examples: Examples) -> tuple[Any, Any]:
     """Returns the network's outputs for examples, and the loss on them."""
-    return evaluate_batch(recipe.model, recipe.loss, params, examples)
+    return evaluate_part(recipe.model, recipe.loss, params, examples)
 
 
 def evaluate_retrained(recipe: Recipe, params: Any, examples: Examples) -> tuple[Any, Any, Any]:

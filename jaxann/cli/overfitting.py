@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxann.cli.networks import NETWORKS
 from jaxann.cli.scorer import Scorer
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import Task
@@ -74,13 +75,15 @@ def average(errors: np.ndarray, weights: Any) -> tuple[float, float]:
 
 def suggest_remedies(settings: Settings) -> str:
     """Returns a phrase with the flags that may help and are not set yet."""
-    remedies = []
-    if settings.hidden and not settings.dropout:
+    own, remedies = NETWORKS[settings.network].settings, []
+    if "dropout" in own and settings.hidden and not settings.dropout:
         remedies.append("--dropout 0.2")
     if not settings.weight_decay:
         remedies.append("--weight-decay 0.01")
-    if settings.hidden:
+    if "hidden" in own and settings.hidden:
         remedies.append("fewer --hidden units")
+    if settings.network in ("lenet", "resnet") and not settings.crop:
+        remedies.append("--crop 1")
     if settings.patience is None:
         remedies.append("--validation 0.2 with --patience 20")
     *others, last = remedies or ["more examples"]

@@ -1,7 +1,7 @@
 """Predicts with the best parameters of a run, from the named columns of a file or the array x of an .npz file.
 
 The result is a table with the columns that identify the examples, if any, a column with the prediction, and for classes
-a column with the probability of each class.
+a column with the probability of each class. The network of a text continues a prompt instead.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tyro
 from jaxann.cli.description import DataDescription, describe_origin
 from jaxann.cli.errors import print_line
 from jaxann.cli.program import run_program
+from jaxann.cli.sampler import LENGTH, TEMPERATURE, continue_text
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import make_network
 from jaxann.cli.terminal import print_data, quote_formula, require_stdout
@@ -28,6 +29,7 @@ from jaxann.data.files import join_names
 from jaxann.data.frames import get_cells, read_frame
 from jaxann.data.tables import read_features
 from jaxann.data.validation import validate_features
+from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import SettingError
 from jaxann.runs.checkpoints import Checkpoints
 from jaxann.runs.files import require_new_file, write_file
@@ -41,9 +43,17 @@ class PredictSettings:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
-    input: Path
+    input: Path | None = None
     """File with the columns that the run was trained on, in any order, and possibly others, of any kind that
     jaxann train takes; or an .npz file with the array x."""
+    prompt: str | None = None
+    """Beginning of a text, which a network that was trained on text continues."""
+    length: int = LENGTH
+    """Number of tokens that continue the prompt."""
+    temperature: float = TEMPERATURE
+    """Factor by which the logits of each token are divided before it is drawn; with 0 the most likely one is taken."""
+    seed: int = 0
+    """Random seed of the tokens that continue the prompt."""
     output: Path | None = None
     """New file for the predictions, whose name ends with .csv or .parquet.
     By default they are printed as .csv."""
@@ -56,8 +66,13 @@ class PredictSettings:
     These are names that begin with =, +, -, @, a tab or a carriage return. By default all names stay as they are."""
 
 
-def predict_table(settings: PredictSettings) -> pd.DataFrame:
+def predict_table(settings: PredictSettings, stored: Settings, description: DataDescription) -> pd.DataFrame:
     """Predicts from each example of the input.
+
+    Args:
+        settings: The settings of the prediction.
+        stored: The settings of the run.
+        description: The description of its data, a table.
 
     Returns:
         A row for each example.
@@ -67,15 +82,9 @@ def predict_table(settings: PredictSettings) -> pd.DataFrame:
         FloatingPointError: If an output of the network or a prediction is not finite.
         ImportError: If orbax, which reads the checkpoints, is missing.
     """
-    folder = Folder(settings.run, reader=True)
-    stored, description = Settings.from_file(folder.path / "config.json"), DataDescription.read(folder)
-    jax.config.update("jax_enable_x64", stored.precision == "float64")
     classes, targets = description.classes, description.make_targets()
     x, ids = read_input(settings, stored, description)
-    model, _ = make_network(stored, len(description.columns), targets)
-    like = jax.jit(model.init)(jax.random.key(0))
-    checkpoints = Checkpoints(folder.path / "checkpoints", origin=describe_origin(stored, description), reader=True)
-    params = checkpoints.best(like, settings.checkpoint)
+    model, params = read_best(settings, stored, description)
     y = np.asarray(predict(model, params, validate_features(description.make_scaling()(x))))
     predictions, probabilities = targets.decode(y), targets.probabilities(y)
     values = np.array(classes, object)[predictions] if classes else predictions
@@ -83,6 +92,54 @@ def predict_table(settings: PredictSettings) -> pd.DataFrame:
     if probabilities is not None:
         result |= {f"P({name})": probabilities[:, i].astype(float) for i, name in enumerate(classes)}
     return pd.DataFrame(result)
+
+
+def complete_prompt(settings: PredictSettings, stored: Settings, description: DataDescription) -> str:
+    """Returns the prompt and the text by which the network of the run continues it.
+
+    Args:
+        settings: The settings of the prediction.
+        stored: The settings of the run.
+        description: The description of its data, a text.
+
+    Raises:
+        ValueError: If the run cannot be read, if a setting is out of range, or if the prompt is empty, longer than the
+            network's context, or has a character that the network does not know.
+        ImportError: If orbax, which reads the checkpoints, is missing.
+    """
+    if settings.prompt is None:
+        raise SettingError("prompt", f"to be the beginning of a text, because {settings.run} learned from text", None)
+    for name in ("input", "id", "safe_csv"):
+        if getattr(settings, name):
+            raise SettingError(
+                name, f"to be left out for {settings.run}, which learned from text", getattr(settings, name)
+            )
+    model, params = read_best(settings, stored, description)
+    drawn = continue_text(
+        model,
+        params,
+        description.make_tokenizer(),
+        settings.prompt,
+        context=description.shape[0],
+        length=settings.length,
+        temperature=settings.temperature,
+        seed=settings.seed,
+    )
+    return f"{settings.prompt}{drawn}\n"
+
+
+def read_best(settings: PredictSettings, stored: Settings, description: DataDescription) -> tuple[Layer, Any]:
+    """Reads the network and the best parameters of a run.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or it is damaged or of another run.
+        ImportError: If orbax, which reads the checkpoints, is missing.
+    """
+    model, _ = make_network(stored, description.make_interface())
+    like = jax.jit(model.init)(jax.random.key(0))
+    origin = describe_origin(stored, description)
+    checkpoints = Checkpoints(settings.run / "checkpoints", origin=origin, reader=True)
+    return model, checkpoints.best(like, settings.checkpoint)
 
 
 def read_input(
@@ -93,6 +150,10 @@ def read_input(
     Raises:
         ValueError: If the input cannot be read or does not fit the run.
     """
+    if settings.input is None:
+        raise SettingError("input", "to be a file to predict from", None)
+    if settings.prompt is not None:
+        raise SettingError("prompt", f"to be left out for {settings.run}, which learned from a table", settings.prompt)
     path, encoding = str(settings.input), description.make_encoding()
     if path.lower().endswith(".npz"):
         if settings.id:
@@ -159,7 +220,16 @@ def main() -> int:
         is_parquet = ending == ".parquet"
         if is_parquet:
             require_packages("a Parquet file", "pyarrow")
-        content = format_table(predict_table(settings), is_parquet, settings.safe_csv)
+        folder = Folder(settings.run, reader=True)
+        stored, description = Settings.from_file(folder.path / "config.json"), DataDescription.read(folder)
+        jax.config.update("jax_enable_x64", stored.precision == "float64")
+        if description.tokenizer is None:
+            table = predict_table(settings, stored, description)
+            content = format_table(table, is_parquet, settings.safe_csv)
+        elif ending in (".csv", ".parquet"):
+            raise SettingError("output", "to end with .txt for a text", settings.output)
+        else:
+            content = complete_prompt(settings, stored, description)
         if settings.output is None:
             print_data(str(content))
         else:

@@ -1,14 +1,17 @@
-"""Presets: sets of defaults for a run, of which the dataset decides which one holds."""
+"""Presets: sets of defaults for a run, of which the network and the dataset decide which one holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from jaxann.cli.network_settings import NetworkSettings
 from jaxann.cli.settings import Settings
+from jaxann.data.text_parts import DOCUMENTATION
 
 S = TypeVar("S", bound=Settings)
+Presets = Mapping[str, Mapping[str, Any]]
 
 # The defaults of `Settings` are those of the derivation, so its preset changes none of them.
 DERIVATION: dict[str, Any] = {}
@@ -26,40 +29,91 @@ TABLE: dict[str, Any] = {
     "patience": 20,
     "epochs": 300,
 }
-PRESETS: dict[str, dict[str, Any]] = {"derivation": DERIVATION, "table": TABLE}
+IMAGES = TABLE | {
+    "dataset": "digits",
+    "scaling": "all",
+    "batch_size": 128,
+    "validation": 0.1,
+    "patience": None,
+    "epochs": 10,
+}
+SEQUENCES = TABLE | {"hidden": (128,), "scaling": "all", "batch_size": 128, "clip": 1.0, "learning_rate": 0.003}
+TEXT = TABLE | {
+    "dataset": DOCUMENTATION,
+    "network": "transformer",
+    "hidden": (256,),
+    "learning_rate": 0.001,
+    "schedule": "cosine",
+    "clip": 1.0,
+    "validation": 0.1,
+    "patience": None,
+    "epochs": 10,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "derivation": DERIVATION,
+    "table": TABLE,
+    "images": IMAGES,
+    "sequences": SEQUENCES,
+    "text": TEXT,
+}
 # The members of a sweep have no early stopping, and the sweep has its own share for the validation part. Without early
 # stopping, 20 to 30 epochs had the lowest loss on new examples of digits, diabetes and three synthetic tables.
-SWEEP_TABLE = {name: value for name, value in TABLE.items() if name not in ("validation", "patience")} | {"epochs": 30}
-SWEEP_PRESETS: dict[str, dict[str, Any]] = {"derivation": DERIVATION, "table": SWEEP_TABLE}
+SWEEP_PRESETS: dict[str, dict[str, Any]] = {
+    name: {key: value for key, value in values.items() if key not in ("validation", "patience")}
+    for name, values in PRESETS.items()
+}
+for _name in ("table", "sequences"):
+    SWEEP_PRESETS[_name]["epochs"] = 30
+SWEEP_TABLE = SWEEP_PRESETS["table"]
 
 
-def find_preset(settings: S, presets: Mapping[str, Mapping[str, Any]] = PRESETS) -> S:
+def find_preset(settings: S, presets: Presets = PRESETS) -> S:
     """Returns the defaults under which a command line is read: those of its preset.
 
     Args:
         settings: The settings of the command line as read so far. Its preset is `settings.preset` or, if that is None,
-            derivation for the dataset iris and table for any other.
+            text for text, images for lenet and resnet, sequences for gru and lstm, derivation for the dataset iris, and
+            table for any other. The dataset iris is a default, too, where lenet, resnet, gru and lstm do not take it.
         presets: The values of each preset. A patience among them holds only where there is a validation part.
 
     Returns:
         The defaults, of the same class as `settings`.
     """
-    name = settings.preset or ("derivation" if settings.dataset == "iris" else "table")
-    values = dict(presets[name])
+    values = dict(presets[settings.preset or choose_preset(settings)])
     if not settings.validation:
         values.pop("patience", None)
     return replace(type(settings)(), **values)
 
 
-def describe_presets(presets: Mapping[str, Mapping[str, Any]] = PRESETS) -> str:
+def choose_preset(settings: Settings) -> str:
+    """Returns the name of the preset of settings that name none."""
+    is_default = settings.dataset == Settings().dataset
+    if settings.is_text() or (settings.network in ("gru", "lstm") and is_default):
+        return "text"
+    by_network = {"lenet": "images", "resnet": "images", "gru": "sequences", "lstm": "sequences"}
+    return by_network.get(settings.network, "derivation" if is_default else "table")
+
+
+def list_defaults() -> dict[str, set[Any]]:
+    """Returns the values of each setting of a network that `Settings` or a preset has."""
+    names = [field.name for field in fields(NetworkSettings)]
+    return {
+        name: {getattr(Settings(), name), *(values[name] for values in PRESETS.values() if name in values)}
+        for name in names
+    }
+
+
+def describe_presets(presets: Presets = PRESETS) -> str:
     """Returns a paragraph for the help of a program: the values of each preset, as flags.
 
     Args:
-        presets: The values of each preset. All presets have the settings of all others, by default those of `Settings`.
+        presets: The values of each preset. The others have the settings of table, too, by default those of `Settings`.
     """
-    names = list(dict.fromkeys(name for values in presets.values() for name in values))
-    defaults = {name: getattr(Settings(), name) for name in names}
-    lines = ["The presets, whose values flags override (derivation by default for iris, table for all other data):"]
+    defaults = {name: getattr(Settings(), name) for name in presets["table"]}
+    lines = [
+        "The presets, whose values flags override (by default text for text, images for lenet and resnet, sequences "
+        "for gru and lstm, derivation for iris, and table for all other data):"
+    ]
     for preset, values in presets.items():
         shown = (f"{name.replace('_', '-')} {_format(value)}" for name, value in (defaults | dict(values)).items())
         lines.append(f"{preset}: {', '.join(shown)}")

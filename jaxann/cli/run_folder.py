@@ -51,7 +51,7 @@ class Run:
         self._description = DataDescription.read(self._folder)
         self.classes, self.columns = self._description.classes, tuple(self._description.columns)
         self.target, self._targets = self._description.target, self._description.make_targets()
-        self.model: Layer = make_network(self.settings, len(self.columns), self._targets)[0]
+        self.model: Layer = make_network(self.settings, self._description.make_interface())[0]
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -111,7 +111,35 @@ class Run:
             raise ValueError(f"{expectation}, got one for the loss {self._targets.loss} and the target {self.target}")
         return probabilities
 
+    def generate(self, prompt: str, *, length: int = 200, temperature: float | int = 0.8, seed: int = 0) -> str:
+        """Continues a text, by the network of a run that was trained on text.
+
+        Args:
+            prompt: The beginning of the text.
+            length: How many tokens to draw.
+            temperature: What the logits are divided by before a token is drawn; 0 takes the most likely token.
+            seed: The number for `jax.random.key`.
+
+        Returns:
+            The text after the prompt.
+
+        Raises:
+            ValueError: If the network was trained on a table, if a setting is out of range, or if the prompt is empty,
+                longer than the network's context, or has an unknown character.
+        """
+        from jaxann.cli.sampler import continue_text
+
+        if self._description.tokenizer is None:
+            raise ValueError(f"expected a run of a text to continue a prompt, got {self.path}, a run of a table")
+        params, tokenizer = self.params, self._description.make_tokenizer()
+        options: Any = {"length": length, "temperature": temperature, "seed": seed}
+        with self._precision():
+            context = self._description.shape[0]
+            return continue_text(self.model, params, tokenizer, prompt, context=context, **options)
+
     def _compute_outputs(self, x: Any) -> np.ndarray:
+        if self._description.tokenizer is not None:
+            raise ValueError(f"expected a run of a table, got {self.path}, a run of a text, which has `generate`")
         if hasattr(x, "iloc") and hasattr(x, "columns"):  # a DataFrame
             from jaxann.data.frames import to_frame
 

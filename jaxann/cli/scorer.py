@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Array
 from tqdm import tqdm
 
-from jaxann.cli.scores import LOSS, Predictions, Score, find_score
+from jaxann.cli.evaluation import evaluate
+from jaxann.cli.scores import LOSS, Score, find_score, make_predictions
 from jaxann.cli.task import Task
 from jaxann.data.batches import Examples
 from jaxann.nn.hyperparameters import SettingError
 from jaxann.training.devices import gather
-from jaxann.training.fit import evaluate
 from jaxann.training.loop import Row
 from jaxann.training.processes import broadcast_from_first, is_first
 
@@ -66,14 +66,14 @@ class Scorer:
 
         Args:
             t: The true targets, as labels or in the unit of the data.
-            y: The outputs.
+            y: The outputs, as `evaluate` returns them.
             weights: [N], how much each example counts; None if all count alike.
             loss: The mean loss, which is returned if it is the score.
 
         Raises:
             FloatingPointError: If an output, a prediction or the score is not finite.
         """
-        predictions = Predictions.from_outputs(self._task.targets, t, y, weights)
+        predictions = make_predictions(self._task.targets, t, y, weights)
         if self.metric is not LOSS:
             return self.metric.measure(predictions)
         if not isfinite(loss):

@@ -23,8 +23,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from jaxann.cli.text_scores import TokenPredictions, compute_accuracy, compute_bits, compute_perplexity
 from jaxann.data.batches import Examples
-from jaxann.data.targets import Targets
+from jaxann.data.targets import Targets, TokenTargets
 from jaxann.nn.hyperparameters import SettingError
 
 
@@ -97,16 +98,16 @@ class Score(NamedTuple):
         key: Its name in files and as a value of --score.
         name: Its name in text.
         kind: The kind of targets that it is for.
-        compute: The function of `Predictions` that computes it, which is NaN where the score is not defined; None for
-            the loss, which a network's loss computes.
+        compute: The function of `Predictions`, or for text of `TokenPredictions`, that computes it, which is NaN where
+            the score is not defined; None for the loss, which a network's loss computes.
         lower_is_better: Whether a lower score is better.
         needs_probabilities: Whether it is computed from probabilities.
     """
 
     key: str
     name: str
-    kind: Literal["classes", "numbers", "any"]
-    compute: Callable[[Predictions], float] | None
+    kind: Literal["classes", "numbers", "text", "any"]
+    compute: Callable[[Any], float] | None
     lower_is_better: bool = False
     needs_probabilities: bool = False
 
@@ -118,7 +119,7 @@ class Score(NamedTuple):
         """Returns a number that is higher for a better score."""
         return -value if self.lower_is_better else value
 
-    def measure(self, predictions: Predictions) -> float:
+    def measure(self, predictions: Predictions | TokenPredictions) -> float:
         """Returns the score of predictions.
 
         Raises:
@@ -132,7 +133,7 @@ class Score(NamedTuple):
             raise FloatingPointError(f"expected a finite {self.name}, got {value}")
         return value
 
-    def measure_or_nan(self, predictions: Predictions) -> float:
+    def measure_or_nan(self, predictions: Predictions | TokenPredictions) -> float:
         """Returns the score of predictions, or NaN if it is not finite."""
         try:
             return self.measure(predictions)
@@ -191,24 +192,26 @@ SCORES: dict[str, Score] = {
         Score("r2", "R²", "numbers", _apply(r2_score)),
         Score("mae", "MAE", "numbers", lambda p: p.sd * _apply(mean_absolute_error)(p), lower_is_better=True),
         Score("rmse", "RMSE", "numbers", lambda p: p.sd * np.sqrt(_apply(mean_squared_error)(p)), lower_is_better=True),
+        Score("bits_per_character", "bits per character", "text", compute_bits, lower_is_better=True),
+        Score("perplexity", "perplexity", "text", compute_perplexity, lower_is_better=True),
+        Score("token_accuracy", "accuracy of tokens", "text", compute_accuracy),
     )
 }
 
 
 def list_scores(targets: Targets) -> list[Score]:
     """Returns the scores that fit the kind of the targets, and whose probabilities a network with their loss gives."""
-    kind = "classes" if targets.classes else "numbers"
     has_probabilities = targets.probabilities(np.zeros((1, targets.outputs))) is not None
     usable = (score for score in SCORES.values() if has_probabilities or not score.needs_probabilities)
-    return [score for score in usable if score.kind == kind]
+    return [score for score in usable if score.kind == targets.kind]
 
 
 def find_score(key: str, targets: Targets) -> Score:
     """Returns the score that a value of --score stands for.
 
     Args:
-        key: The name of a score, or "loss". For numbers, "accuracy" stands for R², as in the config.json of runs of
-            earlier versions.
+        key: The name of a score, or "loss". "accuracy" stands for the first score of the kind of the targets: for
+            numbers R², as in the config.json of runs of earlier versions, and for text bits per character.
         targets: The encoding of the targets.
 
     Raises:
@@ -216,19 +219,27 @@ def find_score(key: str, targets: Targets) -> Score:
     """
     if key == LOSS.key:
         return LOSS
-    score = SCORES["r2" if key == "accuracy" and not targets.classes else key]
     fitting = list_scores(targets)
+    score = fitting[0] if key == "accuracy" else SCORES[key]
     if score not in fitting:
         if score.needs_probabilities and targets.classes:
             place = f"for the loss {targets.loss}, which gives no probabilities"
         else:
-            place = "for classes" if targets.classes else "for targets that are numbers"
+            places = {"classes": "for classes", "numbers": "for targets that are numbers", "text": "for text"}
+            place = places[targets.kind]
         *others, last = (LOSS.key, *(fit.key for fit in fitting))
         raise SettingError("score", f"to be {', '.join(others)} or {last} {place}", key)
     return score
 
 
-def predict_constants(targets: Targets, train: Examples, t: np.ndarray, weights: Any) -> dict[str, Predictions]:
+def make_predictions(targets: Targets, t: Any, y: Any, weights: Any = None) -> Predictions | TokenPredictions:
+    """Makes predictions from a network's outputs, as `from_outputs` of the class for the kind of the targets does."""
+    if isinstance(targets, TokenTargets):
+        return TokenPredictions.from_outputs(targets, t, y)
+    return Predictions.from_outputs(targets, t, y, weights)
+
+
+def predict_constants(targets: Targets, train: Examples, t: np.ndarray, weights: Any) -> dict[str, Any]:
     """Makes the predictions of the baseline, which is the same for all examples and needs no features.
 
     Args:
@@ -240,9 +251,12 @@ def predict_constants(targets: Targets, train: Examples, t: np.ndarray, weights:
     Returns:
         For classes the predictions by which each score is computed: the most frequent class of the training part, with
         the shares of all classes as probabilities. For numbers the mean of the training targets, which is the best
-        constant for R² and RMSE, and their median for MAE, for which the median is the best.
+        constant for R² and RMSE, and their median for MAE, for which the median is the best. For text the frequencies
+        of the tokens.
     """
     scores = list_scores(targets)
+    if isinstance(targets, TokenTargets):
+        return dict.fromkeys((score.key for score in scores), TokenPredictions.from_frequencies(targets, train.t, t))
     if targets.classes:
         shares = find_shares(targets, train)
         probabilities = np.tile(shares, (len(t), 1)) if any(score.needs_probabilities for score in scores) else None

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_type_hints
 
 from jaxann.cli.annotations import convert, describe_annotation, matches
-from jaxann.nn.activations import ACTIVATIONS
+from jaxann.cli.data_settings import DataSettings
+from jaxann.cli.network_settings import NetworkSettings
+from jaxann.data.text_parts import DOCUMENTATION
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.losses import LOSSES
 from jaxann.nn.text import describe_value
@@ -17,7 +19,6 @@ from jaxann.runs.folder import require_readable_version
 from jaxann.training.optimizers import OPTIMIZERS, SCHEDULES
 
 # The choices are the names in the library's tables, which a type checker cannot know.
-Activation: TypeAlias = Literal[*ACTIVATIONS]  # pyright: ignore[reportInvalidTypeForm]
 Loss: TypeAlias = Literal[*LOSSES]  # pyright: ignore[reportInvalidTypeForm]
 Optimizer: TypeAlias = Literal[*OPTIMIZERS]  # pyright: ignore[reportInvalidTypeForm]
 Schedule: TypeAlias = Literal[*SCHEDULES]  # pyright: ignore[reportInvalidTypeForm]
@@ -33,8 +34,12 @@ ScoreKey: TypeAlias = Literal[
     "r2",
     "mae",
     "rmse",
+    "bits_per_character",
+    "perplexity",
+    "token_accuracy",
 ]
 
+TEXT_NETWORKS = ("gru", "lstm", "transformer")
 DEVICE_SETTINGS = ("devices", "model_devices", "distributed", "coordinator", "processes", "process", "connect_seconds")
 # config.json stores neither the paths of a run, the devices that compute it, nor the preset of its defaults.
 UNSTORED = ("run", "resume", "checkpoint", "config", "preset", *DEVICE_SETTINGS)
@@ -43,52 +48,9 @@ CHANGEABLE = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoi
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(NetworkSettings, DataSettings):
     """The settings of a training run."""
 
-    dataset: str = "iris"
-    """Data to learn from, which is one of:
-    iris, wine, breast_cancer, digits, diabetes (of scikit-learn);
-    mnist_784, Fashion-MNIST, openml:NAME (downloaded once);
-    a text, Excel or Parquet file with named columns; an .npz file with the arrays x and t;
-    a folder with MNIST's IDX files. It may also be the first argument, without the flag."""
-    preset: Literal["derivation", "table"] | None = None
-    """Defaults of the settings below, as listed above. By default derivation for iris, and table for other data."""
-    target: str | None = None
-    """Column that is predicted. By default the last one."""
-    weights: str | None = None
-    """Column that says how much each example counts. By default all examples count alike."""
-    header: Literal["first", "none"] | None = None
-    """Whether the first line of a text file holds the names of the columns (first) or an example (none).
-    By default it holds names, and a line that may hold an example is refused."""
-    ignore: tuple[str, ...] = ()
-    """Columns to leave out."""
-    id: tuple[str, ...] = ()
-    """Columns that identify examples. They are left out, and predictions carry them."""
-    categorical: tuple[str, ...] = ()
-    """Columns to read as categories. By default they are those whose cells are mostly text."""
-    numeric: tuple[str, ...] = ()
-    """Columns to read as numbers. By default they are those whose cells are mostly numbers."""
-    kind: Literal["classes", "numbers"] | None = None
-    """Whether the targets are classes or numbers.
-    By default text is read as classes, and so are whole numbers with at most 20 different values."""
-    held_out: float | None = None
-    """Share of the examples that is set apart as the test part.
-    By default the dataset's own test part is used, or a share of 0.2 if it has none."""
-    validation: float = 0.0
-    """Share of the other examples that is set apart as the validation part. With 0 there is no such part.
-    The network is evaluated on it during training, and the best parameters are kept."""
-    scaling: Literal["feature", "all", "none"] = "feature"
-    """How features are standardized, by mean and standard deviation of the training part.
-    feature: each by its own; all: all features by the same, which suits images; none: not at all."""
-    hidden: tuple[int, ...] = (50, 20, 10)
-    """Number of units of each hidden layer."""
-    activation: Activation = "sigmoid"
-    """Activation of the hidden layers."""
-    init_scale: float = 1.0
-    """Factor on the initial weights, which are drawn as Glorot and Bengio do."""
-    dropout: float = 0.0
-    """Share of each hidden layer's outputs that is dropped, drawn anew in every training step."""
     loss: Loss | Literal["automatic"] | None = None
     """Loss that is minimized. By default cross_entropy for classes and squared_error for numbers;
     automatic is softmax_cross_entropy for classes, which does not overflow, and squared_error for numbers."""
@@ -125,7 +87,8 @@ class Settings:
     patience: int | None = None
     """Number of epochs without a better validation score after which the run ends. With None it never ends early."""
     score: ScoreKey = "loss"
-    """Score on the validation part that decides which parameters are best. For numbers, accuracy stands for R².
+    """Score on the validation part that decides which parameters are best.
+    For numbers, accuracy stands for R², and for text for bits per character.
     Precision, recall and f1 are those of the second of two classes, and means over more classes."""
     seed: int = 0
     """Random seed of the parameters, the order of the examples, dropout and, by default, the split into parts."""
@@ -170,6 +133,12 @@ class Settings:
     config: Path | None = None
     """JSON file with settings, such as a run's config.json. Flags on the command line override it."""
 
+    def is_text(self) -> bool:
+        """Returns whether the data are text, and not a table."""
+        return self.dataset == DOCUMENTATION or (
+            self.network in TEXT_NETWORKS and (self.network == "transformer" or self.dataset.endswith(".txt"))
+        )
+
     def check(self) -> None:
         """Checks all that can be checked without the data.
 
@@ -188,10 +157,17 @@ class Settings:
         for name in ("keep", "devices", "model_devices", "patience", "evaluate_every"):
             if getattr(self, name) is not None:
                 validate_number(name, getattr(self, name), least=1, integer=True)
-        if min(self.hidden, default=1) < 1:
-            raise SettingError("hidden", "to be sizes of at least 1", self.hidden)
-        if max(self.hidden, default=1) > 2**31 - 1:
-            raise SettingError("hidden", "to be sizes of at most 2147483647", self.hidden)
+        for name in ("hidden", "widths"):
+            sizes = getattr(self, name)
+            if min(sizes, default=1) < 1:
+                raise SettingError(name, "to be sizes of at least 1", sizes)
+            if max(sizes, default=1) > 2**31 - 1:
+                raise SettingError(name, "to be sizes of at most 2147483647", sizes)
+        for name in ("width", "heads", "blocks", "context"):
+            if getattr(self, name) is not None:
+                validate_number(name, getattr(self, name), least=1, most=2**31 - 1, integer=True)
+        if self.width % self.heads:
+            raise SettingError("heads", f"to divide the width {self.width}", self.heads)
         for name, default in {"patience": None, "evaluate_every": None, "score": "loss"}.items():
             if getattr(self, name) != default and not self.validation:
                 raise SettingError(name, "only together with --validation", getattr(self, name))

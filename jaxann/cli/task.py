@@ -10,21 +10,24 @@ import numpy as np
 from jaxtyping import Array
 from sklearn.utils.class_weight import compute_class_weight
 
+from jaxann.cli.data_settings import COLUMNS
+from jaxann.cli.networks import Interface, build_network, check_network, require_fit
+from jaxann.cli.presets import list_defaults
 from jaxann.cli.settings import Settings
+from jaxann.data.augmentation import Augmentation
 from jaxann.data.batches import Examples
 from jaxann.data.column_settings import ColumnSettings
+from jaxann.data.scaling import Scaling
 from jaxann.data.splits import Dataset, load_dataset
-from jaxann.data.targets import Targets
+from jaxann.data.targets import Targets, TokenTargets
+from jaxann.data.text_parts import load_text
 from jaxann.data.validation import validate, validate_schedule, validate_weights
 from jaxann.gradients.autodiff import autodiff
 from jaxann.gradients.backprop import backprop
-from jaxann.nn.activations import ACTIVATIONS, identity, softmax
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import Number, SettingError, validate_number
-from jaxann.nn.initializers import Initializer
 from jaxann.nn.loss import Loss
 from jaxann.nn.precision import MixedPrecision
-from jaxann.nn.sequential import mlp
 from jaxann.training.loop import Plan, piece_length
 from jaxann.training.optimizers import optimizer, schedule
 from jaxann.training.recipe import Recipe
@@ -62,6 +65,7 @@ def check_settings(settings: Settings) -> None:
         SettingError: If a setting is out of range, or has no effect without another one.
     """
     settings.check()
+    check_network(settings, list_defaults())
     validate_number("epochs", settings.epochs, least=1, integer=True)
     validate_number("epochs", settings.epochs, most=2**31 - 1)  # a state counts them in int32
     validate_number("warmup", settings.warmup, below=settings.epochs, note="the number of epochs")
@@ -86,6 +90,28 @@ def prepare(settings: Settings) -> Task:
     """
     jax.config.update("jax_enable_x64", settings.precision == "float64")
     check_settings(settings)
+    data, targets = load_text_data(settings) if settings.is_text() else load_table_data(settings)
+    source, interface = settings.dataset, Interface(data.train.x.shape[1], data.shape, targets)
+    require_fit(settings, source, interface)
+    validate_schedule(len(data.train.x), settings.epochs, choose_batch_size(settings, data))
+    recipe = make_recipe(settings, data, targets)
+    examples = make_examples(recipe, targets, weight_examples(settings, data))
+    x, t, weights = data.train
+    shown = data.validation or Examples(x[:SHOWN], t[:SHOWN], None if weights is None else weights[:SHOWN])
+    length, every = piece_length(steps_per_epoch(settings, data), settings.epochs, settings.evaluate_every)
+    plan = Plan(settings.epochs, length, every, settings.patience)
+    return Task(data, targets, recipe, examples, (make_examples(recipe, targets, shown), shown.t), plan)
+
+
+def load_table_data(settings: Settings) -> tuple[Dataset, Targets]:
+    """Loads the parts of a table, and fits the encoding of its targets.
+
+    Raises:
+        ValueError: If a setting is out of range, or settings and data do not fit together.
+    """
+    for name in ("context", "tokenizer"):
+        if getattr(settings, name) != getattr(Settings(), name):
+            raise SettingError(name, f"only for text, which {settings.dataset} is not", getattr(settings, name))
     data = load_dataset(
         settings.dataset,
         held_out=settings.held_out,
@@ -106,17 +132,35 @@ def prepare(settings: Settings) -> Task:
     if smoothing is None:
         smoothing = 0.03 if data.classes and loss != "hinge" else 0.0
     try:
-        targets = Targets.fit(loss, len(data.classes), smoothing, data.train.t)
+        return data, Targets.fit(loss, len(data.classes), smoothing, data.train.t)
     except SettingError as error:
         raise _rename_setting(error, "smoothing", "label_smoothing") from None
-    validate_schedule(len(data.train.x), settings.epochs, choose_batch_size(settings, data))
-    recipe = make_recipe(settings, data, targets)
-    examples = make_examples(recipe, targets, weight_examples(settings, data))
-    x, t, weights = data.train
-    shown = data.validation or Examples(x[:SHOWN], t[:SHOWN], None if weights is None else weights[:SHOWN])
-    length, every = piece_length(steps_per_epoch(settings, data), settings.epochs, settings.evaluate_every)
-    plan = Plan(settings.epochs, length, every, settings.patience)
-    return Task(data, targets, recipe, examples, (make_examples(recipe, targets, shown), shown.t), plan)
+
+
+def load_text_data(settings: Settings) -> tuple[Dataset, Targets]:
+    """Loads the parts of a text.
+
+    Raises:
+        ValueError: If a setting is out of range or has no meaning for text, or the text cannot be read or is too short.
+    """
+    for name in (*COLUMNS, "class_weights", "crop", "flip"):
+        if getattr(settings, name) != getattr(Settings(), name):
+            raise SettingError(name, "to be left out for text", getattr(settings, name))
+    parts = load_text(
+        settings.dataset,
+        context=settings.context,
+        tokenizer=settings.tokenizer,
+        held_out=settings.held_out,
+        validation=settings.validation,
+    )
+    loss = "softmax_cross_entropy" if settings.loss in (None, "automatic") else settings.loss
+    try:
+        targets = TokenTargets(loss, parts.tokenizer.size, settings.label_smoothing or 0.0, characters=parts.characters)
+    except SettingError as error:
+        raise _rename_setting(error, "smoothing", "label_smoothing") from None
+    scaling = Scaling(np.zeros(0), np.ones(0))
+    shape, data = (settings.context,), (parts.train, parts.validation, parts.test)
+    return Dataset(*data, (), (), "next token", scaling, shape=shape, tokenizer=parts.tokenizer), targets
 
 
 def choose_batch_size(settings: Settings, data: Dataset) -> int:
@@ -144,7 +188,7 @@ def make_recipe(
         ValueError: If a setting is out of range.
     """
     values = {name: getattr(settings, name) for name in TRACEABLE} | dict(numbers or {})
-    model, loss = make_network(settings, data.train.x.shape[1], targets, values)
+    model, loss = make_network(settings, Interface(data.train.x.shape[1], data.shape, targets), values)
     steps = steps_per_epoch(settings, data)
     final = settings.final
     if final is None:
@@ -157,27 +201,37 @@ def make_recipe(
     except SettingError as error:
         raise _rename_setting(error, "settings", "optimizer_settings") from None
     gradient = {"backprop": backprop, "autodiff": autodiff}[settings.gradient]
-    return Recipe(model, loss, update, choose_batch_size(settings, data), gradient)
+    augment = make_augmentation(settings, data)
+    return Recipe(model, loss, update, choose_batch_size(settings, data), gradient, augment=augment)
 
 
 def make_network(
-    settings: Settings, features: int, targets: Targets, numbers: Mapping[str, Number] | None = None
+    settings: Settings, interface: Interface, numbers: Mapping[str, Number] | None = None
 ) -> tuple[Layer, Loss]:
     """Makes the network and the loss.
 
     Args:
         settings: The settings of the run.
-        features: The number of features.
-        targets: How the targets are encoded for the loss.
+        interface: What the network lies between.
         numbers: Values of settings in `TRACEABLE` that replace those in `settings`. JAX may trace them.
     """
     values = {"init_scale": settings.init_scale, "dropout": settings.dropout} | dict(numbers or {})
-    scale = values["init_scale"] ** 2  # Glorot and Bengio's numbers, scaled
-    weights = Initializer("variance_scaling", (("distribution", "uniform"), ("mode", "fan_avg"), ("scale", scale)))
-    output = softmax if targets.loss == "cross_entropy" else identity
-    sizes = (features, *settings.hidden, targets.outputs)
-    model = mlp(sizes, ACTIVATIONS[settings.activation], output, values["dropout"], weights)
-    return MixedPrecision(model) if settings.precision == "bfloat16" else model, targets.make_loss()
+    model = build_network(settings, interface, values)
+    return MixedPrecision(model) if settings.precision == "bfloat16" else model, interface.targets.make_loss()
+
+
+def make_augmentation(settings: Settings, data: Dataset) -> Augmentation | None:
+    """Makes the random changes of images, or returns None where there are none.
+
+    Raises:
+        SettingError: If the examples are not images, or are too small for the crop.
+    """
+    for name in ("crop", "flip"):
+        if getattr(settings, name) and len(data.shape) != 3:
+            raise SettingError(
+                name, f"only for images, which {settings.dataset} does not hold", getattr(settings, name)
+            )
+    return Augmentation(data.shape, settings.crop, settings.flip) if settings.crop or settings.flip else None
 
 
 def weight_examples(settings: Settings, data: Dataset) -> Examples:

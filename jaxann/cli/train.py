@@ -24,7 +24,9 @@ from jaxann.cli.errors import flags, is_explained, print_error, require_optional
 from jaxann.cli.presets import describe_presets, find_preset
 from jaxann.cli.program import run_program
 from jaxann.cli.report import score_test
+from jaxann.cli.sampler import describe_sample
 from jaxann.cli.scorer import Scorer, Validator
+from jaxann.cli.scores import LOSS
 from jaxann.cli.settings import Settings
 from jaxann.cli.signals import catch_signals
 from jaxann.cli.task import Task, check_settings, prepare, steps_per_epoch
@@ -105,6 +107,10 @@ def run(task: Task, settings: Settings) -> Outcome:
                     if score is None:
                         score = shown.show(progress.state.params)
                     bar.set_postfix({"train_loss": f"{rows[-1]['loss']:.4f}", name: shown.metric.format(score)})
+                if task.data.tokenizer is not None and (evaluate is None or f"validation_{LOSS.key}" in rows[-1]):
+                    sample = describe_sample(task, progress.state)
+                    if is_first():
+                        bar.write(sample)
                 if any_process(bool(signals)):
                     bar.write(f"interrupted after epoch {progress.state.epoch}", file=sys.stderr)
                     break

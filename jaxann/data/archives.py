@@ -37,6 +37,11 @@ class Npz:
                         raise zipfile.BadZipFile(f"it holds {count} arrays {name}")
                     self.arrays[name] = np.asarray(file[name])
         except ValueError as error:
+            if "Object arrays" in str(error):
+                raise ValueError(
+                    f"expected numbers or text in {content}, got Python objects, as NumPy makes of images or sequences "
+                    "of different sizes"
+                ) from None
             raise ValueError(f"{content} cannot be read as numbers or text: {files.describe_error(error)}") from None
         except (OSError, RuntimeError, MemoryError) as error:  # such as an encrypted array, or too little memory
             raise files.read_error(content, error) from None

@@ -11,6 +11,8 @@ EXTRAS = {
     "checkpoints": {"orbax-checkpoint"},
     "runs": {"matplotlib", "tensorboardX", "orbax-checkpoint"},
     "tables": {"openpyxl", "pyarrow"},
+    "sequences": {"mnist1d"},
+    "text": {"tokenizers"},
     "oracles": {"backpack-for-pytorch", "torch"},
 }
 _PACKAGES = {
@@ -20,6 +22,8 @@ _PACKAGES = {
     "torch": "torch",
     "openpyxl": "openpyxl",
     "pyarrow": "pyarrow",
+    "mnist1d": "mnist1d",
+    "tokenizers": "tokenizers",
 }
 
 

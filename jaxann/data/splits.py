@@ -15,6 +15,7 @@ from jaxann.data.column_settings import ColumnSettings
 from jaxann.data.encoding import Encoding, fit_encoding
 from jaxann.data.scaling import Scaling, fit_scaling
 from jaxann.data.tables import Table
+from jaxann.data.tokens import Tokenizer
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.text import shorten
 
@@ -32,6 +33,9 @@ class Dataset(NamedTuple):
         scaling: The map that standardized the features; features to predict from must go through it too.
         encoding: How features are made of the columns of a table; empty where the source holds arrays.
         notes: What a reader of the table may not expect, each in one sentence.
+        shape: The shape of an example whose entries the n features are, such as (height, width, channels) for an image;
+            () where the features have no such order.
+        tokenizer: The way from text to tokens and back; None for tables.
     """
 
     train: Examples
@@ -43,6 +47,8 @@ class Dataset(NamedTuple):
     scaling: Scaling
     encoding: Encoding = Encoding()
     notes: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    tokenizer: Tokenizer | None = None
 
 
 def load_dataset(
@@ -112,7 +118,9 @@ def load_dataset(
     for part in filter(None, (train, valid, test)):
         x = np.asarray(part.x)
         fitted(x, out=x)  # in place, because nothing else refers to the table, and it may be too large to copy
-    return Dataset(train, valid, test, table.classes, table.columns, table.target, fitted, encoding, table.notes)
+    return Dataset(
+        train, valid, test, table.classes, table.columns, table.target, fitted, encoding, table.notes, table.shape
+    )
 
 
 def _encode_columns(

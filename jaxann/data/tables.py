@@ -7,19 +7,17 @@ first unexpected place.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxann.data import archives, files, images, labels
+from jaxann.data import archives, files, images, labels, openml, sequences
 from jaxann.data.column_settings import ColumnSettings
 from jaxann.nn.hyperparameters import SettingError
 
 SETS = ("iris", "wine", "breast_cancer", "digits", "diabetes")
-OPENML = ("mnist_784", "Fashion-MNIST")
-OPENML_TEST = 10_000  # by convention, the last examples of these two are their test part
+SEQUENCES = ("mnist1d",)
 
 
 class Table(NamedTuple):
@@ -36,6 +34,8 @@ class Table(NamedTuple):
         kinds: The kind of each column, by its name; empty where `x` is an array.
         left_out: The reason why each other column is left out, by its name.
         notes: What a reader of the table may not expect, each in one sentence.
+        shape: The shape of an example whose entries the n features are, such as (height, width, channels) for an image;
+            () where the features have no such order.
     """
 
     x: Any
@@ -48,6 +48,7 @@ class Table(NamedTuple):
     kinds: Mapping[str, str] = {}
     left_out: Mapping[str, str] = {}
     notes: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
 
 
 def read_table(
@@ -62,8 +63,9 @@ def read_table(
     """Reads a table. Rows of a file of named columns that have no target are left out.
 
     Args:
-        source: A name in `SETS` or `OPENML`, "openml:NAME", a file of named columns as `frames.read_frame` takes it,
-            an .npz file with arrays x and t, or a folder of IDX files named as those of MNIST are.
+        source: A name in `SETS`, `SEQUENCES` or `openml.IMAGES`, "openml:NAME", a file of named columns as
+            `frames.read_frame` takes it, an .npz file with arrays x and t, or a folder of IDX files named as those of
+            MNIST are.
         target: The column that holds the targets, by default the last.
         weights: The column that says how much each example counts; by default all count alike.
         kind: Whether the targets are classes or numbers. By default, text and the labels of images are read as classes,
@@ -83,17 +85,17 @@ def read_table(
     if kind not in (None, "classes", "numbers"):
         raise SettingError("kind", "to be classes, numbers or None", kind)
     columns = columns or ColumnSettings()
-    is_openml = source in OPENML or source.startswith("openml:")
+    is_openml = source in openml.IMAGES or source.startswith("openml:")
     is_npz = source.lower().endswith(".npz") and not is_openml
-    is_known = source in SETS or is_openml or is_npz or os.path.isdir(source)
+    is_known = source in SETS + SEQUENCES or is_openml or is_npz or os.path.isdir(source)
     is_frame = not is_known and (os.path.exists(source) or "." in source or os.sep in source)
     if not is_known and not is_frame:
-        names = ", ".join(SETS + OPENML)
+        names = ", ".join([*SETS, *SEQUENCES, *openml.IMAGES])
         raise ValueError(
             f"expected a dataset, which is one of {names}, openml:NAME, a file with named columns such as a .csv file, "
             f"an .npz file or a folder of IDX files, got {source!r}"
         )
-    has_names = is_frame or (is_openml and source not in OPENML)
+    has_names = is_frame or (is_openml and source not in openml.IMAGES)
     options = {"target": target, "weights": weights} | columns._asdict()
     for option, value in options.items() if not has_names else ():
         if value:
@@ -108,6 +110,9 @@ def read_table(
         table = _drop_missing_targets(source, table)
     elif source in SETS:
         table = _load_scikit_learn(source)
+    elif source in SEQUENCES:
+        (x, t), test = sequences.make_mnist1d()
+        table = Table(x, t, (), files.index_names("x", x.shape[1:]), "label", test=test, shape=x.shape[1:])
     elif is_openml:
         table = _fetch_openml(source, target, weights, columns)
     else:
@@ -167,36 +172,21 @@ def _load_scikit_learn(name: str) -> Table:
 
     table = getattr(sklearn.datasets, f"load_{name}")()
     classes = tuple(map(str, table.get("target_names", ())))
-    return Table(table.data, table.target, classes, tuple(map(str, table.feature_names)), "target")
+    columns = tuple(map(str, table.feature_names))
+    shape = (*table.images.shape[1:], 1) if name == "digits" else ()
+    return Table(table.data, table.target, classes, columns, "target", shape=shape)
 
 
 def _fetch_openml(source: str, target: str | None, weights: str | None, columns: ColumnSettings) -> Table:
-    from sklearn.datasets import fetch_openml
-
-    name = source.removeprefix("openml:")
-    version = 1 if name in OPENML else "active"
-    try:
-        with warnings.catch_warnings():  # scikit-learn warns and tries again; if that fails too, it raises
-            warnings.filterwarnings("ignore", "A network error|Invalid cache")
-            as_frame = name not in OPENML
-            answer: Any = fetch_openml(
-                name, version=version, as_frame=as_frame, parser="pandas" if as_frame else "liac-arff", n_retries=1
-            )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{source} cannot be fetched from OpenML: {files.describe_error(error)}") from None
-    if as_frame:
+    answer = openml.fetch(source)
+    if source.removeprefix("openml:") not in openml.IMAGES:
         if answer.target is None or np.ndim(answer.target) != 1:
             raise ValueError(f"expected a table with one target, got {source}, which has several targets or none")
         target = answer.target_names[0] if target is None else target
         return _drop_missing_targets(source, _choose_columns(source, answer.frame, target, weights, columns))
-    x = files.require_finite(source, "x", answer.data.astype(np.float32))  # float32 holds every pixel's value
-    table = Table(x, answer.target, (), tuple(answer.feature_names), answer.target_names[0])
-    if len(x) <= OPENML_TEST:
-        raise ValueError(
-            f"expected more than {OPENML_TEST} examples in {source}, the last of which are its test part, got {len(x)}"
-        )
-    test = x[-OPENML_TEST:], table.t[-OPENML_TEST:]
-    return table._replace(x=x[:-OPENML_TEST], t=table.t[:-OPENML_TEST], test=test)
+    x, names, shape = openml.read_pixels(source, answer)
+    (x, x_test), (t, t_test) = (np.split(values, [-openml.TEST]) for values in (x, answer.target))
+    return Table(x, t, (), names, answer.target_names[0], test=(x_test, t_test), shape=shape)
 
 
 def _choose_columns(
@@ -266,7 +256,7 @@ def _read_npz(path: str) -> Table:
         classes = npz.class_names(len(x))
     if "columns" in npz:
         columns = npz.column_names(x.shape[1])
-    return Table(x, t, classes, columns, target, weights, test)
+    return Table(x, t, classes, columns, target, weights, test, shape=npz.arrays[inputs].shape[1:])
 
 
 def _read_idx(folder: str) -> Table:
@@ -281,7 +271,7 @@ def _read_idx(folder: str) -> Table:
             )
         test = x_test.reshape(len(x_test), -1), t_test
     columns = files.index_names("pixel", x.shape[1:])
-    return Table(x.reshape(len(x), -1), t, (), columns, "label", test=test)
+    return Table(x.reshape(len(x), -1), t, (), columns, "label", test=test, shape=(*x.shape[1:], 1))
 
 
 def _require_weights(source: str, name: str, weights: np.ndarray) -> np.ndarray:

@@ -6,11 +6,13 @@ A loss takes distributions over the classes, labels, signs, or numbers. Numbers 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Array
 
 from jaxann.data.scaling import Scaling, mean_and_sd
+from jaxann.nn.each_loss import EachLoss
 from jaxann.nn.hyperparameters import Number, SettingError, is_traced, validate_number
 from jaxann.nn.loss import Loss
 from jaxann.nn.losses import LOSSES, SoftmaxCrossEntropy
@@ -71,6 +73,11 @@ class Targets:
             return cls(loss, classes, smoothing)
         mean, sd = mean_and_sd(np.asarray(t))
         return cls(loss, classes, smoothing, mean, sd)
+
+    @property
+    def kind(self) -> Literal["classes", "numbers", "text"]:
+        """What the targets are; a network for text has tokens as targets."""
+        return "classes" if self.classes else "numbers"
 
     @property
     def outputs(self) -> int:
@@ -142,6 +149,55 @@ class Targets:
         meaning["sigmoid_cross_entropy"] = expit
         with np.errstate(over="ignore"):  # a difference of logits may be -inf, and its exponential is 0 all the same
             return meaning[self.loss](y) if self.classes and self.loss in meaning else None
+
+
+@dataclass(frozen=True)
+class TokenTargets(Targets):
+    """How the next tokens of text become targets of a loss at every position.
+
+    Attributes:
+        loss: "softmax_cross_entropy".
+        classes: How many different tokens there are.
+        smoothing: s in [0, 1), the label smoothing.
+        characters: The mean number of characters of a token.
+
+    Raises:
+        SettingError: If the loss is another one, or if `smoothing` is out of range.
+    """
+
+    characters: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.loss != "softmax_cross_entropy":
+            raise SettingError("loss", "to be softmax_cross_entropy for text", self.loss)
+        super().__post_init__()
+
+    @property
+    def kind(self) -> Literal["classes", "numbers", "text"]:
+        return "text"
+
+    def encode(self, t: np.ndarray | Array) -> np.ndarray:
+        """Returns the next tokens [N, T] as they are, because the loss takes labels."""
+        return np.asarray(t)
+
+    def make_loss(self) -> Loss:
+        return EachLoss(super().make_loss())
+
+    def decode(self, y: np.ndarray) -> np.ndarray:
+        """Returns the most likely tokens [N, T].
+
+        Args:
+            y: What `evaluate_tokens` returns, [N, T, 2].
+
+        Raises:
+            FloatingPointError: If the logarithm of a probability is not finite; the message names the first window,
+                counted from 1.
+        """
+        _require_finite("outputs", y)
+        return y[..., 1].astype(int)
+
+    def probabilities(self, y: np.ndarray) -> None:
+        return None
 
 
 def _require_finite(noun: str, values: np.ndarray) -> None:

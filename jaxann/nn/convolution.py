@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from jaxann.nn.base import Layer
+from jaxann.nn.base import Layer, parts
 from jaxann.nn.factors import Factor, accumulation_dtype
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.initializers import draw_array, glorot_uniform
@@ -276,3 +276,8 @@ class ConvTransposed(Convolution):
         # y = convolve_transposed(x, K) + b, where convolve is the transpose of convolve_transposed
         grads = {"W": self._multiply_patches(x, dy), **self._differentiate_bias(dy)}
         return grads, self.window.convolve(dy[None], K)[0]
+
+
+def has_convolution(layer: Layer) -> bool:
+    """Returns whether a layer is a convolution or has one among its parts, at any depth."""
+    return isinstance(layer, Convolution) or any(map(has_convolution, parts(layer).values()))

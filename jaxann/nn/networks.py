@@ -28,11 +28,12 @@ from jaxann.nn.sequential import Sequential
 def lenet(shape: Sequence[int], outputs: int, hidden: Layer | type[Layer] | str = relu) -> Sequential:
     """Builds LeNet-5: two convolutions with pooling, and three `Dense` layers.
 
-    The first convolution keeps the places of the image, the second one has no padding, and each is followed by the
-    activation and by the maximum of 2 by 2 places. The `Dense` layers have 120, 84 and `outputs` neurons.
+    The first convolution keeps the places of the image, and so does the second one if a side is below 12; otherwise it
+    has no padding. Each is followed by the activation and by the maximum of 2 by 2 places. The `Dense` layers have 120,
+    84 and `outputs` neurons.
 
     Args:
-        shape: The shape [height, width, channels] of an image; its sides are at least 12.
+        shape: The shape [height, width, channels] of an image; its sides are at least 4.
         outputs: The number of outputs, which have no activation.
         hidden: The activation after every layer but the last, or its name.
 
@@ -40,21 +41,22 @@ def lenet(shape: Sequence[int], outputs: int, hidden: Layer | type[Layer] | str 
         The network, which maps x [height, width, channels] to y [outputs].
 
     Raises:
-        SettingError: If `shape` is not (height, width, channels) with sides of at least 12, or `outputs` is not a whole
+        SettingError: If `shape` is not (height, width, channels) with sides of at least 4, or `outputs` is not a whole
             number of at least 1.
 
     Source: LeCun et al. 1998, section 2.B, with ReLU, maxima and full connections in place of the scaled hyperbolic
     tangent, the trained means and the table of connections.
     """
-    height, width, channels = _validate_image(shape, least=12)
+    height, width, channels = _validate_image(shape, least=4)
     hidden = resolve_layer("hidden", hidden)
     validate_number("outputs", outputs, least=1, integer=True)
-    features = 16 * ((height // 2 - 4) // 2) * ((width // 2 - 4) // 2)
+    margin = 2 if min(height, width) < 12 else 0  # of the second convolution, which sees 5 by 5 places
+    features = 16 * ((height // 2 + 2 * margin - 4) // 2) * ((width // 2 + 2 * margin - 4) // 2)
     return Sequential(
         (
             Input((height, width, channels)),
             *(Conv(channels, 6, (5, 5), padding="same"), hidden, MaxPool((2, 2))),
-            *(Conv(6, 16, (5, 5)), hidden, MaxPool((2, 2))),
+            *(Conv(6, 16, (5, 5), padding=margin), hidden, MaxPool((2, 2))),
             *(Flatten(), Dense(features, 120), hidden, Dense(120, 84), hidden, Dense(84, outputs)),
         )
     )

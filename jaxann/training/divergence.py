@@ -40,7 +40,7 @@ def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, hi
     batches = draw_epochs(recipe, state, lanes, 2)
     for i in range(2 * steps):
         batch = jax.tree.map(lambda leaf: leaf[divmod(i, steps)], batches)  # noqa: B023, it is called at once
-        x, t, _ = lanes.take(batch.positions)
+        x, t, _ = recipe.take(lanes, batch)
         key = batch.key if recipe.model.random else None
         place = find_nonfinite(recipe.model, recipe.loss, carry[0], x, t, key)
         carry, _ = step(carry, batch, lanes)

@@ -24,7 +24,6 @@ from jaxann.data.validation import (
 from jaxann.gradients.backprop import backprop
 from jaxann.nn.axis import require_uncoupled
 from jaxann.nn.base import Layer, path_name
-from jaxann.nn.batch import forward_batch
 from jaxann.nn.calibration import calibrate
 from jaxann.nn.hyperparameters import SettingError, is_traced, resolve_key, validate_number
 from jaxann.nn.loss import Loss, mean_weights
@@ -35,6 +34,8 @@ from jaxann.training.loop import Plan, piece_length
 from jaxann.training.memory import validate_memory
 from jaxann.training.optimizers import resolve_optimizer
 from jaxann.training.recipe import History, Recipe, draw, run_epochs, start, train_batches
+
+AT_ONCE = 512  # examples that are evaluated at a time, so that what their layers return fits into memory
 
 
 def fit(
@@ -49,6 +50,7 @@ def fit(
     batch_size: int,
     gradient: Callable = backprop,
     shuffle: bool = True,
+    augment: Callable | None = None,
     weights: Any = None,
     params: PyTree = None,
     validation: Any = None,
@@ -84,6 +86,8 @@ def fit(
         gradient: A function (model, loss) that returns a gradient function, such as `backprop`, `autodiff` or a
             learning rule.
         shuffle: Whether every epoch takes the examples in a new order.
+        augment: A function (key, x) that changes the features x [B, ...] of a batch at random, such as
+            `jaxann.data.Augmentation`; by default none changes them.
         weights: [N], above 0, how much each example counts in the means; ones by default.
         params: The parameters to start from, as `fit` and `model.init` return them; None draws them.
         validation: The validation part, as (x, t) or (x, t, weights), or the share of the examples that is drawn for
@@ -113,6 +117,10 @@ def fit(
     require_logits(model, loss)
     if not callable(gradient):
         raise SettingError("gradient", "to be a function such as jaxann.backprop or a learning rule", gradient)
+    if augment is not None and not callable(augment):
+        raise SettingError(
+            "augment", "to be a function of a key and a batch, such as jaxann.data.Augmentation", augment
+        )
     x, t = validate(model, loss, x, t)
     examples, evaluate_params = Examples(x, t, validate_weights(weights, len(x))), None
     params = None if params is None else validate_params(model, params)
@@ -127,7 +135,7 @@ def fit(
     elif patience is not None:
         raise SettingError("patience", "only together with validation", patience)
     validate_schedule(len(examples.x), epochs, batch_size)
-    recipe = Recipe(model, loss, optimizer, batch_size, gradient, shuffle)
+    recipe = Recipe(model, loss, optimizer, batch_size, gradient, shuffle, augment)
     validate_memory(recipe, key, x.shape[1:], dtype=x.dtype)
     lanes = make_lanes(examples, batch_size)
     before = start(recipe, key) if params is None else start(recipe, key, params)
@@ -161,7 +169,18 @@ def apply(model: Layer, params: PyTree, x: Shaped[Array, "N ..."]) -> Float[Arra
     """
     advice = "jaxann.calibrate(model, params, x_train) returns the model and the parameters to predict with"
     require_uncoupled(model, "predictions and evaluations", advice)
-    return forward_batch(model, params, x)[0]
+    return map_examples(lambda x: model.forward(params, x)[0], x)
+
+
+def map_examples(function: Callable[[Any], Any], examples: Any) -> Any:
+    """Maps a function over examples: over all at once, or over 512 at a time, so that memory suffices for any number.
+
+    Args:
+        function: The function of one example.
+        examples: [N, ...], a tree of arrays.
+    """
+    count = len(jax.tree.leaves(examples)[0])
+    return jax.vmap(function)(examples) if count <= AT_ONCE else jax.lax.map(function, examples, batch_size=AT_ONCE)
 
 
 def evaluate_batch(

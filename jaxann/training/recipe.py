@@ -64,6 +64,8 @@ class Recipe(NamedTuple):
         batch_size: The number of examples in a batch; it is smaller in a few batches if it does not divide N.
         gradient: A function (model, loss) that returns a gradient function, such as `backprop` or a learning rule.
         shuffle: Whether every epoch takes the examples in a new order.
+        augment: A function from a key and the features of a batch [B, ...] to those that the gradient is computed of,
+            such as `Augmentation`. None takes the features as they are.
     """
 
     model: Layer
@@ -72,10 +74,24 @@ class Recipe(NamedTuple):
     batch_size: int
     gradient: Callable = backprop
     shuffle: bool = True
+    augment: Callable[[PRNGKeyArray, Array], Array] | None = None
 
     def make_gradient(self) -> Stateful:
         """Returns the gradient function of the model and the loss as a `Stateful`, whose state may be empty."""
         return as_stateful(self.gradient(self.model, self.loss))
+
+    @property
+    def random(self) -> bool:
+        """Whether the gradient of a batch draws random numbers."""
+        return self.model.random or self.make_gradient().random
+
+    def take(self, lanes: Lanes, batch: Batch) -> tuple[Array, Array, Array]:
+        """Returns the features, the targets and the weights of a batch, with the features augmented."""
+        x, t, weights = lanes.take(batch.positions)
+        if self.augment is not None:
+            assert batch.key is not None
+            x = self.augment(jax.random.fold_in(batch.key, 1), x)  # the key of the batch itself is the gradient's
+        return x, t, weights
 
 
 def init_state(recipe: Recipe, key: PRNGKeyArray, params: PyTree = None) -> TrainState:
@@ -148,13 +164,13 @@ def make_step(recipe: Recipe, lanes: Lanes) -> Callable[[Any, Batch], tuple[Any,
         A function of (params, opt_state, gradient_state) and a `Batch`. It returns their next values as a tuple, and a
         tuple of the batch's mean loss, sum of weights and metrics.
     """
-    gradient = recipe.make_gradient()
+    gradient, random = recipe.make_gradient(), recipe.random
     update = optax.with_extra_args_support(recipe.optimizer).update
 
     def step(carry: Any, batch: Batch) -> tuple[Any, Any]:
         params, opt_state, state = carry
-        examples = lanes.take(batch.positions)
-        draws = {} if batch.key is None else {"key": batch.key}
+        examples = recipe.take(lanes, batch)
+        draws = {"key": batch.key} if random else {}
         value, grads, next_state, metrics = gradient.step(params, state, *examples, **draws)
 
         def value_fn(params: PyTree, batch: Any = examples) -> Array:  # called by optax, with `batch` from `extra`
@@ -179,7 +195,7 @@ def draw_epochs(recipe: Recipe, state: TrainState, lanes: Lanes, epochs: int) ->
     Returns:
         The batches, with positions [epochs, S, B].
     """
-    random = recipe.model.random or recipe.make_gradient().random
+    random = recipe.random or recipe.augment is not None
 
     def draw(epoch: Int[Array, ""]) -> Batch:
         return draw_batches(lanes, jax.random.fold_in(state.key, epoch), shuffle=recipe.shuffle, random=random)

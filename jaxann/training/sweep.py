@@ -21,6 +21,7 @@ from jaxtyping import Float, PyTree
 
 from jaxann.data.batches import Examples, make_lanes
 from jaxann.data.validation import require_logits, validate, validate_schedule, validate_weights
+from jaxann.nn.convolution import has_convolution
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.training.memory import validate_memory
 from jaxann.training.recipe import Recipe, init_state, run_epochs
@@ -116,7 +117,8 @@ def sweep(
     for index, settings in enumerate(members):
         recipe = _make_recipe(make, settings)
         fixed = tuple(sorted((name, value) for name, value in settings.items() if name not in ("seed", *traced)))
-        group = _Group(make, epochs, measure, mesh, fixed, tuple(traced))
+        maps = devices[0].platform == "cpu" and has_convolution(recipe.model)
+        group = _Group(make, epochs, measure, mesh, fixed, tuple(traced), maps)
         if group not in groups:
             require_logits(recipe.model, recipe.loss)
             x, t = validate(recipe.model, recipe.loss, examples.x, examples.t)
@@ -137,7 +139,10 @@ def sweep(
 
 
 class _Group(NamedTuple):
-    """Members that one program trains, because they differ only in the seed and in the settings named in `traced`."""
+    """Members that one program trains, because they differ only in the seed and in the settings named in `traced`.
+
+    With `maps`, each device trains its members one after the other instead of all together.
+    """
 
     make: Callable[..., Recipe]
     epochs: int
@@ -145,6 +150,7 @@ class _Group(NamedTuple):
     mesh: Mesh
     fixed: tuple[tuple[str, Any], ...]
     traced: tuple[str, ...]
+    maps: bool
 
     def train_member(self, seed: Any, numbers: list[Any], shared: tuple[Examples, Any]) -> tuple[Any, ...]:
         """Returns the loss, metrics, measurement and finiteness of one member."""
@@ -196,7 +202,13 @@ class _Group(NamedTuple):
 @lru_cache(maxsize=16)
 def _jit_group(group: _Group) -> Any:
     """Returns the jitted program of a group, from a cache, so that a later sweep need not compile the group again."""
-    train_all = jax.vmap(group.train_member, in_axes=(0, 0, None))
+
+    def train_all(seeds: Any, numbers: list[Any], shared: Any) -> tuple[Any, ...]:
+        # On a CPU, XLA computes convolutions with different kernels together more slowly than one after the other.
+        if group.maps:
+            return jax.lax.map(lambda member: group.train_member(member[0], member[1], shared), (seeds, numbers))
+        return jax.vmap(group.train_member, in_axes=(0, 0, None))(seeds, numbers, shared)
+
     specs = {"in_specs": (MEMBERS, MEMBERS, SHARED), "out_specs": MEMBERS}
     return jax.jit(jax.shard_map(train_all, mesh=group.mesh, **specs, check_vma=False))  # devices exchange nothing
 

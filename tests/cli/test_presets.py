@@ -143,7 +143,10 @@ def test_the_help_lists_the_presets_and_shows_the_defaults_of_the_one_that_holds
         assert ("patience 20" in text) == (program is not sweep)
     _, out, _ = call(train.main, "wine", "--help", name="train.py")
     text = " ".join(out.replace("│", " ").split())
-    assert "Number of units of each hidden layer. (default: 64 64)" in text
+    assert (
+        "Number of units of each hidden layer of mlp, or of each recurrent layer of gru and lstm. (default: 64 64)"
+        in text
+    )
 
 
 def test_in_python_a_preset_is_a_dictionary_of_settings():

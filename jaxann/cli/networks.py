@@ -1,0 +1,191 @@
+"""The networks of the command line: what their settings build, for which data, and which settings each of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+from jaxann.cli.network_settings import NetworkSettings
+from jaxann.data.files import join_names
+from jaxann.data.targets import Targets
+from jaxann.nn.activations import ACTIVATIONS, identity, softmax
+from jaxann.nn.base import Layer
+from jaxann.nn.cells import GRU, LSTM
+from jaxann.nn.embedding import Embedding
+from jaxann.nn.hyperparameters import Number, SettingError
+from jaxann.nn.initializers import Initializer
+from jaxann.nn.input import Input
+from jaxann.nn.networks import lenet, resnet, transformer
+from jaxann.nn.recurrent import Recurrent
+from jaxann.nn.reshape import Reshape
+from jaxann.nn.sequences import recurrent_network
+from jaxann.nn.sequential import Sequential, mlp
+
+
+class Interface(NamedTuple):
+    """What a network lies between: the examples that it takes, and the targets that its outputs are compared with.
+
+    Attributes:
+        features: n, the number of features of an example, or the number of tokens of text that the network sees.
+        shape: The shape of an example whose entries the features are; () where the features have no such order.
+        targets: How the targets are encoded for the loss.
+    """
+
+    features: int
+    shape: tuple[int, ...]
+    targets: Targets
+
+
+Values = Mapping[str, Number]
+Build = Callable[[NetworkSettings, Interface, Values], Sequential]
+
+
+class Network(NamedTuple):
+    """A network of the command line.
+
+    Attributes:
+        build: Makes the network of its settings, of what it lies between, and of numbers that JAX may trace.
+        settings: The settings that the network has; other networks have others.
+        takes: The data that it takes, for messages.
+        axes: The numbers of axes of an example that it takes; None for text alone, () for any features.
+        takes_text: Whether it takes text.
+    """
+
+    build: Build
+    settings: tuple[str, ...]
+    takes: str
+    axes: tuple[int, ...] | None
+    takes_text: bool = False
+
+
+def build_mlp(settings: NetworkSettings, interface: Interface, values: Values) -> Sequential:
+    """Builds a multilayer perceptron, which takes features [n]."""
+    scale = values["init_scale"] ** 2  # Glorot and Bengio's numbers, scaled
+    weights = Initializer("variance_scaling", (("distribution", "uniform"), ("mode", "fan_avg"), ("scale", scale)))
+    sizes = (interface.features, *settings.hidden, interface.targets.outputs)
+    return mlp(sizes, ACTIVATIONS[settings.activation], _choose_output(interface), values["dropout"], weights)
+
+
+def build_lenet(settings: NetworkSettings, interface: Interface, values: Values) -> Sequential:
+    """Builds LeNet-5."""
+    return _from_features(
+        interface, lenet(interface.shape, interface.targets.outputs, ACTIVATIONS[settings.activation])
+    )
+
+
+def build_resnet(settings: NetworkSettings, interface: Interface, values: Values) -> Sequential:
+    """Builds a residual network."""
+    blocks, hidden = settings.blocks or 1, ACTIVATIONS[settings.activation]
+    outputs = interface.targets.outputs
+    return _from_features(interface, resnet(interface.shape, outputs, settings.widths, blocks, hidden=hidden))
+
+
+def build_recurrent(
+    cell: Callable[[int, int], Recurrent], settings: NetworkSettings, interface: Interface, values: Values
+) -> Sequential:
+    """Builds a network of recurrent layers: for a sequence, or for text, where it has an output for every token."""
+    outputs, hidden = interface.targets.outputs, settings.hidden
+    if not hidden:
+        raise SettingError("hidden", f"to hold at least one size for the network {settings.network}", hidden)
+    if interface.targets.kind == "text":
+        if settings.bidirectional:
+            raise SettingError("bidirectional", "to be left out for text, which is read in one direction", True)
+        network = recurrent_network((hidden[0], *hidden, outputs), cell, every_step=True)
+        return Sequential((Embedding(outputs, hidden[0]), *network.layers))
+    steps, channels = (*interface.shape, 1)[:2]
+    sizes = (channels, *hidden, outputs)
+    network = recurrent_network(sizes, cell, both_directions=settings.bidirectional)
+    return _from_features(interface._replace(shape=(steps, channels)), network)
+
+
+def build_transformer(settings: NetworkSettings, interface: Interface, values: Values) -> Sequential:
+    """Builds a causal transformer."""
+    width, heads, blocks = settings.width, settings.heads, settings.blocks or 4
+    network = transformer(
+        interface.targets.outputs, interface.features, width, heads, blocks, dropout=values["dropout"]
+    )
+    assert isinstance(network, Sequential)  # it does not tie its embeddings
+    return network
+
+
+NETWORKS: dict[str, Network] = {
+    "mlp": Network(build_mlp, ("hidden", "activation", "init_scale", "dropout"), "features", ()),
+    "lenet": Network(build_lenet, ("activation",), "images (height, width, channels)", (3,)),
+    "resnet": Network(build_resnet, ("widths", "blocks", "activation"), "images (height, width, channels)", (3,)),
+    "gru": Network(
+        partial(build_recurrent, GRU), ("hidden", "bidirectional"), "text or sequences (steps, features)", (1, 2), True
+    ),
+    "lstm": Network(
+        partial(build_recurrent, LSTM), ("hidden", "bidirectional"), "text or sequences (steps, features)", (1, 2), True
+    ),
+    "transformer": Network(build_transformer, ("width", "heads", "blocks", "dropout"), "text", None, True),
+}
+
+
+def check_network(settings: NetworkSettings, defaults: Mapping[str, set[Any]]) -> None:
+    """Checks that the settings are those that the network has.
+
+    Args:
+        settings: The settings.
+        defaults: The values of each setting that presets have, which are no one's choice.
+
+    Raises:
+        SettingError: If a setting that the network does not have is neither a default nor that of a preset.
+    """
+    own = NETWORKS[settings.network].settings
+    for name in dict.fromkeys(name for network in NETWORKS.values() for name in network.settings):
+        value = getattr(settings, name)
+        if name not in own and value not in defaults[name]:
+            names = join_names([key for key, network in NETWORKS.items() if name in network.settings])
+            raise SettingError(name, f"only for the networks {names}, not for {settings.network}", value)
+
+
+def require_fit(settings: NetworkSettings, source: str, interface: Interface) -> None:
+    """Checks that the network takes the data.
+
+    Args:
+        settings: The settings of the network.
+        source: The data, for the message.
+        interface: What the network would lie between.
+
+    Raises:
+        SettingError: If it does not.
+    """
+    network, is_text = NETWORKS[settings.network], interface.targets.kind == "text"
+    if is_text:
+        if not network.takes_text:
+            names = join_names([name for name, other in NETWORKS.items() if other.takes_text])
+            raise SettingError("network", f"to be {names} for the text {source}", settings.network)
+    elif network.axes is None or (network.axes and len(interface.shape) not in network.axes):
+        content = f"examples of shape {interface.shape}" if interface.shape else "a table of features"
+        raise SettingError(
+            "network", f"to fit {source}, which holds {content}", f"{settings.network}, which takes {network.takes}"
+        )
+
+
+def build_network(settings: NetworkSettings, interface: Interface, values: Values) -> Layer:
+    """Builds the network that the settings describe.
+
+    Args:
+        settings: The settings of the network.
+        interface: What it lies between.
+        values: The numbers "init_scale" and "dropout", which JAX may trace.
+
+    Raises:
+        SettingError: If a setting is out of range.
+    """
+    return NETWORKS[settings.network].build(settings, interface, values)
+
+
+def _choose_output(interface: Interface) -> Layer:
+    return softmax if interface.targets.loss == "cross_entropy" else identity
+
+
+def _from_features(interface: Interface, network: Sequential) -> Sequential:
+    """Returns a network that takes features [n], as the data hold them, and gives them the shape of an example."""
+    shape, output = interface.shape, _choose_output(interface)
+    first = () if shape == (interface.features,) else (Reshape((prod(shape),), shape),)
+    last = () if output == identity else (output,)
+    return Sequential((Input((interface.features,)), *first, *network.layers, *last))
