@@ -91,7 +91,8 @@ def run_checks(settings: GradcheckSettings) -> dict[str, Report]:
     if settings.precision == "bfloat16":
         raise SettingError("precision", "to be float32 or float64, whose rounding a check allows for", "bfloat16")
     task = prepare(settings)
-    validate_memory(task.recipe, jax.random.key(settings.seed), task.examples.x.shape[1:])
+    x = task.examples.x
+    validate_memory(task.recipe, jax.random.key(settings.seed), x.shape[1:], dtype=x.dtype)
     state = start(task.recipe, jax.random.key(settings.seed))
     reports = {"at initialization": check_network(task, state.params, settings)}
     if settings.after:

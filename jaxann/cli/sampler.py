@@ -29,7 +29,7 @@ def continue_text(
     *,
     context: int,
     length: int = LENGTH,
-    temperature: float = TEMPERATURE,
+    temperature: float | int = TEMPERATURE,
     seed: int = 0,
 ) -> str:
     """Continues a text by drawing tokens from a network.

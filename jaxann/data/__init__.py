@@ -70,10 +70,11 @@ number in flowers.csv, row 3, column width, got 'red'" or "expected held_out bet
   batch takes one example from each lane; `extras` says how to install optional packages.
 """
 
+from jaxann.data.augmentation import Augmentation
 from jaxann.data.batches import Examples
 from jaxann.data.column_settings import ColumnSettings
 from jaxann.data.encoding import Encoding
 from jaxann.data.splits import Dataset, load_dataset
 from jaxann.data.targets import Targets
 
-__all__ = ["ColumnSettings", "Dataset", "Encoding", "Examples", "Targets", "load_dataset"]
+__all__ = ["Augmentation", "ColumnSettings", "Dataset", "Encoding", "Examples", "Targets", "load_dataset"]

@@ -135,5 +135,6 @@ from jaxann.training.optimizers import optimizer, schedule
 from jaxann.training.recipe import History, Recipe
 from jaxann.training.second_order import kfac
 from jaxann.training.sweep import combinations
+from jaxann.training.text import generate
 
-__all__ = ["History", "Recipe", "combinations", "cpu_devices", "kfac", "optimizer", "schedule"]
+__all__ = ["History", "Recipe", "combinations", "cpu_devices", "generate", "kfac", "optimizer", "schedule"]

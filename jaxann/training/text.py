@@ -54,7 +54,7 @@ def generate(
     length: int,
     *,
     context: int,
-    temperature: float = 1.0,
+    temperature: float | int = 1.0,
     key: PRNGKeyArray,
 ) -> np.ndarray:
     """Continues a sequence of tokens by drawing one token after another.
