@@ -17,7 +17,10 @@ SETTINGS = {
     "lenet": ("images.npz", "--network", "lenet", "--batch-size", 16, "--learning-rate", 0.01, "--crop", 1, "--flip"),
     "resnet": ("images.npz", "--network", "resnet", "--widths", 4, 8, "--batch-size", 16, "--learning-rate", 0.01),
     "gru": ("sequences.npz", "--network", "gru", "--hidden", 6, "--batch-size", 16, "--bidirectional"),
-    "lstm": ("text.txt", "--network", "lstm", "--hidden", 8, "--context", 12, "--learning-rate", 0.01),
+    "lstm": (
+        *("text.txt", "--network", "lstm", "--hidden", 8, "--context", 12, "--learning-rate", 0.01),
+        *("--schedule", "constant"),
+    ),
     "transformer": (
         *("text.txt", "--network", "transformer", "--width", 8, "--heads", 2, "--blocks", 1, "--context", 12),
         *("--learning-rate", 0.01, "--schedule", "constant", "--dropout", 0.1),
