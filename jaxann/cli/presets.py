@@ -32,10 +32,12 @@ TABLE: dict[str, Any] = {
 IMAGES = TABLE | {
     "dataset": "digits",
     "scaling": "all",
-    "batch_size": 128,
+    "learning_rate": 0.003,
+    "schedule": "cosine",
+    "batch_size": 64,
     "validation": 0.1,
     "patience": None,
-    "epochs": 10,
+    "epochs": 20,
 }
 SEQUENCES = TABLE | {"hidden": (128,), "scaling": "all", "batch_size": 128, "clip": 1.0, "learning_rate": 0.003}
 TEXT = TABLE | {

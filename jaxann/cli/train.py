@@ -89,6 +89,8 @@ def run(task: Task, settings: Settings) -> Outcome:
     record, progress = open_record(task, settings, begin(task.recipe, jax.random.key(settings.seed), mesh, lanes))
     compiled = compile_pieces(task.recipe, lanes, task.plan, progress)
     shown.show(progress.best)  # compiles the evaluation, before the time is measured
+    if task.data.tokenizer is not None:
+        describe_sample(task, progress.state)  # likewise
     compile_seconds, start = perf_counter() - start, perf_counter()
     first_epoch = int(progress.state.epoch)
     pieces = train_in_pieces(task.recipe, lanes, task.plan, progress, evaluate, compiled)

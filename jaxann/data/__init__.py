@@ -29,13 +29,14 @@ The source of a table is one of these:
 
 - scikit-learn's "iris", "wine", "breast_cancer" and "digits", whose targets are classes, and "diabetes", whose targets
   are numbers;
-- "mnist_784", "Fashion-MNIST" and "openml:NAME", which are fetched once, into scikit-learn's cache;
+- "mnist_784", "Fashion-MNIST", "CIFAR_10" and "openml:NAME", which are fetched once, into scikit-learn's cache;
+- "mnist1d", sequences that a package makes: `pip install 'jaxann[sequences]'`;
 - a file with named columns; its last column holds the targets unless `target` names another. It may be text with any
   common separator, encoding and compression (.csv, .tsv, .txt, .csv.gz), Excel (.xlsx) or Parquet (.parquet); the last
   two need `pip install 'jaxann[tables]'`;
 - an .npz file with arrays x and t, and optionally x_test, t_test, weights, classes (their names) and columns (the names
   of the features, by which a file to predict from is then ordered); the first four may also be called x_train, y_train,
-  x_test and y_test;
+  x_test and y_test, and x may have any shape [N, ...];
 - a folder of IDX files named as those of MNIST are, plain or as .gz.
 
 Columns of a file are numbers, dates or categories, as their cells or `columns` say. A missing number becomes the median
@@ -44,6 +45,8 @@ own unless it is rare. A category that the training part lacks has none. Digits 
 categories. Columns are left out, and `Dataset.encoding` says why, if they have the name and the numbers of an
 identifier, or hold texts that are all rare, nothing, or one text. Rows without a target are left out, too, and
 `Dataset.notes` says how many.
+
+The features of an example stand in one row, and `Dataset.shape` says which shape they have in an image or a sequence.
 
 Targets that are text are read as classes, and so are integers with at most 20 distinct values, unless `kind` says
 otherwise. The name of a class is its text in the file, so that 01 and 1 are two classes. Splits are random but depend
@@ -55,6 +58,10 @@ Data and settings that do not fit raise an error of one sentence before anything
 number in flowers.csv, row 3, column width, got 'red'" or "expected held_out between 0 and 1, excluding 0 and 1, got
 1.5".
 
+`text_parts.load_text` reads text: windows of tokens, and the token that follows each of them. `tokens` has the ways from
+text to tokens and back.
+
+- `Augmentation` moves and mirrors the images of a batch at random: `fit(..., augment=Augmentation((28, 28, 1), crop=2))`.
 - `Dataset` is what `load_dataset` returns: up to three `Examples`, the names of classes and columns, and the `encoding`
   and the `scaling`, which make features to predict from in the same way.
 - `ColumnSettings` says which columns to leave out, and which are categories or numbers.
@@ -63,7 +70,7 @@ number in flowers.csv, row 3, column width, got 'red'" or "expected held_out bet
 - `Targets` encodes targets as the loss takes them: smoothed distributions over the classes, labels, signs, counts or
   standardized numbers.
 - The modules: `tables` reads tables of all kinds; `frames` reads files with named columns, `text_files` those of text,
-  `archives` .npz files and `images` IDX files; `files` has the checks that they share; `columns` decides what columns
+  `archives` .npz files, `images` IDX files and `openml` datasets of OpenML; `sequences` makes MNIST-1D; `files` has the checks that they share; `columns` decides what columns
   are, `categories` which categories are frequent, and `encoding` makes features of them; `labels` decides which targets
   are classes; `splits` has `load_dataset`; `scaling` standardizes features and targets; `numbers` makes arrays of
   tables of pandas; `validation` checks arrays against a model and a loss; `batches` lays examples out in lanes, and a

@@ -87,6 +87,24 @@ and do not affect the others. A member is the run that `fit` does with the key o
 parameters agree with that run to 1e-12, and with those of the same member in any other sweep to 1e-13
 (`tests/training/test_sweep.py`).
 
+## Text
+
+A network for text maps tokens [T] to logits for the tokens that come next. It learns with a loss at every position, and
+`generate` continues a text by drawing one token after another:
+
+```python
+from jaxann.data.text_parts import load_text
+from jaxann.nn import EachLoss, SoftmaxCrossEntropy, transformer
+from jaxann.training import generate
+
+parts = load_text("pydoc", context=16)  # the documentation that comes with Python
+size, (x, t, _) = parts.tokenizer.size, parts.train
+model, loss = transformer(size, 16, n=16, heads=2, blocks=1), EachLoss(SoftmaxCrossEntropy())
+params, history = fit(model, loss, "adam", x[:256], t[:256], key=0, epochs=2, batch_size=64, learning_rate=0.01)
+prompt = parts.tokenizer.encode("The ")
+print(parts.tokenizer.decode(generate(model, params, prompt, 20, context=16, key=jax.random.key(1))))
+```
+
 ## Many devices
 
 A mesh spreads every batch over its axis "data", and the outputs of every hidden layer over its axis "model":

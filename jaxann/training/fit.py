@@ -35,7 +35,7 @@ from jaxann.training.memory import validate_memory
 from jaxann.training.optimizers import resolve_optimizer
 from jaxann.training.recipe import History, Recipe, draw, run_epochs, start, train_batches
 
-AT_ONCE = 512  # examples that are evaluated at a time, so that what their layers return fits into memory
+AT_ONCE = 512  # examples that are evaluated at a time
 
 
 def fit(
@@ -172,15 +172,16 @@ def apply(model: Layer, params: PyTree, x: Shaped[Array, "N ..."]) -> Float[Arra
     return map_examples(lambda x: model.forward(params, x)[0], x)
 
 
-def map_examples(function: Callable[[Any], Any], examples: Any) -> Any:
-    """Maps a function over examples: over all at once, or over 512 at a time, so that memory suffices for any number.
+def map_examples(function: Callable[[Any], Any], examples: Any, at_once: int = AT_ONCE) -> Any:
+    """Maps a function over examples: over all together if they are few, and otherwise over so many at a time.
 
     Args:
         function: The function of one example.
         examples: [N, ...], a tree of arrays.
+        at_once: The largest number of examples at a time, so that what layers return fits into memory.
     """
     count = len(jax.tree.leaves(examples)[0])
-    return jax.vmap(function)(examples) if count <= AT_ONCE else jax.lax.map(function, examples, batch_size=AT_ONCE)
+    return jax.vmap(function)(examples) if count <= at_once else jax.lax.map(function, examples, batch_size=at_once)
 
 
 def evaluate_batch(

@@ -18,6 +18,8 @@ from jaxann.nn.loss import Loss
 from jaxann.nn.losses import SoftmaxCrossEntropy
 from jaxann.training.fit import map_examples
 
+AT_ONCE = 64  # sequences that are evaluated at a time, each with a logit for every token at every position
+
 
 def evaluate_tokens(
     model: Layer, loss: Loss, params: PyTree, examples: Examples
@@ -43,7 +45,7 @@ def evaluate_tokens(
         likely = logits.argmax(axis=1).astype(logits.dtype)
         return jnp.stack([log_likelihoods, likely], axis=1), loss.value(y, t)
 
-    summaries, losses = map_examples(evaluate_sequence, (jnp.asarray(examples.x), jnp.asarray(examples.t)))
+    summaries, losses = map_examples(evaluate_sequence, (jnp.asarray(examples.x), jnp.asarray(examples.t)), AT_ONCE)
     return summaries, losses.mean()
 
 

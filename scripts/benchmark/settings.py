@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal, get_args
 
-Section = Literal["notebook", "gradient", "layers", "sweep", "per_example", "script", "check", "folder", "epoch"]
+Section = Literal[
+    "notebook", "gradient", "layers", "text", "sweep", "per_example", "script", "check", "folder", "epoch"
+]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from support.examples import write_images, write_text
 from support.programs import call, compile_cache, end, start
 from support.runs import assert_same_run, logged, read_parameters
 
@@ -50,10 +51,30 @@ def wait_for_metrics(process, folder, after=0):
         time.sleep(0.001)
 
 
+IMAGES = (
+    *("images.npz", "--network", "lenet", "--crop", 1, "--flip", "--batch-size", 16, "--checkpoint-seconds", 0),
+    *("--schedule", "cosine", "--evaluate-every", 1, *BARE),
+)
+TEXT = (
+    *("text.txt", "--network", "transformer", "--width", 8, "--heads", 2, "--blocks", 1, "--context", 12),
+    *("--dropout", 0.1, "--batch-size", 16, "--checkpoint-seconds", 0, "--evaluate-every", 1, *BARE),
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kills", "epochs"), [pytest.param(1, 40, id="1"), pytest.param(50, 1000, id="50")])
-def test_a_run_killed_at_any_moment_and_resumed_is_the_run(begin, tmp_path, kills, epochs):
-    settings, killed = (*EVERYTHING, "--epochs", epochs), tmp_path / "killed"
+@pytest.mark.parametrize(
+    ("settings", "kills", "epochs"),
+    [
+        pytest.param(EVERYTHING, 1, 40, id="1"),
+        pytest.param(EVERYTHING, 50, 1000, id="50"),
+        pytest.param(IMAGES, 20, 400, id="lenet"),
+        pytest.param(TEXT, 20, 200, id="transformer"),
+    ],
+)
+def test_a_run_killed_at_any_moment_and_resumed_is_the_run(begin, tmp_path, settings, kills, epochs):
+    write_images(tmp_path / "images.npz")
+    write_text(tmp_path / "text.txt")
+    settings, killed = (*settings, "--epochs", epochs), tmp_path / "killed"
     undisturbed = begin(*settings, "--run", "undisturbed")
     moment, lost, arguments = random.Random(0), [], (*settings, "--run", "killed")
     for kill in range(kills):

@@ -112,6 +112,29 @@ def test_what_a_text_is_scored_by(folder):
 
 
 @pytest.mark.slow
+def test_a_text_in_tokens_of_a_file_is_scored_by_its_characters(folder):
+    """A run keeps the tokenizer, and continues a prompt when the file is gone."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer, made.decoder = tokenizers.pre_tokenizers.ByteLevel(False), tokenizers.decoders.ByteLevel()
+    made.train([str(folder / "text.txt")], tokenizers.trainers.BpeTrainer(vocab_size=50))
+    made.save(str(folder / "tokenizer.json"))
+    settings = (*SETTINGS["transformer"], *BARE, "--tokenizer", "tokenizer.json")
+    assert call_train(folder, *settings, "--epochs", 2, "--run", "tokens").code == 0
+    (folder / "tokenizer.json").unlink()
+    scores = json.loads((folder / "tokens" / "result.json").read_text())["scores"]
+    targets = json.loads((folder / "tokens" / "data.json").read_text())["targets"]
+    assert targets["characters"] > 1.5
+    bits = np.log2(scores["perplexity"]["network"]) / targets["characters"]
+    assert scores["bits_per_character"]["network"] == pytest.approx(bits, rel=1e-9)
+    ended = call_predict(folder, "tokens", "--prompt", "the cat", "--length", 10)
+    assert ended.out.startswith("the cat")
+    assert len(ended.out) > len("the cat") + 10
+    resumed = call_train(folder, "--resume", "tokens", "--epochs", 3)
+    assert (resumed.code, resumed.sentence) == (2, "train.py: no such file: tokenizer.json")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("network", SETTINGS)
 def test_every_network_trains_on_two_devices_and_in_bfloat16(folder, network):
     common = (*SETTINGS[network], *BARE, "--epochs", 2)

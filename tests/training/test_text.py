@@ -10,8 +10,8 @@ import pytest
 from jaxann.data import Examples
 from jaxann.nn import EachLoss, SoftmaxCrossEntropy, transformer
 from jaxann.nn.hyperparameters import SettingError
-from jaxann.training import fit as fit_module
 from jaxann.training import generate
+from jaxann.training import text as text_module
 from jaxann.training.text import evaluate_tokens
 
 SIZE, CONTEXT = 5, 4
@@ -33,8 +33,8 @@ def test_an_evaluation_is_that_of_all_logits_however_many_are_computed_at_a_time
     chosen = np.take_along_axis(log_p, t[..., None], -1)[..., 0]
     loss = EachLoss(SoftmaxCrossEntropy(0.1))
     expected = -np.mean(0.9 * chosen + 0.1 * log_p.mean(-1))
-    for at_once in (512, 3):
-        monkeypatch.setattr(fit_module, "AT_ONCE", at_once)
+    for at_once in (64, 3):
+        monkeypatch.setattr(text_module, "AT_ONCE", at_once)
         summaries, value = evaluate_tokens(model, loss, params, Examples(x, t))
         np.testing.assert_allclose(summaries[..., 0], chosen, rtol=1e-12, atol=1e-14)
         np.testing.assert_array_equal(summaries[..., 1], y.argmax(-1))
