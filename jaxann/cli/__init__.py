@@ -26,10 +26,10 @@ override them. For iris the defaults are those of the derivation, which `Setting
 `Settings(dataset="table.csv", **TABLE)` has the preset of `jaxann.cli.presets`.
 
 `--network` chooses what is trained: an mlp, lenet or resnet for images, gru or lstm for sequences, and gru, lstm or
-transformer for text. Each has a preset of its own, and a dataset of its own where none is named: `jaxann train --network
-lenet` trains on digits, and `jaxann train --network transformer` on the documentation that comes with Python. Images are
-`--crop`ped and `--flip`ped at random in every batch. A run of text prints a sample at every evaluation, and
-`jaxann predict RUN --prompt "The "` continues a prompt. Runs, sweeps, checks and devices are the same for all networks.
+transformer for text. Each has a preset and a dataset of its own where none is named: `jaxann train --network lenet`
+trains on digits, and `jaxann train --network transformer` on the documentation that comes with Python. `--crop` and
+`--flip` change images at random in every batch. A run of text prints a sample at every evaluation, and `jaxann predict
+RUN --prompt "The "` continues a prompt. Runs, sweeps, checks and devices are the same for all networks.
 
 `jaxann COMMAND --help` lists the settings of a command. `python -m jaxann` is the same command, and
 `scripts/COMMAND.py` starts the same programs from a checkout. Bad input gets one sentence on stderr and exit code 2,

@@ -58,10 +58,10 @@ Data and settings that do not fit raise an error of one sentence before anything
 number in flowers.csv, row 3, column width, got 'red'" or "expected held_out between 0 and 1, excluding 0 and 1, got
 1.5".
 
-`text_parts.load_text` reads text: windows of tokens, and the token that follows each of them. `tokens` has the ways from
-text to tokens and back.
+`text_parts.load_text` reads text: windows of tokens, and the token that follows each of them. `tokens` has the ways
+from text to tokens and back.
 
-- `Augmentation` moves and mirrors the images of a batch at random: `fit(..., augment=Augmentation((28, 28, 1), crop=2))`.
+- `Augmentation` moves and mirrors images at random: `fit(..., augment=Augmentation((28, 28, 1), crop=2))`.
 - `Dataset` is what `load_dataset` returns: up to three `Examples`, the names of classes and columns, and the `encoding`
   and the `scaling`, which make features to predict from in the same way.
 - `ColumnSettings` says which columns to leave out, and which are categories or numbers.
@@ -70,11 +70,12 @@ text to tokens and back.
 - `Targets` encodes targets as the loss takes them: smoothed distributions over the classes, labels, signs, counts or
   standardized numbers.
 - The modules: `tables` reads tables of all kinds; `frames` reads files with named columns, `text_files` those of text,
-  `archives` .npz files, `images` IDX files and `openml` datasets of OpenML; `sequences` makes MNIST-1D; `files` has the checks that they share; `columns` decides what columns
-  are, `categories` which categories are frequent, and `encoding` makes features of them; `labels` decides which targets
-  are classes; `splits` has `load_dataset`; `scaling` standardizes features and targets; `numbers` makes arrays of
-  tables of pandas; `validation` checks arrays against a model and a loss; `batches` lays examples out in lanes, and a
-  batch takes one example from each lane; `extras` says how to install optional packages.
+  `archives` .npz files, `images` IDX files and `openml` datasets of OpenML; `sequences` makes MNIST-1D; `files` has the
+  checks that they share; `columns` decides what columns are, `categories` which categories are frequent, and `encoding`
+  makes features of them; `labels` decides which targets are classes; `splits` has `load_dataset`; `scaling`
+  standardizes features and targets; `numbers` makes arrays of tables of pandas; `validation` checks arrays against a
+  model and a loss; `batches` lays examples out in lanes, and a batch takes one example from each lane; `augmentation`
+  changes images; `text_parts` and `tokens` are for text; `extras` says how to install optional packages.
 """
 
 from jaxann.data.augmentation import Augmentation

@@ -108,10 +108,11 @@ def prepare_flax(recipe: Recipe, state: Any, lanes: Lanes, parts: TextParts) -> 
                 x = Block()(x)
             return nn.Dense(parts.tokenizer.size)(nn.LayerNorm(epsilon=EPSILON)(x))
 
-    model, update = Transformer(), recipe.optimizer
+    update = recipe.optimizer
+    apply: Any = Transformer().apply
 
     def value(params: Any, x: Any, t: Any) -> Any:
-        return optax.softmax_cross_entropy_with_integer_labels(model.apply({"params": params}, x), t).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(apply({"params": params}, x), t).mean()
 
     @jax.jit
     def step(params: Any, opt_state: Any, x: Any, t: Any) -> Any:
