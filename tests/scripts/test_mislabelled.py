@@ -1,0 +1,149 @@
+"""`scripts/mislabelled.py`: a run on a small folder of IDX files, of which some labels are wrong, and its parts."""
+
+import struct
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+
+import jax
+import mislabelled as script
+import numpy as np
+import pytest
+
+from jaxann.data.splits import load_dataset
+
+PLANTED = (5, 50, 150, 250)  # images that the folder itself labels wrongly
+FLIPPED = 0.1
+
+
+def write_part(folder, part, labels, images):
+    for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+        head = struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape)
+        (folder / f"{part}-{kind}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images of a bar in one of three places, in noise."""
+    generator, folder = np.random.default_rng(0), tmp_path_factory.mktemp("bars")
+    for part, count in (("train", 300), ("t10k", 30)):
+        labels = np.arange(count) % 3
+        images = generator.integers(0, 60, (count, 8, 8))
+        for image, label in zip(images, labels, strict=True):
+            image[:, 2 * label + 1 : 2 * label + 3] += 150
+        if part == "train":
+            labels[list(PLANTED)] = (labels[list(PLANTED)] + 1) % 3
+        write_part(folder, part, labels, images)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lines(folder):
+    """What the program prints."""
+    arguments = (str(folder), "--classes", "left", "middle", "right", "--flipped", str(FLIPPED), "--epochs", "4")
+    figure = ("--figure", str(folder / "worst.png"))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as log:
+        patch.setattr(sys, "argv", ["mislabelled.py", *arguments, "--batch-size", "10", *figure])
+        with jax.enable_x64(False):
+            assert script.main() == 0, log.getvalue()
+    return out.getvalue().splitlines()
+
+
+def test_the_images_that_the_dataset_labels_wrongly_have_the_largest_gradients(lines):
+    assert lines[0] == "300 images, test accuracy 1.000; those with the largest gradients:"
+    assert lines[1].split() == ["image", "label", "prediction", "gradient", "norm", "loss"]
+    rows = [line.split() for line in lines[2:42]]
+    names = ("left", "middle", "right")
+    assert {int(row[0]) for row in rows[: len(PLANTED)]} == set(PLANTED)
+    for index, label, prediction, norm, loss in rows[: len(PLANTED)]:
+        assert (label, prediction) == (names[(int(index) + 1) % 3], names[int(index) % 3])
+        assert float(norm) > 1
+        assert float(loss) > 1
+    assert all(row[1] == row[2] == names[int(row[0]) % 3] for row in rows[len(PLANTED) :])
+    norms = [float(row[3]) for row in rows]
+    assert norms == sorted(norms, reverse=True)
+
+
+def test_flipped_labels_have_the_largest_gradients(lines):
+    assert lines[43] == "30 of 300 labels replaced by wrong ones, and the network trained on them:"
+    header, *rows = lines[44:]
+    assert header.split("  ")[-3:] == [f"precision at {k}" for k in (7, 15, 30)]
+    precisions = {" ".join(row.split()[:-3]): [float(cell) for cell in row.split()[-3:]] for row in rows}
+    assert list(precisions) == ["gradient norm", "loss", "random order"]
+    assert precisions["gradient norm"][-1] >= 0.85  # the four labels of the dataset itself are large as well
+    assert precisions["loss"][-1] >= 0.85
+    assert precisions["random order"] == [0.1] * 3
+
+
+def test_the_picture_is_saved(lines, folder):
+    pytest.importorskip("matplotlib")
+    assert (folder / "worst.png").read_bytes().startswith(b"\x89PNG")
+
+
+def make_ranking(norms, losses):
+    labels = np.arange(len(norms)) % 2
+    scores = {"gradient norm": np.array(norms), "loss": np.array(losses)}
+    return script.Ranking(labels, np.zeros(len(norms), int), scores, 1.0)
+
+
+def test_precision_is_that_of_each_ranking():
+    ranking = make_ranking([8.0, 6, 7, 5, 4, 3, 2, 1], [1.0, 2, 3, 4, 5, 6, 7, 8])
+    wrong = np.array([True, True, False, True, False, False, False, True])
+    rows = script.format_precision(ranking, wrong).splitlines()
+    assert [row.split()[-3:] for row in rows[1:]] == [
+        ["1.000", "0.500", "0.750"],
+        ["1.000", "0.500", "0.250"],
+        ["0.500", "0.500", "0.500"],
+    ]
+
+
+def test_the_picture_shows_the_largest_gradients_with_labels_and_predictions(folder):
+    pytest.importorskip("matplotlib")
+    data = load_dataset(str(folder), scaling="all")
+    norms = np.random.default_rng(0).permutation(300).astype(float)
+    figure = script.plot_largest(make_ranking(norms, norms), data, ("a", "b", "c"))
+    drawn = [axes for axes in figure.axes if axes.images]
+    assert len(drawn) == script.ROWS * script.COLUMNS
+    for axes, i in zip(drawn, np.argsort(-norms), strict=False):
+        assert axes.get_title() == f"{'ab'[i % 2]} /\na"
+        shown, pixels = axes.images[0].get_array().ravel(), data.train.x[i]
+        np.testing.assert_allclose((shown - shown.mean()) / shown.std(), (pixels - pixels.mean()) / pixels.std(), 1e-4)
+
+
+def test_labels_are_flipped_to_every_other_class():
+    labels = np.arange(1000) % 10
+    given = script.flip(labels, 10, script.RankingSettings(flipped=0.2, seed=1))
+    wrong = given != labels
+    assert wrong.sum() == 200
+    assert set((given - labels)[wrong] % 10) == set(range(1, 10))
+    assert {*given} == set(range(10))
+    assert (labels == np.arange(1000) % 10).all()
+    assert (given != script.flip(labels, 10, script.RankingSettings(flipped=0.2, seed=2))).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--flipped", "1"), "expected --flipped between 0 and 1, excluding 1, got 1.0"),
+        (("--learning-rate", "nan"), "expected --learning-rate to be a finite number, got nan"),
+        (("--seed", "-1"), "expected --seed between 0 and 4294967295, got -1"),
+        (("--epochs", "0"), "expected --epochs of at least 1, got 0"),
+        (("--batch-size", "301"), "expected --batch-size between 1 and 300 (the number of examples), got 301"),
+        (("--classes", "left", "right"), "expected --classes to name each of 3 classes, got 'left right'"),
+        (("--classes", "Fashion-MNIST"), "expected --classes to name each of 3 classes, got 'T-shirt/top Trouser "),
+    ],
+)
+def test_bad_input_gets_a_sentence(monkeypatch, capsys, folder, arguments, sentence):
+    monkeypatch.setattr(sys, "argv", ["mislabelled.py", str(folder), *arguments])
+    assert script.main() == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith(f"mislabelled.py: {sentence}")
+
+
+@pytest.mark.parametrize("dataset", ["iris", "diabetes"])
+def test_a_dataset_without_images_is_refused(monkeypatch, capsys, dataset):
+    monkeypatch.setattr(sys, "argv", ["mislabelled.py", "--dataset", dataset])
+    assert script.main() == 2
+    sentence = f"expected --dataset to hold images of two or more classes, got '{dataset}'"
+    assert capsys.readouterr() == ("", f"mislabelled.py: {sentence}\n")
