@@ -1,9 +1,9 @@
-"""Finds the mislabeled images of a dataset: those whose own gradient is large in a convolutional network.
+"""Finds the mislabeled images of a dataset by the per-example gradients of a convolutional network.
 
-A LeNet is trained on the training part, and a table shows the training images with the largest gradients. One backward
-pass gives the norms for all images of a batch. How well such a ranking finds wrong labels is measured by a second
-network, for which some labels are replaced by wrong ones. The precision at k is the share of replaced labels among the
-first k images; an image that the dataset itself labels wrongly counts as right there.
+A LeNet is trained on the training part, and a table shows the training images whose labels are the most suspicious. One
+backward pass gives all scores of a batch. How well each score finds wrong labels is measured by a second network, for
+which some labels are replaced by wrong ones. The precision at k is the share of replaced labels among the first k
+images; an image that the dataset itself labels wrongly counts as right there.
 
     python scripts/mislabelled.py /usr/share/datasets/fashion-mnist --classes Fashion-MNIST --figure worst.png
 """
@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 ROWS, COLUMNS = 5, 8  # of the picture, whose images are those of the table
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+SCORES = {"gradient": "gradient norm", "bias": "gradient norm of the last bias", "loss": "loss"}
 AT_ONCE = 500  # images in a backward pass after the training, so that what the layers save fits into memory
 
 
@@ -51,15 +52,18 @@ class RankingSettings:
     Fashion-MNIST (downloaded once). It may also be the first argument, without the flag."""
     classes: tuple[str, ...] = ()
     """Names to show in place of the labels, in their order. Fashion-MNIST stands for the names of its ten classes."""
+    by: Literal["gradient", "bias", "loss"] = "bias"
+    """What to rank by: the norm of the image's gradient; the norm for the last bias alone, which is the distance of the
+    predicted probabilities from the label; or the loss."""
     flipped: float = 0.02
     """Share of the labels that are replaced by wrong ones to measure the precision. With 0 it is not measured."""
     learning_rate: float = 0.001
     epochs: int = 2
-    """Few, because the norms of a network that is trained for longer say more about the image than about its label."""
+    """Few, because a network that is trained for long also learns the wrong labels."""
     batch_size: int = 64
     seed: int = 0
     figure: Path | None = None
-    """Where to save a picture of the images with the largest gradients."""
+    """Where to save a picture of the most suspicious images."""
 
     def check(self) -> None:
         """Refuses numbers out of range, and a picture without matplotlib."""
@@ -76,7 +80,7 @@ class Ranking(NamedTuple):
     Attributes:
         labels: [N], the labels that it was trained on.
         predictions: [N], the labels that it predicts.
-        scores: [N] for each way to rank the images, larger where a label is more suspicious.
+        scores: [N] for each name in `SCORES`, larger where a label is more suspicious.
         accuracy: The share of the test part that it predicts as labeled.
     """
 
@@ -85,7 +89,7 @@ class Ranking(NamedTuple):
     scores: dict[str, np.ndarray]
     accuracy: float
 
-    def largest(self, score: str = "gradient norm", count: int = ROWS * COLUMNS) -> np.ndarray:
+    def largest(self, score: str, count: int = ROWS * COLUMNS) -> np.ndarray:
         """Returns the indices of the images with the largest scores, from the largest on."""
         return np.argsort(-self.scores[score], kind="stable")[:count]
 
@@ -111,18 +115,17 @@ def flip(labels: np.ndarray, classes: int, settings: RankingSettings) -> np.ndar
 
 
 @partial(jax.jit, static_argnames=("model", "loss"))
-def score(model: Layer, loss: Loss, params: PyTree, x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the gradient norm and the loss of each image of a batch, from one backward pass."""
+def score(model: Layer, loss: Loss, params: PyTree, x: jax.Array, t: jax.Array) -> dict[str, jax.Array]:
+    """Returns the scores of each image of a batch, from one backward pass."""
     losses, grads = per_example.gradients(model, loss)(params, x, t)
-    return per_example.norms(grads), losses
+    return {"gradient": per_example.norms(grads), "bias": per_example.leaf_norms(grads)[-1]["b"], "loss": losses}
 
 
 def rank(settings: RankingSettings, data: Dataset, labels: np.ndarray) -> Ranking:
     """Trains a network on the training images with the given labels, and scores each of these images.
 
     Raises:
-        SettingError: If an image is too small for the network. It is a ValueError.
-        FloatingPointError: If the training diverges.
+        SettingError: If an image is too small for the network. A diverging training raises a FloatingPointError.
     """
     model, loss = lenet(data.shape, len(data.classes)), SoftmaxCrossEntropy()
     x, x_test = (part.x.reshape(-1, *data.shape) for part in (data.train, data.test))
@@ -130,21 +133,20 @@ def rank(settings: RankingSettings, data: Dataset, labels: np.ndarray) -> Rankin
     params, _ = fit(model, loss, "adam", x, labels, key=settings.seed, **numbers, progress=True)
     parts = [slice(start, start + AT_ONCE) for start in range(0, len(x), AT_ONCE)]
     batches = [score(model, loss, params, jnp.asarray(x[part], float), jnp.asarray(labels[part])) for part in parts]
-    norms, losses = (np.concatenate(values) for values in zip(*batches, strict=True))
+    scores = {name: np.concatenate([batch[name] for batch in batches]) for name in SCORES}
     predictions, tested = (
         np.asarray(predict(model, params, jnp.asarray(part, float)).argmax(1)) for part in (x, x_test)
     )
-    scores = {"gradient norm": norms, "loss": losses}
     return Ranking(labels, predictions, scores, accuracy=float((tested == data.test.t).mean()))
 
 
-def format_largest(ranking: Ranking, names: tuple[str, ...]) -> str:
-    """Returns a table of the images with the largest gradients. Images are counted from 0 in the training part."""
-    rows = [["image", "label", "prediction", *ranking.scores]]
-    for i in ranking.largest():
-        numbers = [f"{score[i]:.1f}" for score in ranking.scores.values()]
+def format_largest(ranking: Ranking, by: str, names: tuple[str, ...]) -> str:
+    """Returns a table of the images with the largest scores. Images are counted from 0 in the training part."""
+    rows = [["image", "label", "prediction", *SCORES]]
+    for i in ranking.largest(by):
+        numbers = [f"{ranking.scores[score][i]:#.4g}" for score in SCORES]
         rows.append([str(i), names[ranking.labels[i]], names[ranking.predictions[i]], *numbers])
-    return format_table(rows, right=(0, 3, 4))
+    return format_table(rows, right=(0, 3, 4, 5))
 
 
 def format_precision(ranking: Ranking, wrong: np.ndarray) -> str:
@@ -152,26 +154,24 @@ def format_precision(ranking: Ranking, wrong: np.ndarray) -> str:
     count = int(wrong.sum())
     cutoffs = sorted({max(1, count // 4), max(1, count // 2), count})
     rows = [["ranked by", *(f"precision at {k}" for k in cutoffs)]]
-    for score in ranking.scores:
-        rows.append([score, *(f"{wrong[ranking.largest(score, k)].mean():.3f}" for k in cutoffs)])
-    rows.append(["random order", *[f"{wrong.mean():.3f}"] * len(cutoffs)])
-    return format_table(rows)
+    for score, name in SCORES.items():
+        rows.append([name, *(f"{wrong[ranking.largest(score, k)].mean():.3f}" for k in cutoffs)])
+    return format_table([*rows, ["random order", *[f"{wrong.mean():.3f}"] * len(cutoffs)]])
 
 
-def plot_largest(ranking: Ranking, data: Dataset, names: tuple[str, ...]) -> Figure:
-    """Draws the images with the largest gradients, each below its label and what the network predicts instead."""
-    figure, largest = style.make_figure(9, 8), ranking.largest()
-    title = f"The {len(largest)} of {len(ranking.labels):,} images with the largest gradients: label / prediction\n"
+def plot_largest(ranking: Ranking, by: str, data: Dataset, names: tuple[str, ...]) -> Figure:
+    """Draws the images with the largest scores, each below its label and, on the next line, the prediction."""
+    figure, largest = style.make_figure(9, 8), ranking.largest(by)
+    title = f"The {len(largest)} of {len(ranking.labels):,} images with the largest {SCORES[by]}: label / prediction\n"
     figure.suptitle(title, x=0.02, ha="left", size=style.TITLE_SIZE, weight="bold", color=style.INK)
     pixels = data.train.x[largest].reshape(-1, *data.shape)
-    low, high = pixels.min(), pixels.max()
-    for axes in (grid := figure.subplots(ROWS, COLUMNS)).flat:
+    images = (pixels - pixels.min()) / np.ptp(pixels)
+    for i, axes in enumerate(figure.subplots(ROWS, COLUMNS).flat):
         axes.set_axis_off()
-    for axes, i, image in zip(grid.flat, largest, (pixels - low) / (high - low), strict=False):
-        axes.imshow(image, cmap="gray_r")
-        label, prediction = names[ranking.labels[i]], names[ranking.predictions[i]]
-        color = style.INK if label == prediction else style.VERMILION
-        axes.set_title(f"{label} /\n{prediction}", size=style.NOTE_SIZE, color=color)
+        if i < len(largest):
+            axes.imshow(images[i], cmap="gray_r")
+            label, prediction = names[ranking.labels[largest[i]]], names[ranking.predictions[largest[i]]]
+            axes.set_title(f"{label} /\n{prediction}", size=style.NOTE_SIZE, color=style.INK)
     return figure
 
 
@@ -182,10 +182,10 @@ def main() -> int:
         settings.check()
         data, names = read_images(settings)
         ranking = rank(settings, data, data.train.t)
-        print(f"{len(ranking.labels)} images, test accuracy {ranking.accuracy:.3f}; those with the largest gradients:")
-        print(format_largest(ranking, names), flush=True)
+        print(f"{len(ranking.labels)} images, test accuracy {ranking.accuracy:.3f}, largest {SCORES[settings.by]}")
+        print(format_largest(ranking, settings.by, names), flush=True)
         if settings.figure is not None:
-            plot_largest(ranking, data, names).savefig(settings.figure)
+            plot_largest(ranking, settings.by, data, names).savefig(settings.figure)
         if settings.flipped:
             given = flip(data.train.t, len(names), settings)
             wrong = given != data.train.t
