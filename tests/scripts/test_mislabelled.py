@@ -7,11 +7,14 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 
 import jax
+import jax.numpy as jnp
 import mislabelled as script
 import numpy as np
+import optax
 import pytest
 
 from jaxann.data.splits import load_dataset
+from jaxann.nn import SoftmaxCrossEntropy, mlp, tanh
 
 PLANTED = (5, 50, 150, 250)  # images that the folder itself labels wrongly
 FLIPPED = 0.1
@@ -81,6 +84,19 @@ def test_flipped_labels_have_the_largest_gradients(lines):
 def test_the_picture_is_saved(lines, folder):
     pytest.importorskip("matplotlib")
     assert (folder / "worst.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scores_are_norms_of_the_true_gradient_and_losses():
+    model, loss = mlp((4, 5, 3), tanh), SoftmaxCrossEntropy()
+    params, x, t = model.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 4)), jnp.arange(6) % 3
+
+    def value(params, x, t):
+        return loss.value(model.forward(params, x)[0], t)
+
+    losses, grads = jax.vmap(jax.value_and_grad(value), in_axes=(None, 0, 0))(params, x, t)
+    norms = jax.vmap(optax.tree.norm)
+    expected = {"gradient": norms(grads), "bias": norms(grads[-1]["b"]), "loss": losses}
+    jax.tree.map(np.testing.assert_allclose, script.score(model, loss, params, x, t), expected)
 
 
 def make_ranking(norms, losses):
