@@ -181,14 +181,14 @@ def main() -> int:
     def work(settings: RankingSettings, spelling: dict[str, str]) -> int:
         settings.check()
         data, names = read_images(settings)
-        ranking = rank(settings, data, data.train.t)
+        labels = np.asarray(data.train.t)
+        ranking = rank(settings, data, labels)
         print(f"{len(ranking.labels)} images, test accuracy {ranking.accuracy:.3f}, largest {SCORES[settings.by]}")
         print(format_largest(ranking, settings.by, names), flush=True)
         if settings.figure is not None:
             plot_largest(ranking, settings.by, data, names).savefig(settings.figure)
         if settings.flipped:
-            given = flip(data.train.t, len(names), settings)
-            wrong = given != data.train.t
+            wrong = (given := flip(labels, len(names), settings)) != labels
             print(f"\n{wrong.sum()} of {len(wrong)} labels replaced by wrong ones, and the network trained on them:")
             print(format_precision(rank(settings, data, given), wrong))
         return 0
