@@ -5,7 +5,7 @@ backward pass gives all scores of a batch. How well each score finds wrong label
 which some labels are replaced by wrong ones. The precision at k is the share of replaced labels among the first k
 images; an image that the dataset itself labels wrongly counts as right there.
 
-    python scripts/mislabelled.py /usr/share/datasets/fashion-mnist --classes Fashion-MNIST --figure worst.png
+    python scripts/mislabeled.py /usr/share/datasets/fashion-mnist --classes Fashion-MNIST --figure worst.png
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`scripts/mislabelled.py`: a run on a small folder of IDX files, of which some labels are wrong, and its parts."""
+"""`scripts/mislabeled.py`: a run on a small folder of IDX files, of which some labels are wrong, and its parts."""
 
 import re
 import struct
@@ -8,7 +8,7 @@ from io import StringIO
 
 import jax
 import jax.numpy as jnp
-import mislabelled as script
+import mislabeled as script
 import numpy as np
 import optax
 import pytest
@@ -48,7 +48,7 @@ def lines(folder):
     arguments += ("--by", "gradient")
     figure = ("--figure", str(folder / "worst.png"))
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as log:
-        patch.setattr(sys, "argv", ["mislabelled.py", *arguments, "--batch-size", "10", *figure])
+        patch.setattr(sys, "argv", ["mislabeled.py", *arguments, "--batch-size", "10", *figure])
         with jax.enable_x64(False):
             assert script.main() == 0, log.getvalue()
     return out.getvalue().splitlines()
@@ -158,16 +158,16 @@ def test_labels_are_flipped_to_every_other_class():
     ],
 )
 def test_bad_input_gets_a_sentence(monkeypatch, capsys, folder, arguments, sentence):
-    monkeypatch.setattr(sys, "argv", ["mislabelled.py", str(folder), *arguments])
+    monkeypatch.setattr(sys, "argv", ["mislabeled.py", str(folder), *arguments])
     assert script.main() == 2
     out, error = capsys.readouterr()
     assert out == ""
-    assert error.startswith(f"mislabelled.py: {sentence}")
+    assert error.startswith(f"mislabeled.py: {sentence}")
 
 
 @pytest.mark.parametrize("dataset", ["iris", "diabetes"])
 def test_a_dataset_without_images_is_refused(monkeypatch, capsys, dataset):
-    monkeypatch.setattr(sys, "argv", ["mislabelled.py", "--dataset", dataset])
+    monkeypatch.setattr(sys, "argv", ["mislabeled.py", "--dataset", dataset])
     assert script.main() == 2
     sentence = f"expected --dataset to hold images of two or more classes, got '{dataset}'"
-    assert capsys.readouterr() == ("", f"mislabelled.py: {sentence}\n")
+    assert capsys.readouterr() == ("", f"mislabeled.py: {sentence}\n")
