@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 from jaxtyping import PyTree
 
 from jaxann.data.batches import Examples
@@ -12,6 +11,7 @@ from jaxann.nn.base import Layer
 from jaxann.nn.each_loss import EachLoss
 from jaxann.nn.loss import Loss
 from jaxann.training.fit import evaluate_batch
+from jaxann.training.programs import Program
 from jaxann.training.text import evaluate_tokens
 
 
@@ -31,4 +31,4 @@ def evaluate_part(model: Layer, loss: Loss, params: PyTree, examples: Examples) 
     return evaluate(model, loss, params, examples)
 
 
-evaluate = jax.jit(evaluate_part, static_argnames=("model", "loss"))
+evaluate = Program(evaluate_part, ("model", "loss"))

@@ -24,6 +24,7 @@ from jaxann.data.validation import (
 from jaxann.gradients.backprop import backprop
 from jaxann.nn.axis import require_uncoupled
 from jaxann.nn.base import Layer, path_name
+from jaxann.nn.batch import forward_batch
 from jaxann.nn.calibration import calibrate
 from jaxann.nn.hyperparameters import SettingError, is_traced, resolve_key, validate_number
 from jaxann.nn.loss import Loss, mean_weights
@@ -33,6 +34,7 @@ from jaxann.training.early_stopping import fit_in_pieces, hold_out
 from jaxann.training.loop import Plan, piece_length
 from jaxann.training.memory import validate_memory
 from jaxann.training.optimizers import resolve_optimizer
+from jaxann.training.programs import Program
 from jaxann.training.recipe import History, Recipe, draw, run_epochs, start, train_batches
 
 AT_ONCE = 512  # examples that are evaluated at a time
@@ -64,8 +66,7 @@ def fit(
     A batch takes one example from each lane (see `jaxann.data.batches`). The orders of the examples, epochs · N 32-bit
     integers, are kept in memory.
     The function is pure: it may be called under `jit` and `vmap`, which may map over keys and over numbers inside the
-    optimizer. It compiles once for the same model, loss and optimizer, so define the optimizer before a loop over
-    calls of `fit`, not in it.
+    optimizer. Calls that compute the same share a program, and the code of a layer may change between calls.
     With a validation part the network is evaluated on it after every epoch, and the best parameters are returned. The
     steps are those of the run on the same training part without one. Every epoch then is a call of its own, and for a
     network with a `BatchNorm` it ends with a pass over the training part.
@@ -169,19 +170,27 @@ def apply(model: Layer, params: PyTree, x: Shaped[Array, "N ..."]) -> Float[Arra
     """
     advice = "jaxann.calibrate(model, params, x_train) returns the model and the parameters to predict with"
     require_uncoupled(model, "predictions and evaluations", advice)
-    return map_examples(lambda x: model.forward(params, x)[0], x)
+    return map_batches(lambda x: forward_batch(model, params, x)[0], x)
 
 
-def map_examples(function: Callable[[Any], Any], examples: Any, at_once: int = AT_ONCE) -> Any:
-    """Maps a function over examples: over all together if they are few, and otherwise over so many at a time.
+def map_batches(function: Callable[[Any], Any], examples: Any, at_once: int = AT_ONCE) -> Any:
+    """Maps a function over examples: over all together if they are few, and otherwise over batches of them.
 
     Args:
-        function: The function of one example.
+        function: A function of examples [B, ...] that returns a tree of arrays [B, ...].
         examples: [N, ...], a tree of arrays.
-        at_once: The largest number of examples at a time, so that what layers return fits into memory.
+        at_once: The largest B, so that what layers return fits into memory.
     """
     count = len(jax.tree.leaves(examples)[0])
-    return jax.vmap(function)(examples) if count <= at_once else jax.lax.map(function, examples, batch_size=at_once)
+    if count <= at_once:
+        return function(examples)
+    full = count // at_once * at_once
+    batches = jax.tree.map(lambda a: a[:full].reshape(-1, at_once, *a.shape[1:]), examples)
+    results = jax.tree.map(lambda a: a.reshape(full, *a.shape[2:]), jax.lax.map(function, batches))
+    if full == count:
+        return results
+    rest = function(jax.tree.map(lambda a: a[full:], examples))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), results, rest)
 
 
 def evaluate_batch(
@@ -249,5 +258,5 @@ def _score_params(
     return -value, {"validation_loss": value}
 
 
-_apply_compiled = jax.jit(apply, static_argnames="model")
-evaluate = jax.jit(evaluate_batch, static_argnames=("model", "loss"))
+_apply_compiled = Program(apply, ("model",))
+evaluate = Program(evaluate_batch, ("model", "loss"))

@@ -17,7 +17,7 @@ from jaxann.nn.hyperparameters import validate_number
 from jaxann.training.devices import shard_state
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.memory import validate_memory
-from jaxann.training.recipe import LIGHT_OPTIMIZATION, History, Recipe, TrainState, draw, run_batches, start
+from jaxann.training.recipe import History, Recipe, TrainState, draw, start, train_batches
 
 Row = dict[str, Any]
 Evaluate = Callable[[Any], tuple[float, Row]]
@@ -75,7 +75,7 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
     """
     shape, dtype = (None, None) if lanes is None else (lanes.x.shape[2:], lanes.x.dtype)
     validate_memory(recipe, key, shape, mesh, dtype)
-    state = start.lower(recipe, key).compile(LIGHT_OPTIMIZATION)(key)  # the program runs once
+    state = start(recipe, key)
     state = state if mesh is None else shard_state(state, mesh)
     return Progress(state, state.params, -inf, 0)
 
@@ -120,7 +120,7 @@ class Piece(NamedTuple):
     """
 
     draw: Callable[..., Batch]
-    run: Any
+    run: Callable[..., tuple[TrainState, History]]
 
     def __call__(self, state: TrainState, lanes: Lanes) -> tuple[TrainState, History]:
         return self.run(state, lanes, self.draw(state, lanes))
@@ -128,10 +128,11 @@ class Piece(NamedTuple):
 
 def compile_piece(recipe: Recipe, state: TrainState, lanes: Lanes, length: int) -> Piece:
     """Compiles the programs of a piece of `length` epochs, which leave the state and the lanes on their devices."""
-    drawing = draw.lower(recipe, state, lanes, length).compile()
+    drawing = draw.jit(recipe, state, lanes, length)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    run = jax.jit(run_batches, static_argnames="recipe", out_shardings=(shardings, shardings.epoch))
-    return Piece(drawing, run.lower(recipe, state, lanes, drawing(state, lanes)).compile())
+    batches = drawing(state, lanes)
+    run = train_batches.lower(recipe, state, lanes, batches, out_shardings=(shardings, shardings.epoch))
+    return Piece(drawing, run.compile())
 
 
 def train_in_pieces(

@@ -16,7 +16,7 @@ from jaxann.gradients.backprop import backprop
 from jaxann.nn.axis import alone
 from jaxann.nn.base import Layer
 from jaxann.nn.hyperparameters import is_traced
-from jaxann.training.recipe import Recipe, start
+from jaxann.training.recipe import Recipe, init_state
 
 # Runs that need fewer bytes are never refused: reading the free memory takes as long as 50 short steps.
 _ALWAYS_ALLOWED = 2**26
@@ -132,7 +132,7 @@ def _count_needed(
     What the forward pass saves is counted exactly only if `exactly` is set, because that also traces the backward pass.
     Otherwise arrays that the backward pass does not use are counted as well.
     """
-    state = start.eval_shape(recipe, key)
+    state = jax.eval_shape(partial(init_state, recipe), key)
     parameters, others = _count_bytes(state.params), _count_bytes((state.opt_state, state.gradient_state))
     if is_spread:
         return {"parameters": parameters, "optimizer state": others}

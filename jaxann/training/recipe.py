@@ -17,6 +17,7 @@ from jaxann.gradients.backprop import backprop
 from jaxann.gradients.stateful import Stateful, as_stateful
 from jaxann.nn.base import Layer
 from jaxann.nn.loss import Loss
+from jaxann.training.programs import Program
 
 
 class TrainState(NamedTuple):
@@ -203,12 +204,11 @@ def draw_epochs(recipe: Recipe, state: TrainState, lanes: Lanes, epochs: int) ->
     return jax.vmap(draw)(state.epoch + jnp.arange(epochs))
 
 
-# Compiled once for each recipe. A program that traces numbers inside a recipe, such as a sweep, compiles the plain
-# functions itself.
-start = jax.jit(init_state, static_argnames="recipe")
-train = jax.jit(run_epochs, static_argnames=("recipe", "epochs"))
-# The drawing of batches has whole numbers alone, so little optimization changes no bit. It runs once in many steps, and
-# thorough optimization would take longer than compiling the steps. Level 0 compiled other programs wrongly.
+# The drawing of parameters and batches runs once in many steps, and thorough optimization would take longer than
+# compiling the steps. Level 0 compiled other programs wrongly.
 LIGHT_OPTIMIZATION: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
-draw = jax.jit(draw_epochs, static_argnames=("recipe", "epochs"), compiler_options=LIGHT_OPTIMIZATION)
-train_batches = jax.jit(run_batches, static_argnames="recipe")
+# A program that traces numbers inside a recipe, such as a sweep, compiles the plain functions itself.
+start = Program(init_state, ("recipe",), LIGHT_OPTIMIZATION)
+draw = Program(draw_epochs, ("recipe", "epochs"), LIGHT_OPTIMIZATION)
+train = Program(run_epochs, ("recipe", "epochs"))
+train_batches = Program(run_batches, ("recipe",))

@@ -10,6 +10,7 @@ from inspect import signature
 from itertools import product
 from math import ceil
 from numbers import Real
+from types import CodeType
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from jaxann.data.validation import require_logits, validate, validate_schedule, 
 from jaxann.nn.convolution import has_convolution
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.training.memory import validate_memory
+from jaxann.training.programs import find_codes, share
 from jaxann.training.recipe import Recipe, init_state, run_epochs
 
 WIDTH = 32  # members at a time on a CPU's device, whose caches hold few more: 64 are no faster, 128 slower (measured)
@@ -77,8 +79,7 @@ def sweep(
     """Trains a network for each member, all on the same examples.
 
     Settings listed in `traced` vary inside one compiled program. Any other setting splits the sweep into groups, and
-    each group is compiled once. A later sweep with the same `make`, `measure`, epochs and array shapes is not compiled
-    again, so define those functions before a loop over sweeps, not in it.
+    each group is compiled once. A later sweep that computes the same is not compiled again.
 
     A member is trained as `fit` would train it with the key of its seed, up to rounding, which may differ between
     programs for chunks of different sizes. Diverged members are marked and do not affect the others.
@@ -117,8 +118,7 @@ def sweep(
     for index, settings in enumerate(members):
         recipe = _make_recipe(make, settings)
         fixed = tuple(sorted((name, value) for name, value in settings.items() if name not in ("seed", *traced)))
-        maps = devices[0].platform == "cpu" and has_convolution(recipe.model)
-        group = _Group(make, epochs, measure, mesh, fixed, tuple(traced), maps)
+        group = _Group(make, epochs, measure, mesh, fixed, tuple(traced))
         if group not in groups:
             require_logits(recipe.model, recipe.loss)
             x, t = validate(recipe.model, recipe.loss, examples.x, examples.t)
@@ -139,10 +139,7 @@ def sweep(
 
 
 class _Group(NamedTuple):
-    """Members that one program trains, because they differ only in the seed and in the settings named in `traced`.
-
-    With `maps`, each device trains its members one after the other instead of all together.
-    """
+    """Members that one program trains, because they differ only in the seed and in the settings named in `traced`."""
 
     make: Callable[..., Recipe]
     epochs: int
@@ -150,7 +147,6 @@ class _Group(NamedTuple):
     mesh: Mesh
     fixed: tuple[tuple[str, Any], ...]
     traced: tuple[str, ...]
-    maps: bool
 
     def train_member(self, seed: Any, numbers: list[Any], shared: tuple[Examples, Any]) -> tuple[Any, ...]:
         """Returns the loss, metrics, measurement and finiteness of one member."""
@@ -170,14 +166,16 @@ class _Group(NamedTuple):
 
     def compile_chunk(self, members: list[Mapping[str, Any]], shared: tuple[Examples, Any]) -> Any:
         """Returns the compiled program for chunks of `len(members)` members."""
+        args, recipe = (*self.make_arguments(members), shared), _make_recipe(self.make, members[0])
+        # On a CPU, XLA computes convolutions with different kernels together more slowly than one after the other.
+        maps = self.mesh.devices.flat[0].platform == "cpu" and has_convolution(recipe.model)
         try:
-            lowered = _jit_group(self).lower(*self.make_arguments(members), shared)
+            return share(_jit_group(self, maps, find_codes(recipe)), args).lower(*args).compile()
         except (TypeError, ValueError) as error:
             if not self.traced:
                 raise
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"the program that traces {', '.join(self.traced)} cannot be made: {reason}") from error
-        return lowered.compile()
 
     def train(
         self, members: dict[int, Mapping[str, Any]], shared: Any, budget: int | float | None
@@ -200,12 +198,17 @@ class _Group(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _jit_group(group: _Group) -> Any:
-    """Returns the jitted program of a group, from a cache, so that a later sweep need not compile the group again."""
+def _jit_group(group: _Group, maps: bool, codes: tuple[CodeType, ...]) -> Any:
+    """Returns the jitted program of a group, from a cache, so that a later sweep need not trace the group again.
+
+    Args:
+        group: The group.
+        maps: Whether each device trains its members one after the other instead of all together.
+        codes: The code of the layers, with which the program changes.
+    """
 
     def train_all(seeds: Any, numbers: list[Any], shared: Any) -> tuple[Any, ...]:
-        # On a CPU, XLA computes convolutions with different kernels together more slowly than one after the other.
-        if group.maps:
+        if maps:
             return jax.lax.map(lambda member: group.train_member(member[0], member[1], shared), (seeds, numbers))
         return jax.vmap(group.train_member, in_axes=(0, 0, None))(seeds, numbers, shared)
 

@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxann.data.batches import Examples
 from jaxann.data.validation import validate_ids
 from jaxann.nn.base import Layer
+from jaxann.nn.batch import forward_batch
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.loss import Loss
 from jaxann.nn.losses import SoftmaxCrossEntropy
-from jaxann.training.fit import map_examples
+from jaxann.training.fit import map_batches
 
 AT_ONCE = 64  # sequences that are evaluated at a time, each with a logit for every token at every position
 
@@ -37,15 +38,15 @@ def evaluate_tokens(
         loss over the sequences.
     """
 
-    def evaluate_sequence(example: tuple[Array, Array]) -> tuple[Array, Array]:
-        x, t = example
-        y, _ = model.forward(params, x)
+    def evaluate_sequences(batch: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, t = batch
+        y, _ = forward_batch(model, params, x)
         logits = y.astype(jnp.float32) if y.dtype == jnp.bfloat16 else y
-        log_likelihoods = -jax.vmap(SoftmaxCrossEntropy().value)(logits, t)
-        likely = logits.argmax(axis=1).astype(logits.dtype)
-        return jnp.stack([log_likelihoods, likely], axis=1), loss.value(y, t)
+        log_likelihoods = -jax.vmap(jax.vmap(SoftmaxCrossEntropy().value))(logits, t)
+        likely = logits.argmax(axis=-1).astype(logits.dtype)
+        return jnp.stack([log_likelihoods, likely], axis=-1), jax.vmap(loss.value)(y, t)
 
-    summaries, losses = map_examples(evaluate_sequence, (jnp.asarray(examples.x), jnp.asarray(examples.t)), AT_ONCE)
+    summaries, losses = map_batches(evaluate_sequences, (jnp.asarray(examples.x), jnp.asarray(examples.t)), AT_ONCE)
     return summaries, losses.mean()
 
 

@@ -1,0 +1,155 @@
+"""Programs that are compiled once for what they compute, and once more when the code of a layer has changed.
+
+`jax.jit` compiles a function again for every new object among its static arguments, such as an optimizer with the same
+settings as the one before, and it does not notice that a method of a layer was replaced.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import is_dataclass
+from inspect import signature
+from types import CodeType, FunctionType
+from typing import Any
+
+import jax
+
+from jaxann.nn.hyperparameters import is_traced
+
+Options = Mapping[str, Any]
+MOST = 256  # programs that are kept
+
+
+class Kept(OrderedDict[Hashable, Any]):
+    """The values of the last `MOST` keys that were used."""
+
+    def find(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Returns the value of a key, made if it is not there."""
+        if key in self:
+            self.move_to_end(key)
+            return self[key]
+        value = self[key] = make()
+        if len(self) > MOST:
+            self.popitem(last=False)
+        return value
+
+
+_shared = Kept()  # jitted functions by the text of their programs
+
+
+def share(jitted: Any, args: tuple[Any, ...], settings: Any = None) -> Any:
+    """Returns the first jitted function that computes the same for such arguments, which may be the given one.
+
+    Args:
+        jitted: What `jax.jit` returned.
+        args: The arguments.
+        settings: What the program depends on besides its text, such as the options of the compiler.
+    """
+    lowered = jitted.lower(*args)
+    place = tuple(getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(args))
+    return _shared.find((lowered.as_text(), lowered.in_tree, lowered.out_tree, place, settings), lambda: jitted)
+
+
+class Program:
+    """A function as a compiled program.
+
+    It is traced again where JAX would do so, and where the code of a layer, a loss or a gradient function among its
+    static arguments has changed. It is compiled again only where that has changed what it computes. Inside another
+    program, such as one that `jax.vmap` or `jax.jit` makes, it is a part of that program.
+
+    Args:
+        function: The function.
+        static: The names of the arguments that are compiled in; they must be hashable.
+        options: The options of the compiler.
+    """
+
+    def __init__(self, function: Callable, static: tuple[str, ...], options: Options = {}) -> None:  # noqa: B006
+        self._function, self._static, self._options = function, static, options
+        self._signature, self._programs = signature(function), Kept()
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        static, dynamic = self._split(args, kwargs)
+        parts, leaves, values = find_parts(static), jax.tree.leaves(dynamic), tuple(dynamic.values())
+        if any(map(is_traced, (*parts, *leaves))):
+            return jax.jit(self._bind(static, dynamic))(*values)
+        codes = tuple(part.__code__ for part in parts)
+        modes = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision, jax.config.jax_default_device
+        types = tuple((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
+        key = tuple(static.items()), tuple(map(id, codes)), jax.tree.structure(dynamic), types, modes
+
+        def make() -> tuple[Any, Any]:
+            return self._jit(static, dynamic), codes  # so that no other code gets the identity of one of these
+
+        return self._programs.find(key, make)[0](*values)
+
+    def jit(self, *args: Any, **settings: Any) -> Any:
+        """Returns the function of the arguments that are not static, jitted, for arguments like these.
+
+        Args:
+            *args: The arguments.
+            **settings: Settings of `jax.jit`, such as `out_shardings`.
+        """
+        return self._jit(*self._split(args, {}), **settings)
+
+    def lower(self, *args: Any, **settings: Any) -> Any:
+        """Returns what the `lower` of the jitted function returns for arguments like these."""
+        _, dynamic = self._split(args, {})
+        return self.jit(*args, **settings).lower(*dynamic.values())
+
+    def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        bound = self._signature.bind(*args, **kwargs).arguments
+        static = {name: bound.pop(name) for name in self._static if name in bound}
+        return static, bound
+
+    def _bind(self, static: dict[str, Any], dynamic: dict[str, Any]) -> Callable:
+        """Returns a function of the arguments that are not static: a new one, because JAX remembers what it traced."""
+        return lambda *values: self._function(**static, **dict(zip(dynamic, values, strict=True)))
+
+    def _jit(self, static: dict[str, Any], dynamic: dict[str, Any], **settings: Any) -> Any:
+        options = {"compiler_options": dict(self._options)} if self._options else {}
+        jitted = jax.jit(self._bind(static, dynamic), **options, **settings)
+        return share(jitted, tuple(dynamic.values()), (*self._options.items(), *jax.tree.leaves(settings)))
+
+
+def find_parts(value: Any) -> list[Any]:
+    """Returns what a static argument computes with: all functions and methods that belong to it, and traced numbers.
+
+    Args:
+        value: A function, a layer, a loss or another dataclass, or a tuple or a dictionary of such.
+    """
+    parts: list[Any] = []
+    seen: set[Any] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, FunctionType):
+            if value not in seen:
+                seen.add(value)
+                parts.append(value)
+                collect(tuple(cell.cell_contents for cell in value.__closure__ or ()))
+        elif isinstance(value, tuple):
+            for element in value:
+                collect(element)
+        elif is_dataclass(value) and not isinstance(value, type):
+            if type(value) not in seen:
+                seen.add(type(value))
+                parts.extend(_list_methods(type(value)))
+            collect(tuple(vars(value).values()))
+        elif is_traced(value):
+            parts.append(value)
+
+    collect(tuple(value.values()) if isinstance(value, dict) else value)
+    return parts
+
+
+def find_codes(value: Any) -> tuple[CodeType, ...]:
+    """Returns the code of all functions and methods that belong to a static argument, as `find_parts` finds them."""
+    return tuple(part.__code__ for part in find_parts(value) if isinstance(part, FunctionType))
+
+
+def _list_methods(cls: type) -> list[FunctionType]:
+    """Returns the methods and properties of a class and of its bases, as functions."""
+    attributes = [attribute for base in cls.__mro__ for attribute in vars(base).values()]
+    methods = [attribute.fget if isinstance(attribute, property) else attribute for attribute in attributes]
+    return [method for method in methods if isinstance(method, FunctionType)]

@@ -1,0 +1,116 @@
+"""Programs: what is compiled once, and what is compiled anew because code has changed."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxann import fit, predict, sweep
+from jaxann.data import Examples
+from jaxann.nn import Dense, Layer, Sequential, SoftmaxCrossEntropy, mlp
+from jaxann.training import Recipe
+from jaxann.training.programs import Program, find_codes
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+X, T = jax.random.normal(jax.random.key(0), (12, 3)), jnp.arange(12) % 2
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Counts the programs that XLA has compiled."""
+    count = []
+
+    def listen(event, duration, **_):
+        if event == COMPILED:
+            count.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield count
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def train(optimizer=None, model=None):
+    optimizer = optax.adam(0.01) if optimizer is None else optimizer
+    model = mlp((3, 4, 2)) if model is None else model
+    return fit(model, SoftmaxCrossEntropy(), optimizer, X, T, key=0, epochs=2, batch_size=4)[0]
+
+
+def test_a_second_fit_with_equal_settings_compiles_nothing(compiled):
+    first = train()
+    count = len(compiled)
+    assert count
+    again = train(optax.adam(0.01), mlp((3, 4, 2)))
+    assert len(compiled) == count
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    other = train(optax.adam(0.02))
+    assert len(compiled) > count
+    assert np.any(other[0]["W"] != first[0]["W"])
+
+
+@dataclass(frozen=True)
+class Scaled(Layer):
+    """y = a x for a number a."""
+
+    a: float
+
+    def forward(self, params, x, key=None):
+        return self.a * x, ()
+
+    def backward(self, params, saved, dy):
+        return (), self.a * dy
+
+
+def test_an_edited_method_is_seen_by_the_next_fit_predict_and_sweep(monkeypatch):
+    model = Sequential((Dense(3, 4), Scaled(2.0), Dense(4, 2)))
+    params = model.init(jax.random.key(1))
+
+    def make(rate):
+        return Recipe(model, SoftmaxCrossEntropy(), optax.sgd(rate), 4)
+
+    def measure(recipe, params, data):
+        return params
+
+    def run_all():
+        outcomes = sweep(make, [{"seed": 0, "rate": 0.1}], Examples(X, T), epochs=2, traced=("rate",), measure=measure)
+        return train(model=model), predict(model, params, X), next(iter(outcomes)).measured
+
+    before = run_all()
+    jax.tree.map(np.testing.assert_array_equal, run_all(), before)
+    monkeypatch.setattr(Scaled, "backward", lambda self, params, saved, dy: ((), 0 * dy))
+    trained, predicted, swept = run_all()
+    np.testing.assert_array_equal(predicted, before[1])
+    for edited, original in ((trained, before[0]), (swept, before[2])):
+        np.testing.assert_array_equal(np.ravel(edited[0]["b"]), 0)  # no gradient reaches the first layer
+        assert np.any(original[0]["b"] != 0)
+    monkeypatch.undo()
+    jax.tree.map(np.testing.assert_array_equal, run_all(), before)
+
+    def double(self, params, x, key=None):
+        return 2 * self.a * x, ()
+
+    monkeypatch.setattr(Scaled.forward, "__code__", double.__code__)  # as a module that is loaded again does
+    assert np.any(run_all()[1] != before[1])
+
+
+def test_a_program_is_its_function_in_other_programs_and_with_other_arguments():
+    program = Program(lambda x, n, y=1.0: n * x + y, ("n",))
+    assert program(2.0, 3) == 7
+    assert program(np.arange(3.0), n=3, y=2.0).tolist() == [2, 5, 8]
+    assert jax.vmap(lambda x: program(x, 3))(jnp.arange(3.0)).tolist() == [1, 4, 7]
+    with jax.enable_x64(False):
+        assert program(np.float64(2), 3).dtype == np.float32
+    assert program(np.float64(2), 3).dtype == np.float64
+    with pytest.raises(TypeError, match="unhashable"):
+        program(2.0, [3])
+
+
+def test_the_code_of_layers_functions_and_tuples_is_found():
+    def function():
+        return 1
+
+    codes = find_codes({"model": (Sequential((Dense(3, 4), Scaled(2.0))), function)})
+    for method in (Dense.forward, Dense.backward, Scaled.backward, Sequential.backward, function):
+        assert method.__code__ in codes
