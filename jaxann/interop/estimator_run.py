@@ -18,6 +18,7 @@ from jaxann.interop.estimator_network import Gathered, Structure
 from jaxann.nn.loss import mean_weights
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.fit import apply
+from jaxann.training.programs import THREADS
 from jaxann.training.recipe import TrainState, init_state, run_epochs
 from jaxann.training.recipe import train as train_epochs
 
@@ -114,7 +115,7 @@ def _run_piece(
 
 _VALIDATION = ("validation_loss", "validation_score")
 _ONCE = {"xla_backend_optimization_level": "1"}  # a program that runs once: optimizing it costs more than it saves
-_run_one = jax.jit(_run_piece, static_argnums=(0, 1))
+_run_one = jax.jit(_run_piece, static_argnums=(0, 1), compiler_options=dict(THREADS))
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=_ONCE)

@@ -16,10 +16,11 @@ from typing import Any, cast
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import Layer
 from jaxann.nn.factors import accumulation_dtype
+from jaxann.nn.platform import compute_once
 from jaxann.nn.reshape import save_shape, validate_shape
 from jaxann.nn.text import format_expression
 from jaxann.nn.window import parse_padding, repeat_setting
@@ -96,6 +97,22 @@ class Pool(Layer):
         ]
         return lax.pad(d, jnp.zeros((), d.dtype), [*edges, (0, 0, 0)])
 
+    @property
+    def _lie_side_by_side(self) -> bool:
+        return self.stride == self.size
+
+    def _expand(self, d: Shaped[Array, "*pooled C"]) -> Shaped[Array, "*blocks C"]:
+        """Returns d[o] with an axis of length 1 after each axis of places, for the entries of window o."""
+        return jnp.expand_dims(d, tuple(range(1, 2 * len(self.size), 2)))
+
+    def _join_windows(self, entries: Float[Array, "*blocks C"], shape: tuple[int, ...]) -> Values:
+        """Returns the array of the given shape with entries[o, k] at s o + k - p, for windows that lie side by side."""
+        covered = [o * k for o, k in zip(entries.shape[:-1:2], self.size, strict=True)]
+        edges = [
+            (-before, n - (m - before), 0) for n, m, (_, _, before, _) in zip(shape, covered, self._axes, strict=False)
+        ]
+        return lax.pad(entries.reshape(*covered, shape[-1]), jnp.zeros((), entries.dtype), [*edges, (0, 0, 0)])
+
 
 @dataclass(frozen=True)
 class MaxPool(Pool):
@@ -124,16 +141,27 @@ class MaxPool(Pool):
     def forward(
         self, params: PyTree, x: Values, key: PRNGKeyArray | None = None
     ) -> tuple[Pooled, tuple[Empty, Integer[Array, "*pooled C"]]]:
+        y, first = compute_once(self._find_largest)(x)
+        return y, (save_shape(x), first)
+
+    def _find_largest(self, x: Values) -> tuple[Pooled, Integer[Array, "*pooled C"]]:
+        """Returns y[o] = max_k x[s o + k - p], and the first k at which it is."""
         y, *others = self._gather(x, -jnp.inf)
         first = jnp.zeros(y.shape, jnp.uint8 if len(others) < 256 else jnp.int32)
         for k, entry in enumerate(others, 1):
             larger = (entry > y) | jnp.isnan(entry)  # a comparison with NaN is False, and would drop it
             y, first = jnp.where(larger, entry, y), jnp.where(larger, jnp.asarray(k, first.dtype), first)
-        return y, (save_shape(x), first)
+        return y, first
 
     def backward(self, params: PyTree, saved: tuple[Array, Array], dy: Pooled) -> tuple[PyTree, Values]:
         shape, first = saved[0].shape[1:], saved[1]
         # y[o] = x[s o + k - p] for the k that is saved in `first`
+        if self._lie_side_by_side:
+            entries = np.arange(prod(self.size), dtype=first.dtype).reshape(
+                [n for k in self.size for n in (1, k)] + [1]
+            )
+            d = jnp.where(self._expand(first) == entries, self._expand(dy), 0)
+            return (), self._join_windows(d, shape)
         terms = [self._scatter(jnp.where(first == k, dy, 0), at, shape) for k, at in enumerate(self._offsets)]
         return (), reduce(add, terms)
 
@@ -168,8 +196,14 @@ class AvgPool(Pool):
 
     def backward(self, params: PyTree, saved: Empty, dy: Pooled) -> tuple[PyTree, Values]:
         d = dy.astype(accumulation_dtype(dy)) / prod(self.size)
-        terms = [self._scatter(d, k, saved.shape[1:]) for k in self._offsets]  # y[o] = Σ_k x[s o + k - p] / K
-        return (), reduce(add, terms).astype(dy.dtype)
+        shape = saved.shape[1:]
+        # y[o] = Σ_k x[s o + k - p] / K
+        if self._lie_side_by_side:
+            blocks = [n for pair in zip(d.shape, self.size, strict=False) for n in pair]
+            return (), self._join_windows(jnp.broadcast_to(self._expand(d), (*blocks, shape[-1])), shape).astype(
+                dy.dtype
+            )
+        return (), reduce(add, [self._scatter(d, k, shape) for k in self._offsets]).astype(dy.dtype)
 
 
 @dataclass(frozen=True)

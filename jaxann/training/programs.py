@@ -18,6 +18,16 @@ import jax
 from jaxann.nn.hyperparameters import is_traced
 
 Options = Mapping[str, Any]
+# For programs that run once in many steps, such as the drawing of parameters and batches: thorough optimization would
+# take longer than it saves. Level 0 compiled some programs wrongly.
+LIGHT_OPTIMIZATION: Options = {"xla_backend_optimization_level": "1"}
+# On a CPU, the XLA of these versions leaves convolutions to the library YNNPACK, which computes them in one thread. Its
+# own convolutions take all threads. Products and sums stay with the library.
+THREADS: Options = (
+    {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
+    if (0, 10) <= jax.__version_info__ < (0, 12)
+    else {}
+)
 MOST = 256  # programs that are kept
 
 
@@ -75,7 +85,8 @@ class Program:
         if any(map(is_traced, (*parts, *leaves))):
             return jax.jit(self._bind(static, dynamic))(*values)
         codes = tuple(part.__code__ for part in parts)
-        modes = jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision, jax.config.jax_default_device
+        config: Any = jax.config
+        modes = config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_default_device
         types = tuple((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
         key = tuple(static.items()), tuple(map(id, codes)), jax.tree.structure(dynamic), types, modes
 

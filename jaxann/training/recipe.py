@@ -17,7 +17,7 @@ from jaxann.gradients.backprop import backprop
 from jaxann.gradients.stateful import Stateful, as_stateful
 from jaxann.nn.base import Layer
 from jaxann.nn.loss import Loss
-from jaxann.training.programs import Program
+from jaxann.training.programs import LIGHT_OPTIMIZATION, THREADS, Program
 
 
 class TrainState(NamedTuple):
@@ -204,11 +204,8 @@ def draw_epochs(recipe: Recipe, state: TrainState, lanes: Lanes, epochs: int) ->
     return jax.vmap(draw)(state.epoch + jnp.arange(epochs))
 
 
-# The drawing of parameters and batches runs once in many steps, and thorough optimization would take longer than
-# compiling the steps. Level 0 compiled other programs wrongly.
-LIGHT_OPTIMIZATION: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 # A program that traces numbers inside a recipe, such as a sweep, compiles the plain functions itself.
 start = Program(init_state, ("recipe",), LIGHT_OPTIMIZATION)
 draw = Program(draw_epochs, ("recipe", "epochs"), LIGHT_OPTIMIZATION)
-train = Program(run_epochs, ("recipe", "epochs"))
-train_batches = Program(run_batches, ("recipe",))
+train = Program(run_epochs, ("recipe", "epochs"), THREADS)
+train_batches = Program(run_batches, ("recipe",), THREADS)

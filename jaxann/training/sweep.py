@@ -25,7 +25,7 @@ from jaxann.data.validation import require_logits, validate, validate_schedule, 
 from jaxann.nn.convolution import has_convolution
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.training.memory import validate_memory
-from jaxann.training.programs import find_codes, share
+from jaxann.training.programs import THREADS, find_codes, share
 from jaxann.training.recipe import Recipe, init_state, run_epochs
 
 WIDTH = 32  # members at a time on a CPU's device, whose caches hold few more: 64 are no faster, 128 slower (measured)
@@ -213,7 +213,8 @@ def _jit_group(group: _Group, maps: bool, codes: tuple[CodeType, ...]) -> Any:
         return jax.vmap(group.train_member, in_axes=(0, 0, None))(seeds, numbers, shared)
 
     specs = {"in_specs": (MEMBERS, MEMBERS, SHARED), "out_specs": MEMBERS}
-    return jax.jit(jax.shard_map(train_all, mesh=group.mesh, **specs, check_vma=False))  # devices exchange nothing
+    train_all = jax.shard_map(train_all, mesh=group.mesh, **specs, check_vma=False)  # devices exchange nothing
+    return jax.jit(train_all, compiler_options=dict(THREADS))
 
 
 def _fit_chunk(

@@ -4,6 +4,7 @@ notebook: 4-50-20-10-3 on Iris, batch 2, 500 epochs in one compiled run, against
 gradient: handwritten against autodiff in a training step of 784-512-512-10: time, memory and time to compile.
 layers: the same for convolutional, recurrent and attending networks, also inside a compiled loop, in which XLA:CPU
 computes autodiff's convolutions many times slower; and the cost of norms and of the clipped mean of their examples.
+images: training of convolutional networks in images per second, against autodiff and against the peers' usual loops.
 text: a transformer on the documentation of Python, against the same network in Flax: steps, and bits per character.
 sweep: a thousand small networks on Iris in one program, on one and on two devices of a CPU, against scikit-learn, which
 trains one network after the other; and the memory that a sweep of 4,096 larger networks takes.
@@ -23,6 +24,7 @@ from collections.abc import Callable
 import jax
 import tyro
 from gradients import measure_per_example
+from images import measure_images
 from layers import measure_layers
 from measurement import Row
 from networks import measure_epoch, measure_gradient, measure_notebook
@@ -38,6 +40,7 @@ SECTIONS: dict[Section, Callable[[BenchmarkSettings], list[Row]]] = {
     "notebook": measure_notebook,
     "gradient": measure_gradient,
     "layers": measure_layers,
+    "images": measure_images,
     "text": measure_text,
     "sweep": measure_sweep,
     "per_example": measure_per_example,

@@ -7,7 +7,7 @@ from math import ceil
 from typing import Literal, get_args
 
 Section = Literal[
-    "notebook", "gradient", "layers", "text", "sweep", "per_example", "script", "check", "folder", "epoch"
+    "notebook", "gradient", "layers", "images", "text", "sweep", "per_example", "script", "check", "folder", "epoch"
 ]
 
 

@@ -18,6 +18,7 @@ WINDOWS = {  # a pool's settings and the places of x
     "padded on one side": (((2,), 1, ((0, 1),)), (5,)),
     "a volume": (((2, 1, 3), (1, 2, 2), (1, 0, 2)), (2, 3, 4)),
     "one window": (((3, 2),), (3, 2)),
+    "side by side and padded": (((3, 2), None, ((1, 2), 1)), (5, 7)),
 }
 
 
@@ -56,6 +57,19 @@ def test_of_equal_entries_the_first_gets_the_whole_gradient():
     pool = MaxPool((2, 2))
     automatic = jax.jit(jax.grad(lambda x: jnp.sum(pool.forward((), x)[0] * dy)))(x)
     np.testing.assert_array_equal(automatic, expected)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_the_backward_of_ties_and_of_bfloat16_is_that_of_autodiff(name):
+    settings, places = WINDOWS[name]
+    x = np.random.default_rng(0).integers(3, size=(*places, 3))  # many entries of a window are equal
+    for layer in (MaxPool(*settings), AvgPool(*settings)):
+        for dtype, tolerance in ((jnp.float64, 1e-14), (jnp.bfloat16, 2**-7)):
+            y, pull = jax.vjp(lambda x, layer=layer: layer.forward((), x)[0], jnp.asarray(x, dtype))
+            dy = jnp.asarray(np.random.default_rng(1).integers(1, 9, size=y.shape), dtype)
+            dx = pull_back(layer, jnp.asarray(x, dtype), dy)
+            assert dx.dtype == dtype
+            np.testing.assert_allclose(dx.astype(float), pull(dy)[0].astype(float), rtol=tolerance, atol=tolerance)
 
 
 def test_overlapping_windows_add_what_they_send_to_one_entry():
