@@ -86,7 +86,7 @@ def run_checks(settings: GradcheckSettings) -> dict[str, Report]:
         return {"at random": check_own_layer(settings, settings.layer)}
     validate_number("after", settings.after, least=0, integer=True)
     for name in UNSTORED:
-        if getattr(settings, name) != getattr(Settings(), name):
+        if name != "cache" and getattr(settings, name) != getattr(Settings(), name):
             raise SettingError(name, "only for `jaxann train`", getattr(settings, name))
     if settings.precision == "bfloat16":
         raise SettingError("precision", "to be float32 or float64, whose rounding a check allows for", "bfloat16")

@@ -41,8 +41,8 @@ ScoreKey: TypeAlias = Literal[
 
 TEXT_NETWORKS = ("gru", "lstm", "transformer")
 DEVICE_SETTINGS = ("devices", "model_devices", "distributed", "coordinator", "processes", "process", "connect_seconds")
-# config.json stores neither the paths of a run, the devices that compute it, nor the preset of its defaults.
-UNSTORED = ("run", "resume", "checkpoint", "config", "preset", *DEVICE_SETTINGS)
+# config.json stores neither the paths of a run, how it is computed, nor the preset of its defaults.
+UNSTORED = ("run", "resume", "checkpoint", "config", "preset", "cache", *DEVICE_SETTINGS)
 # Resuming a run may change these settings.
 CHANGEABLE = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoint_seconds", "keep")
 
@@ -113,6 +113,8 @@ class Settings(NetworkSettings, DataSettings):
     """Folder of a run to continue with its own settings. Only a few, such as --epochs, may be changed."""
     checkpoint: int | None = None
     """Epoch of the checkpoint from which --resume continues. By default the last one."""
+    cache: bool = False
+    """Whether compiled programs are kept in the user's cache directory, from which later runs load them."""
     devices: int | None = None
     """Number of devices over which each batch is spread, which changes the results by rounding only.
     By default one, or with --distributed all devices of all processes."""

@@ -75,7 +75,7 @@ class SweepSettings(Settings):
         Raises:
             SettingError: If a setting is out of range, has no effect without another one, or is only for a single run.
         """
-        for name in set(TRAIN_ONLY) - {"devices"}:
+        for name in set(TRAIN_ONLY) - {"devices", "cache"}:
             if getattr(self, name) != getattr(Settings(), name):
                 raise SettingError(name, "only for `jaxann train`", getattr(self, name))
         validate_number("validation", self.validation, above=0, below=1, note="a share on which networks are scored")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 from sklearn.utils.class_weight import compute_class_weight
 
+from jaxann.cli.cache import find_folder, use_cache
 from jaxann.cli.data_settings import COLUMNS
 from jaxann.cli.networks import Interface, build_network, check_network, require_fit
 from jaxann.cli.presets import list_defaults
@@ -90,6 +91,8 @@ def prepare(settings: Settings) -> Task:
     """
     jax.config.update("jax_enable_x64", settings.precision == "float64")
     check_settings(settings)
+    if settings.cache:
+        use_cache(find_folder())
     data, targets = load_text_data(settings) if settings.is_text() else load_table_data(settings)
     source, interface = settings.dataset, Interface(data.train.x.shape[1], data.shape, targets)
     require_fit(settings, source, interface)

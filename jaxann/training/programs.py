@@ -116,7 +116,12 @@ class Program:
 
     def _bind(self, static: dict[str, Any], dynamic: dict[str, Any]) -> Callable:
         """Returns a function of the arguments that are not static: a new one, because JAX remembers what it traced."""
-        return lambda *values: self._function(**static, **dict(zip(dynamic, values, strict=True)))
+
+        def bound(*values: Any) -> Any:
+            return self._function(**static, **dict(zip(dynamic, values, strict=True)))
+
+        bound.__name__ = self._function.__name__  # the program of that name in profiles
+        return bound
 
     def _jit(self, static: dict[str, Any], dynamic: dict[str, Any], **settings: Any) -> Any:
         options = {"compiler_options": dict(self._options)} if self._options else {}
