@@ -18,7 +18,7 @@ from jaxann.interop.estimator_network import Gathered, Structure
 from jaxann.nn.loss import mean_weights
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.fit import apply
-from jaxann.training.programs import THREADS
+from jaxann.training.programs import LIGHT_OPTIMIZATION, THREADS
 from jaxann.training.recipe import TrainState, init_state, run_epochs
 from jaxann.training.recipe import train as train_epochs
 
@@ -114,21 +114,21 @@ def _run_piece(
 
 
 _VALIDATION = ("validation_loss", "validation_score")
-_ONCE = {"xla_backend_optimization_level": "1"}  # a program that runs once: optimizing it costs more than it saves
 _run_one = jax.jit(_run_piece, static_argnums=(0, 1), compiler_options=dict(THREADS))
 
 
-@partial(jax.jit, static_argnums=0, compiler_options=_ONCE)
+@partial(jax.jit, static_argnums=0, compiler_options=dict(LIGHT_OPTIMIZATION))
 def _start_one(structure: Structure, numbers: Any, seed: Any) -> Run:
     return _start(structure, numbers, seed)
 
 
-@partial(jax.jit, static_argnums=0, compiler_options=_ONCE)
+@partial(jax.jit, static_argnums=0, compiler_options=dict(LIGHT_OPTIMIZATION))
 def _start_many(structure: Structure, numbers: Any, seeds: Any) -> Run:
     return jax.vmap(partial(_start, structure))(numbers, seeds)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+# Compiling takes most of the time of a search, and optimizing its programs thoroughly saves little of the rest.
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=dict(LIGHT_OPTIMIZATION))
 def _run_many(structure: Structure, length: int, numbers: Any, runs: Run, data: Data, limit: Any) -> Any:
     run_all = jax.vmap(partial(_run_piece, structure, length), in_axes=(0, 0, SHARED, None))
     spread, shared = PartitionSpec("members"), PartitionSpec()

@@ -76,7 +76,10 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
     shape, dtype = (None, None) if lanes is None else (lanes.x.shape[2:], lanes.x.dtype)
     validate_memory(recipe, key, shape, mesh, dtype)
     state = start(recipe, key)
-    state = state if mesh is None else shard_state(state, mesh)
+    if mesh is None:  # bound to its device, as the state after each piece is: programs would be compiled for both
+        state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+    else:
+        state = shard_state(state, mesh)
     return Progress(state, state.params, -inf, 0)
 
 
@@ -128,7 +131,7 @@ class Piece(NamedTuple):
 
 def compile_piece(recipe: Recipe, state: TrainState, lanes: Lanes, length: int) -> Piece:
     """Compiles the programs of a piece of `length` epochs, which leave the state and the lanes on their devices."""
-    drawing = draw.jit(recipe, state, lanes, length)
+    drawing = draw.lower(recipe, state, lanes, length).compile()
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     batches = drawing(state, lanes)
     run = train_batches.lower(recipe, state, lanes, batches, out_shardings=(shardings, shardings.epoch))

@@ -18,9 +18,11 @@ import jax
 from jaxann.nn.hyperparameters import is_traced
 
 Options = Mapping[str, Any]
-# For programs that run once in many steps, such as the drawing of parameters and batches: thorough optimization would
-# take longer than it saves. Level 0 compiled some programs wrongly.
-LIGHT_OPTIMIZATION: Options = {"xla_backend_optimization_level": "1"}
+# For programs that run once in many steps, such as the drawing of parameters and batches, and for small networks:
+# thorough optimization would take longer than it saves. Level 0 compiled some programs wrongly.
+LIGHT_OPTIMIZATION: Options = {"xla_backend_optimization_level": "1"} | (
+    {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}  # later versions do not know it
+)
 # On a CPU, the XLA of these versions leaves convolutions to the library YNNPACK, which computes them in one thread. Its
 # own convolutions take all threads. Products and sums stay with the library.
 THREADS: Options = (
@@ -71,10 +73,10 @@ class Program:
     Args:
         function: The function.
         static: The names of the arguments that are compiled in; they must be hashable.
-        options: The options of the compiler.
+        options: The options of the compiler, or a function from the arguments that are not static, by name, to them.
     """
 
-    def __init__(self, function: Callable, static: tuple[str, ...], options: Options = {}) -> None:  # noqa: B006
+    def __init__(self, function: Callable, static: tuple[str, ...], options: Options | Callable[..., Options]) -> None:
         self._function, self._static, self._options = function, static, options
         self._signature, self._programs = signature(function), Kept()
         self.__doc__ = function.__doc__
@@ -124,9 +126,9 @@ class Program:
         return bound
 
     def _jit(self, static: dict[str, Any], dynamic: dict[str, Any], **settings: Any) -> Any:
-        options = {"compiler_options": dict(self._options)} if self._options else {}
-        jitted = jax.jit(self._bind(static, dynamic), **options, **settings)
-        return share(jitted, tuple(dynamic.values()), (*self._options.items(), *jax.tree.leaves(settings)))
+        options = dict(self._options(**dynamic) if callable(self._options) else self._options)
+        jitted = jax.jit(self._bind(static, dynamic), compiler_options=options or None, **settings)
+        return share(jitted, tuple(dynamic.values()), (*options.items(), *jax.tree.leaves(settings)))
 
 
 def find_parts(value: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from jaxann.gradients.backprop import backprop
 from jaxann.gradients.stateful import Stateful, as_stateful
 from jaxann.nn.base import Layer
 from jaxann.nn.loss import Loss
-from jaxann.training.programs import LIGHT_OPTIMIZATION, THREADS, Program
+from jaxann.training.programs import LIGHT_OPTIMIZATION, THREADS, Options, Program
 
 
 class TrainState(NamedTuple):
@@ -204,8 +204,20 @@ def draw_epochs(recipe: Recipe, state: TrainState, lanes: Lanes, epochs: int) ->
     return jax.vmap(draw)(state.epoch + jnp.arange(epochs))
 
 
+# With up to so many parameters, lightly optimized steps are as fast as others: those of 4-50-20-10-3, alone and in a
+# sweep, whose program then compiles in a third of the time. Those of LeNet (61,706) are 3 % slower, and those of a
+# transformer 11 % (measured).
+SMALL = 10_000
+
+
+def choose_options(params: PyTree) -> Options:
+    """Returns the options of the compiler for the steps of a network with these parameters, or with their shapes."""
+    is_small = sum(leaf.size for leaf in jax.tree.leaves(params)) <= SMALL
+    return {**THREADS, **LIGHT_OPTIMIZATION} if is_small else THREADS
+
+
 # A program that traces numbers inside a recipe, such as a sweep, compiles the plain functions itself.
 start = Program(init_state, ("recipe",), LIGHT_OPTIMIZATION)
 draw = Program(draw_epochs, ("recipe", "epochs"), LIGHT_OPTIMIZATION)
-train = Program(run_epochs, ("recipe", "epochs"), THREADS)
-train_batches = Program(run_batches, ("recipe",), THREADS)
+train = Program(run_epochs, ("recipe", "epochs"), lambda state, **_: choose_options(state.params))
+train_batches = Program(run_batches, ("recipe",), lambda state, **_: choose_options(state.params))

@@ -25,8 +25,8 @@ from jaxann.data.validation import require_logits, validate, validate_schedule, 
 from jaxann.nn.convolution import has_convolution
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.training.memory import validate_memory
-from jaxann.training.programs import THREADS, find_codes, share
-from jaxann.training.recipe import Recipe, init_state, run_epochs
+from jaxann.training.programs import find_codes, share
+from jaxann.training.recipe import Recipe, choose_options, init_state, run_epochs
 
 WIDTH = 32  # members at a time on a CPU's device, whose caches hold few more: 64 are no faster, 128 slower (measured)
 MEMBERS, SHARED = PartitionSpec("members"), PartitionSpec()
@@ -169,8 +169,9 @@ class _Group(NamedTuple):
         args, recipe = (*self.make_arguments(members), shared), _make_recipe(self.make, members[0])
         # On a CPU, XLA computes convolutions with different kernels together more slowly than one after the other.
         maps = self.mesh.devices.flat[0].platform == "cpu" and has_convolution(recipe.model)
+        options = tuple(choose_options(jax.eval_shape(recipe.model.init, jax.random.key(0))).items())
         try:
-            return share(_jit_group(self, maps, find_codes(recipe)), args).lower(*args).compile()
+            return share(_jit_group(self, maps, options, find_codes(recipe)), args, options).lower(*args).compile()
         except (TypeError, ValueError) as error:
             if not self.traced:
                 raise
@@ -198,12 +199,13 @@ class _Group(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _jit_group(group: _Group, maps: bool, codes: tuple[CodeType, ...]) -> Any:
+def _jit_group(group: _Group, maps: bool, options: tuple[tuple[str, Any], ...], codes: tuple[CodeType, ...]) -> Any:
     """Returns the jitted program of a group, from a cache, so that a later sweep need not trace the group again.
 
     Args:
         group: The group.
         maps: Whether each device trains its members one after the other instead of all together.
+        options: The options of the compiler.
         codes: The code of the layers, with which the program changes.
     """
 
@@ -214,7 +216,7 @@ def _jit_group(group: _Group, maps: bool, codes: tuple[CodeType, ...]) -> Any:
 
     specs = {"in_specs": (MEMBERS, MEMBERS, SHARED), "out_specs": MEMBERS}
     train_all = jax.shard_map(train_all, mesh=group.mesh, **specs, check_vma=False)  # devices exchange nothing
-    return jax.jit(train_all, compiler_options=dict(THREADS))
+    return jax.jit(train_all, compiler_options=dict(options))
 
 
 def _fit_chunk(

@@ -96,7 +96,7 @@ def test_an_edited_method_is_seen_by_the_next_fit_predict_and_sweep(monkeypatch)
 
 
 def test_a_program_is_its_function_in_other_programs_and_with_other_arguments():
-    program = Program(lambda x, n, y=1.0: n * x + y, ("n",))
+    program = Program(lambda x, n, y=1.0: n * x + y, ("n",), {})
     assert program(2.0, 3) == 7
     assert program(np.arange(3.0), n=3, y=2.0).tolist() == [2, 5, 8]
     assert jax.vmap(lambda x: program(x, 3))(jnp.arange(3.0)).tolist() == [1, 4, 7]
