@@ -11,7 +11,8 @@ from jaxann.nn.base import Layer
 from jaxann.nn.each_loss import EachLoss
 from jaxann.nn.loss import Loss
 from jaxann.training.fit import evaluate_batch
-from jaxann.training.programs import THREADS, Program
+from jaxann.training.programs import Program
+from jaxann.training.recipe import choose_options
 from jaxann.training.text import evaluate_tokens
 
 
@@ -31,4 +32,4 @@ def evaluate_part(model: Layer, loss: Loss, params: PyTree, examples: Examples) 
     return evaluate(model, loss, params, examples)
 
 
-evaluate = Program(evaluate_part, ("model", "loss"), THREADS)
+evaluate = Program(evaluate_part, ("model", "loss"), lambda params, **_: choose_options(params))

@@ -34,8 +34,8 @@ from jaxann.training.early_stopping import fit_in_pieces, hold_out
 from jaxann.training.loop import Plan, piece_length
 from jaxann.training.memory import validate_memory
 from jaxann.training.optimizers import resolve_optimizer
-from jaxann.training.programs import THREADS, Program
-from jaxann.training.recipe import History, Recipe, draw, run_epochs, start, train_batches
+from jaxann.training.programs import Program
+from jaxann.training.recipe import History, Recipe, choose_options, draw, run_epochs, start, train_batches
 
 AT_ONCE = 512  # examples that are evaluated at a time
 
@@ -258,5 +258,5 @@ def _score_params(
     return -value, {"validation_loss": value}
 
 
-_apply_compiled = Program(apply, ("model",), THREADS)
-evaluate = Program(evaluate_batch, ("model", "loss"), THREADS)
+_apply_compiled = Program(apply, ("model",), lambda params, **_: choose_options(params))
+evaluate = Program(evaluate_batch, ("model", "loss"), lambda params, **_: choose_options(params))
