@@ -19,7 +19,11 @@ Peers that are not installed are left out, and a line says so. A missed target i
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 
 import jax
 import tyro
@@ -34,6 +38,7 @@ from sweeps import measure_sweep
 from text import measure_text
 
 from jaxann.nn.table import format_table
+from jaxann.runs.files import format_json, read_json, require_new_file, write_file
 from jaxann.training import cpu_devices
 
 SECTIONS: dict[Section, Callable[[BenchmarkSettings], list[Row]]] = {
@@ -53,13 +58,57 @@ SECTIONS: dict[Section, Callable[[BenchmarkSettings], list[Row]]] = {
 
 def main(settings: BenchmarkSettings) -> None:
     """Prints the device and a table for each section."""
+    before = None if settings.compare is None else read_results(settings.compare)
+    if settings.json is not None:
+        require_new_file(settings.json)
     cpu_devices(2)  # all sections but the sweep use one
     jax.config.update("jax_enable_compilation_cache", False)  # with the cache, compiling would be a look-up
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.platform} ({device.device_kind})")
+    results: dict[str, list[Row]] = {}
     for section in settings.sections:
-        rows = SECTIONS[section](settings)
-        print(format_table([(section, "measured", "ratio", "target", ""), *rows]), end="\n\n", flush=True)
+        rows = results[section] = SECTIONS[section](settings)
+        head = (section, "measured", "ratio", "quartiles", "target", "")
+        print(format_table([head, *(row.cells() for row in rows)]), end="\n\n", flush=True)
+    if settings.json is not None:
+        sections = {name: [row._asdict() for row in rows] for name, rows in results.items()}
+        write_file(settings.json, format_json({"machine": describe_machine(), "sections": sections}), new=True)
+    if before is not None:
+        print("\n".join(list_worse(before, results)) or "nothing became worse")
+
+
+def describe_machine() -> dict[str, str]:
+    """Returns the versions and the hardware on which the figures were measured."""
+    packages = {name: version(name) for name in ("jaxann", "jax", "jaxlib", "numpy", "optax")}
+    device = jax.devices()[0]
+    hardware = {"device": f"{device.platform} ({device.device_kind})", "cores": str(os.cpu_count())}
+    return packages | {"python": platform.python_version(), "system": platform.platform()} | hardware
+
+
+def read_results(path: Path) -> dict[str, list[Row]]:
+    """Reads the figures of a file of --json.
+
+    Raises:
+        ValueError: If the file cannot be read, or holds something else.
+    """
+    content = read_json(path)
+    try:
+        return {section: [Row(**row) for row in rows] for section, rows in content["sections"].items()}
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError(f"expected a file of --json, got another one: {path}") from None
+
+
+def list_worse(before: dict[str, list[Row]], now: dict[str, list[Row]]) -> list[str]:
+    """Returns a line for each figure that became worse, among those that both measurements have."""
+    known = {(section, row.what): row for section, rows in before.items() for row in rows}
+    lines = []
+    for section, rows in now.items():
+        for row in rows:
+            old = known.get((section, row.what))
+            if old is not None and row.worsens(old):
+                was, is_now = (f"{r.ratio:.4g} ({r.low:.3g} to {r.high:.3g})" for r in (old, row))
+                lines.append(f"worse: {section}: {row.what}: {was} before, {is_now} now")
+    return lines
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from math import floor, inf, log10
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 Run = Callable[[], Any]  # after jax.block_until_ready on its result, its work is done
-Row = tuple[str, str, str, str, str]
 
 
 def time_in_turn(runs: Mapping[str, Run], rounds: int, before: Run = lambda: None) -> dict[str, np.ndarray]:
@@ -35,7 +34,62 @@ def time_in_turn(runs: Mapping[str, Run], rounds: int, before: Run = lambda: Non
     return {name: np.array(measured[1:]) for name, measured in seconds.items()}
 
 
-def compare(what: str, pair: Iterable[np.ndarray], unit: str, *, at_most: float = inf, at_least: float = 0) -> Row:
+class Row(NamedTuple):
+    """A line of a table: two measurements, and the ratio of their rounds.
+
+    Attributes:
+        what: What is compared, as "a : b".
+        a: The median of the first measurement.
+        b: The median of the second one.
+        unit: The unit of both.
+        ratio: The median ratio.
+        low: The lower quartile of the ratios.
+        high: The upper quartile of the ratios.
+        at_most: The largest ratio that meets the target, or None.
+        at_least: The smallest ratio that meets the target, or None.
+    """
+
+    what: str
+    a: float
+    b: float
+    unit: str
+    ratio: float
+    low: float
+    high: float
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """Returns the cells of the line, the last ones for the target and whether it is met."""
+        target = "" if self.at_least is None else f">= {self.at_least}"
+        target = target if self.at_most is None else f"<= {self.at_most}"
+        is_met = (self.at_most is None or self.ratio <= self.at_most) and self.ratio >= (self.at_least or -inf)
+        return (
+            self.what,
+            f"{format_quantity(self.a, self.unit)} : {format_quantity(self.b, self.unit)}",
+            f"{self.ratio:.4g}",
+            f"{self.low:.3g} to {self.high:.3g}",
+            target,
+            ("met" if is_met else "missed") * bool(target),
+        )
+
+    def worsens(self, before: Row) -> bool:
+        """Returns whether the quartiles of the ratio lie beyond those of an earlier measurement, on the worse side.
+
+        Without a target no side is the worse one, and any difference counts.
+        """
+        is_higher, is_lower = self.low > before.high, self.high < before.low
+        return (is_higher and self.at_least is None) or (is_lower and self.at_most is None)
+
+
+def compare(
+    what: str,
+    pair: Iterable[np.ndarray],
+    unit: str,
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> Row:
     """Compares two measurements by the median ratio of their rounds.
 
     Args:
@@ -44,26 +98,14 @@ def compare(what: str, pair: Iterable[np.ndarray], unit: str, *, at_most: float 
         unit: The unit of both.
         at_most: The largest ratio that meets the target.
         at_least: The smallest ratio that meets the target.
-
-    Returns:
-        A line of the table: what, both medians, the ratio, the target if there is one, and whether it was met.
     """
     a, b = pair
-    ratio = np.median(a / b)
-    target = f"<= {at_most}" if at_most < inf else f">= {at_least}" if at_least else ""
-    verdict = "met" if at_least <= ratio <= at_most else "missed"
-    return (
-        what,
-        f"{format_quantity(a, unit)} : {format_quantity(b, unit)}",
-        f"{ratio:.4g}",
-        target,
-        verdict * bool(target),
-    )
+    low, ratio, high = np.quantile(a / b, [0.25, 0.5, 0.75]).tolist()
+    return Row(what, float(np.median(a)), float(np.median(b)), unit, ratio, low, high, at_most, at_least)
 
 
-def format_quantity(values: np.ndarray, unit: str) -> str:
-    """Returns the median with the SI prefix that brings it between 1 and 1000, for instance "3.29 ms"."""
-    median = float(np.median(values))
-    thousands = floor(log10(abs(median)) / 3) if median else 0
+def format_quantity(value: float, unit: str) -> str:
+    """Returns a value with the SI prefix that brings it between 1 and 1000, for instance "3.29 ms"."""
+    thousands = floor(log10(abs(value)) / 3) if value else 0
     prefix = ("", "k", "M", "G", "T", "µ", "m")[thousands]  # the last two for -2 and -1
-    return f"{median / 1000**thousands:.3g} {prefix}{unit}"
+    return f"{value / 1000**thousands:.3g} {prefix}{unit}"
