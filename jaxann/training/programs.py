@@ -7,10 +7,13 @@ settings as the one before, and it does not notice that a method of a layer was 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import is_dataclass
+from functools import partial
+from hashlib import sha256
 from inspect import signature
-from types import CodeType, FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import jax
@@ -30,24 +33,24 @@ THREADS: Options = (
     if (0, 10) <= jax.__version_info__ < (0, 12)
     else {}
 )
-MOST = 256  # programs that are kept
+CAPACITY = 64  # programs that are kept
 
 
-class Kept(OrderedDict[Hashable, Any]):
-    """The values of the last `MOST` keys that were used."""
+class RecentValues(OrderedDict[Hashable, Any]):
+    """The values of the last `CAPACITY` keys that were used."""
 
-    def find(self, key: Hashable, make: Callable[[], Any]) -> Any:
+    def get_or_make(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Returns the value of a key, made if it is not there."""
         if key in self:
             self.move_to_end(key)
             return self[key]
         value = self[key] = make()
-        if len(self) > MOST:
+        if len(self) > CAPACITY:
             self.popitem(last=False)
         return value
 
 
-_shared = Kept()  # jitted functions by the text of their programs
+_shared = RecentValues()  # jitted functions by the text of their programs
 
 
 def share(jitted: Any, args: tuple[Any, ...], settings: Any = None) -> Any:
@@ -59,16 +62,20 @@ def share(jitted: Any, args: tuple[Any, ...], settings: Any = None) -> Any:
         settings: What the program depends on besides its text, such as the options of the compiler.
     """
     lowered = jitted.lower(*args)
-    place = tuple(getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(args))
-    return _shared.find((lowered.as_text(), lowered.in_tree, lowered.out_tree, place, settings), lambda: jitted)
+    text = lowered.as_text()
+    if "callback" in text:  # the text does not say which function of Python is called
+        return jitted
+    shardings = tuple(getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(args))
+    key = sha256(text.encode()).digest(), lowered.in_tree, lowered.out_tree, shardings, settings
+    return _shared.get_or_make(key, lambda: jitted)
 
 
 class Program:
     """A function as a compiled program.
 
-    It is traced again where JAX would do so, and where the code of a layer, a loss or a gradient function among its
-    static arguments has changed. It is compiled again only where that has changed what it computes. Inside another
-    program, such as one that `jax.vmap` or `jax.jit` makes, it is a part of that program.
+    It is traced again where JAX would do so, and where a method or a function of the layers, the loss or the gradient
+    function among its static arguments is another one than before. It is compiled again only where that has changed
+    what it computes. Inside another program, such as one that `jax.vmap` or `jax.jit` makes, it is a part of that one.
 
     Args:
         function: The function.
@@ -78,24 +85,25 @@ class Program:
 
     def __init__(self, function: Callable, static: tuple[str, ...], options: Options | Callable[..., Options]) -> None:
         self._function, self._static, self._options = function, static, options
-        self._signature, self._programs = signature(function), Kept()
+        self._signature, self._programs = signature(function), RecentValues()
         self.__doc__ = function.__doc__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         static, dynamic = self._split(args, kwargs)
         parts, leaves, values = find_parts(static), jax.tree.leaves(dynamic), tuple(dynamic.values())
         if any(map(is_traced, (*parts, *leaves))):
-            return jax.jit(self._bind(static, dynamic))(*values)
-        codes = tuple(part.__code__ for part in parts)
+            return jax.jit(self._bind(static, tuple(dynamic)))(*values)
+        codes = [(part, part.__code__, part.__defaults__) for part in parts]
         config: Any = jax.config
         modes = config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_default_device
         types = tuple((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
-        key = tuple(static.items()), tuple(map(id, codes)), jax.tree.structure(dynamic), types, modes
+        identities = tuple(id(value) for code in codes for value in code)
+        key = tuple(static.items()), identities, jax.tree.structure(dynamic), types, modes
 
         def make() -> tuple[Any, Any]:
-            return self._jit(static, dynamic), codes  # so that no other code gets the identity of one of these
+            return self._jit(static, dynamic), codes  # so that nothing else gets the identity of one of these
 
-        return self._programs.find(key, make)[0](*values)
+        return self._programs.get_or_make(key, make)[0](*values)
 
     def jit(self, *args: Any, **settings: Any) -> Any:
         """Returns the function of the arguments that are not static, jitted, for arguments like these.
@@ -116,18 +124,18 @@ class Program:
         static = {name: bound.pop(name) for name in self._static if name in bound}
         return static, bound
 
-    def _bind(self, static: dict[str, Any], dynamic: dict[str, Any]) -> Callable:
+    def _bind(self, static: dict[str, Any], names: tuple[str, ...]) -> Callable:
         """Returns a function of the arguments that are not static: a new one, because JAX remembers what it traced."""
 
         def bound(*values: Any) -> Any:
-            return self._function(**static, **dict(zip(dynamic, values, strict=True)))
+            return self._function(**static, **dict(zip(names, values, strict=True)))
 
         bound.__name__ = self._function.__name__  # the program of that name in profiles
         return bound
 
     def _jit(self, static: dict[str, Any], dynamic: dict[str, Any], **settings: Any) -> Any:
         options = dict(self._options(**dynamic) if callable(self._options) else self._options)
-        jitted = jax.jit(self._bind(static, dynamic), compiler_options=options or None, **settings)
+        jitted = jax.jit(self._bind(static, tuple(dynamic)), compiler_options=options or None, **settings)
         return share(jitted, tuple(dynamic.values()), (*options.items(), *jax.tree.leaves(settings)))
 
 
@@ -135,7 +143,7 @@ def find_parts(value: Any) -> list[Any]:
     """Returns what a static argument computes with: all functions and methods that belong to it, and traced numbers.
 
     Args:
-        value: A function, a layer, a loss or another dataclass, or a tuple or a dictionary of such.
+        value: A function, a layer, a loss or another dataclass, or a container of such.
     """
     parts: list[Any] = []
     seen: set[Any] = set()
@@ -145,10 +153,16 @@ def find_parts(value: Any) -> list[Any]:
             if value not in seen:
                 seen.add(value)
                 parts.append(value)
-                collect(tuple(cell.cell_contents for cell in value.__closure__ or ()))
-        elif isinstance(value, tuple):
+                collect(tuple(_list_captured(value)))
+        elif isinstance(value, tuple | list):
             for element in value:
                 collect(element)
+        elif isinstance(value, Mapping):
+            collect(tuple(value.values()))
+        elif isinstance(value, partial):
+            collect((value.func, value.args, value.keywords))
+        elif isinstance(value, MethodType):
+            collect((value.__func__, value.__self__))
         elif is_dataclass(value) and not isinstance(value, type):
             if type(value) not in seen:
                 seen.add(type(value))
@@ -157,13 +171,15 @@ def find_parts(value: Any) -> list[Any]:
         elif is_traced(value):
             parts.append(value)
 
-    collect(tuple(value.values()) if isinstance(value, dict) else value)
+    collect(value)
     return parts
 
 
-def find_codes(value: Any) -> tuple[CodeType, ...]:
-    """Returns the code of all functions and methods that belong to a static argument, as `find_parts` finds them."""
-    return tuple(part.__code__ for part in find_parts(value) if isinstance(part, FunctionType))
+def _list_captured(function: FunctionType) -> Iterator[Any]:
+    """Yields the values of the variables that a function has from the functions around it."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a variable without a value yet
+            yield cell.cell_contents
 
 
 def _list_methods(cls: type) -> list[FunctionType]:

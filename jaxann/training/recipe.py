@@ -5,6 +5,7 @@ steps, so that the loop is quick to compile.
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -212,7 +213,7 @@ SMALL = 10_000
 
 def choose_options(params: PyTree) -> Options:
     """Returns the options of the compiler for the steps of a network with these parameters, or with their shapes."""
-    is_small = sum(leaf.size for leaf in jax.tree.leaves(params)) <= SMALL
+    is_small = sum(prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(params)) <= SMALL
     return {**THREADS, **LIGHT_OPTIMIZATION} if is_small else THREADS
 
 

@@ -10,7 +10,6 @@ from inspect import signature
 from itertools import product
 from math import ceil
 from numbers import Real
-from types import CodeType
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +24,7 @@ from jaxann.data.validation import require_logits, validate, validate_schedule, 
 from jaxann.nn.convolution import has_convolution
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.training.memory import validate_memory
-from jaxann.training.programs import find_codes, share
+from jaxann.training.programs import find_parts, share
 from jaxann.training.recipe import Recipe, choose_options, init_state, run_epochs
 
 WIDTH = 32  # members at a time on a CPU's device, whose caches hold few more: 64 are no faster, 128 slower (measured)
@@ -171,7 +170,9 @@ class _Group(NamedTuple):
         maps = self.mesh.devices.flat[0].platform == "cpu" and has_convolution(recipe.model)
         options = tuple(choose_options(jax.eval_shape(recipe.model.init, jax.random.key(0))).items())
         try:
-            return share(_jit_group(self, maps, options, find_codes(recipe)), args, options).lower(*args).compile()
+            functions = find_parts((recipe.model, recipe.loss, recipe.gradient))
+            codes = tuple((function, function.__code__) for function in functions)
+            return share(_jit_group(self, maps, options, codes), args, options).lower(*args).compile()
         except (TypeError, ValueError) as error:
             if not self.traced:
                 raise
@@ -199,14 +200,14 @@ class _Group(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _jit_group(group: _Group, maps: bool, options: tuple[tuple[str, Any], ...], codes: tuple[CodeType, ...]) -> Any:
+def _jit_group(group: _Group, maps: bool, options: tuple[tuple[str, Any], ...], codes: tuple[Any, ...]) -> Any:
     """Returns the jitted program of a group, from a cache, so that a later sweep need not trace the group again.
 
     Args:
         group: The group.
         maps: Whether each device trains its members one after the other instead of all together.
         options: The options of the compiler.
-        codes: The code of the layers, with which the program changes.
+        codes: The functions of the layers and their code, with which the program changes.
     """
 
     def train_all(seeds: Any, numbers: list[Any], shared: Any) -> tuple[Any, ...]:

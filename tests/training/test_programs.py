@@ -1,6 +1,9 @@
 """Programs: what is compiled once, and what is compiled anew because code has changed."""
 
+import gc
+import weakref
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ from jaxann import fit, predict, sweep
 from jaxann.data import Examples
 from jaxann.nn import Dense, Layer, Sequential, SoftmaxCrossEntropy, mlp
 from jaxann.training import Recipe
-from jaxann.training.programs import Program, find_codes
+from jaxann.training.programs import Program, find_parts
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 X, T = jax.random.normal(jax.random.key(0), (12, 3)), jnp.arange(12) % 2
@@ -107,10 +110,64 @@ def test_a_program_is_its_function_in_other_programs_and_with_other_arguments():
         program(2.0, [3])
 
 
-def test_the_code_of_layers_functions_and_tuples_is_found():
-    def function():
-        return 1
+def test_a_method_with_other_values_in_its_closure_is_another_one(monkeypatch):
+    model = Sequential((Scaled(1.0), Dense(3, 2)))
+    params = model.init(jax.random.key(1))
 
-    codes = find_codes({"model": (Sequential((Dense(3, 4), Scaled(2.0))), function)})
+    def scale(factor):
+        return lambda self, params, x, key=None: (factor * x, ())
+
+    outputs = []
+    for factor in (1.0, 5.0):
+        monkeypatch.setattr(Scaled, "forward", scale(factor))
+        outputs.append(predict(model, params, X))
+    assert np.any(outputs[0] != outputs[1])
+
+
+def test_programs_that_call_python_are_not_shared():
+    def compute(factor):
+        def multiply(x):
+            return jax.pure_callback(lambda x: factor * np.asarray(x), jax.typeof(x), x)
+
+        return Program(lambda x, f: f(x), ("f",), {})(jnp.arange(3.0), multiply)
+
+    assert [compute(factor).tolist() for factor in (1, 3)] == [[0, 1, 2], [0, 3, 6]]
+
+
+def test_a_program_keeps_no_arguments():
+    x = jnp.arange(7.0)
+    Program(lambda x, n: n * x, ("n",), {})(x, 2)
+    reference = weakref.ref(x)
+    del x
+    gc.collect()
+    assert reference() is None
+
+
+def test_functions_and_traced_numbers_are_found_wherever_they_are():
+    def function():
+        return later
+
+    model = Sequential((Dense(3, 4), Scaled(2.0)))
+    containers = {"model": (model, [partial(function, 1)]), "bound": model.forward}
+    parts = find_parts(containers)
     for method in (Dense.forward, Dense.backward, Scaled.backward, Sequential.backward, function):
-        assert method.__code__ in codes
+        assert method in parts
+    later = 1.0  # has no value when it is looked for
+    found = []
+
+    def collect(rate):
+        found.extend(find_parts(container) for container in ({"rate": rate}, partial(function, rate), [rate]))
+        return rate
+
+    jax.vmap(collect)(jnp.array([0.1, 0.2]))
+    assert all(any(isinstance(part, jax.core.Tracer) for part in parts) for parts in found)
+
+
+def test_numbers_inside_any_optimizer_are_mapped_over():
+    def run(rate):
+        optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
+        return fit(mlp((3, 4, 2)), SoftmaxCrossEntropy(), optimizer, X, T, key=0, epochs=2, batch_size=4)[1].loss
+
+    for _ in range(2):
+        losses = jax.vmap(run)(jnp.array([0.1, 0.5]))
+        assert losses[0, -1] != losses[1, -1]
