@@ -10,7 +10,7 @@ import jax
 from filelock import FileLock
 
 SIZE = 2**30  # bytes; beyond it JAX deletes the programs that were not used for longest
-SECONDS = 0.05  # what takes less time to compile is not worth a file
+SECONDS = 0.05  # programs that compile faster than this are not stored
 
 
 def find_folder() -> Path:

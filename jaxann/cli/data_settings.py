@@ -25,8 +25,8 @@ class DataSettings:
     for the networks gru, lstm and transformer a .txt file, or pydoc, the documentation that comes with Python.
     It may also be the first argument, without the flag."""
     preset: Preset | None = None
-    """Defaults of the settings below, as listed above. By default derivation for iris with an mlp,
-    images for lenet and resnet, text for text, sequences for gru and lstm on other data, and else table."""
+    """Defaults of the settings below, as listed above. By default text for data that are text, images for lenet and
+    resnet, sequences for gru and lstm on other data, derivation for iris, and table for all other data."""
     target: str | None = None
     """Column that is predicted. By default the last one."""
     weights: str | None = None

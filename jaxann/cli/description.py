@@ -166,7 +166,7 @@ class DataDescription(NamedTuple):
         return read_tokenizer(self.tokenizer)
 
     def make_interface(self) -> Interface:
-        """Returns what the network lies between."""
+        """Returns the interface of the network."""
         features = len(self.columns) if self.tokenizer is None else self.shape[0]
         return Interface(features, self.shape, self.make_targets())
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import inf, isfinite
 from typing import Any
 
 from jaxann.cli.evaluation import evaluate_part
+from jaxann.cli.network_settings import NetworkSettings
+from jaxann.cli.networks import NETWORKS
 from jaxann.cli.scorer import Scorer
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import (
@@ -22,7 +24,7 @@ from jaxann.cli.task import (
 from jaxann.data.batches import Examples
 from jaxann.data.targets import Targets
 from jaxann.data.validation import validate_schedule
-from jaxann.nn.hyperparameters import Number
+from jaxann.nn.hyperparameters import Number, SettingError
 from jaxann.runs.files import finite_or_none
 from jaxann.training.recipe import Recipe
 from jaxann.training.sweep import Outcome, sweep
@@ -67,6 +69,7 @@ def make_tasks(settings: Settings, candidates: list[Row]) -> dict[tuple[Any, ...
     for swept in candidates:
         member = replace(settings, **swept)
         check_settings(member)
+        require_effects(member, swept)
         key = task_key(member, swept)
         if key not in tasks:
             tasks[key] = prepare(member)
@@ -75,6 +78,18 @@ def make_tasks(settings: Settings, candidates: list[Row]) -> dict[tuple[Any, ...
         base, numbers = split_traced(member, swept)
         make_member_recipe(base, tasks[key], numbers)
     return tasks
+
+
+def require_effects(settings: Settings, swept: Row) -> None:
+    """Checks that each setting that a grid varies has an effect on the network of a member.
+
+    Raises:
+        SettingError: If one has none, so that members would differ by nothing.
+    """
+    own = NETWORKS[settings.network].settings
+    for name in (field.name for field in fields(NetworkSettings) if field.name in swept):
+        if name != "network" and name not in own:
+            raise SettingError(name, f"to be left out of the grid for the network {settings.network}", swept[name])
 
 
 def make_member_recipe(settings: Settings, task: Task, numbers: Mapping[str, Number]) -> Recipe:

@@ -9,6 +9,7 @@ from jaxann.nn.activations import ACTIVATIONS
 
 # The choices are the names in the library's table, which a type checker cannot know.
 Activation: TypeAlias = Literal[*ACTIVATIONS]  # pyright: ignore[reportInvalidTypeForm]
+TEXT_NETWORKS = ("gru", "lstm", "transformer")
 NetworkName: TypeAlias = Literal["mlp", "lenet", "resnet", "gru", "lstm", "transformer"]
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
-from jaxann.cli.network_settings import NetworkSettings
+from jaxann.cli.network_settings import TEXT_NETWORKS, NetworkSettings
 from jaxann.data.files import join_names
 from jaxann.data.targets import Targets
 from jaxann.nn.activations import ACTIVATIONS, identity, softmax
@@ -25,7 +25,7 @@ from jaxann.nn.sequential import Sequential, mlp
 
 
 class Interface(NamedTuple):
-    """What a network lies between: the examples that it takes, and the targets that its outputs are compared with.
+    """The two ends of a network: the examples that it takes, and the targets that its outputs are compared with.
 
     Attributes:
         features: n, the number of features of an example, or the number of tokens of text that the network sees.
@@ -46,18 +46,18 @@ class Network(NamedTuple):
     """A network of the command line.
 
     Attributes:
-        build: Makes the network of its settings, of what it lies between, and of numbers that JAX may trace.
-        settings: The settings that the network has; other networks have others.
+        build: Makes the network from its settings, its interface, and numbers that JAX may trace.
+        settings: The names of the settings that have an effect on this network.
         takes: The data that it takes, for messages.
-        axes: The numbers of axes of an example that it takes; None for text alone, () for any features.
-        takes_text: Whether it takes text.
+        axes: The numbers of axes of an example that it takes, apart from text; () stands for any features.
+        preset: The preset of the network, for data that are not text.
     """
 
     build: Build
     settings: tuple[str, ...]
     takes: str
-    axes: tuple[int, ...] | None
-    takes_text: bool = False
+    axes: tuple[int, ...]
+    preset: str
 
 
 def build_mlp(settings: NetworkSettings, interface: Interface, values: Values) -> Sequential:
@@ -110,17 +110,16 @@ def build_transformer(settings: NetworkSettings, interface: Interface, values: V
     return network
 
 
+IMAGES, SEQUENCES = "images (height, width, channels)", "text or sequences (steps, features)"
 NETWORKS: dict[str, Network] = {
-    "mlp": Network(build_mlp, ("hidden", "activation", "init_scale", "dropout"), "features", ()),
-    "lenet": Network(build_lenet, ("activation",), "images (height, width, channels)", (3,)),
-    "resnet": Network(build_resnet, ("widths", "blocks", "activation"), "images (height, width, channels)", (3,)),
-    "gru": Network(
-        partial(build_recurrent, GRU), ("hidden", "bidirectional"), "text or sequences (steps, features)", (1, 2), True
-    ),
-    "lstm": Network(
-        partial(build_recurrent, LSTM), ("hidden", "bidirectional"), "text or sequences (steps, features)", (1, 2), True
-    ),
-    "transformer": Network(build_transformer, ("width", "heads", "blocks", "dropout"), "text", None, True),
+    "mlp": Network(build_mlp, ("hidden", "activation", "init_scale", "dropout"), "features", (), "table"),
+    "lenet": Network(build_lenet, ("activation",), IMAGES, (3,), "images"),
+    "resnet": Network(build_resnet, ("widths", "blocks", "activation"), IMAGES, (3,), "images"),
+    **{
+        name: Network(partial(build_recurrent, cell), ("hidden", "bidirectional"), SEQUENCES, (1, 2), "sequences")
+        for name, cell in (("gru", GRU), ("lstm", LSTM))
+    },
+    "transformer": Network(build_transformer, ("width", "heads", "blocks", "dropout"), "text", (), "text"),
 }
 
 
@@ -129,7 +128,7 @@ def check_network(settings: NetworkSettings, defaults: Mapping[str, set[Any]]) -
 
     Args:
         settings: The settings.
-        defaults: The values of each setting that presets have, which are no one's choice.
+        defaults: The values of each setting that a user need not have chosen.
 
     Raises:
         SettingError: If a setting that the network does not have is neither a default nor that of a preset.
@@ -148,17 +147,16 @@ def require_fit(settings: NetworkSettings, source: str, interface: Interface) ->
     Args:
         settings: The settings of the network.
         source: The data, for the message.
-        interface: What the network would lie between.
+        interface: The interface that the network would have.
 
     Raises:
         SettingError: If it does not.
     """
     network, is_text = NETWORKS[settings.network], interface.targets.kind == "text"
     if is_text:
-        if not network.takes_text:
-            names = join_names([name for name, other in NETWORKS.items() if other.takes_text])
-            raise SettingError("network", f"to be {names} for the text {source}", settings.network)
-    elif network.axes is None or (network.axes and len(interface.shape) not in network.axes):
+        if settings.network not in TEXT_NETWORKS:
+            raise SettingError("network", f"to be {join_names(TEXT_NETWORKS)} for the text {source}", settings.network)
+    elif network.axes and len(interface.shape) not in network.axes:
         content = f"examples of shape {interface.shape}" if interface.shape else "a table of features"
         raise SettingError(
             "network", f"to fit {source}, which holds {content}", f"{settings.network}, which takes {network.takes}"
@@ -170,7 +168,7 @@ def build_network(settings: NetworkSettings, interface: Interface, values: Value
 
     Args:
         settings: The settings of the network.
-        interface: What it lies between.
+        interface: The interface of the network.
         values: The numbers "init_scale" and "dropout", which JAX may trace.
 
     Raises:

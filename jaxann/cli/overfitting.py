@@ -82,7 +82,7 @@ def suggest_remedies(settings: Settings) -> str:
         remedies.append("--weight-decay 0.01")
     if "hidden" in own and settings.hidden:
         remedies.append("fewer --hidden units")
-    if settings.network in ("lenet", "resnet") and not settings.crop:
+    if NETWORKS[settings.network].preset == "images" and not settings.crop:
         remedies.append("--crop 1")
     if settings.patience is None:
         remedies.append("--validation 0.2 with --patience 20")

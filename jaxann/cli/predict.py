@@ -152,8 +152,9 @@ def read_input(
     """
     if settings.input is None:
         raise SettingError("input", "to be a file to predict from", None)
-    if settings.prompt is not None:
-        raise SettingError("prompt", f"to be left out for {settings.run}, which learned from a table", settings.prompt)
+    for name, default in {"prompt": None, "length": LENGTH, "temperature": TEMPERATURE, "seed": 0}.items():
+        if (value := getattr(settings, name)) != default:
+            raise SettingError(name, f"to be left out for {settings.run}, which learned from a table", value)
     path, encoding = str(settings.input), description.make_encoding()
     if path.lower().endswith(".npz"):
         if settings.id:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from jaxann.cli.network_settings import NetworkSettings
+from jaxann.cli.network_settings import TEXT_NETWORKS, NetworkSettings
+from jaxann.cli.networks import NETWORKS
 from jaxann.cli.settings import Settings
 from jaxann.data.text_parts import DOCUMENTATION
 
@@ -90,26 +91,25 @@ def find_preset(settings: S, presets: Presets = PRESETS) -> S:
 def choose_preset(settings: Settings) -> str:
     """Returns the name of the preset of settings that name none."""
     is_default = settings.dataset == Settings().dataset
-    if settings.is_text() or (settings.network in ("gru", "lstm") and is_default):
+    if settings.is_text() or (settings.network in TEXT_NETWORKS and is_default):
         return "text"
-    by_network = {"lenet": "images", "resnet": "images", "gru": "sequences", "lstm": "sequences"}
-    return by_network.get(settings.network, "derivation" if is_default else "table")
+    preset = NETWORKS[settings.network].preset
+    return "derivation" if preset == "table" and is_default else preset
 
 
-def list_defaults() -> dict[str, set[Any]]:
-    """Returns the values of each setting of a network that `Settings` or a preset has."""
+def list_defaults(settings: Settings) -> dict[str, set[Any]]:
+    """Returns the defaults of each setting of a network: that of `Settings`, and that of the settings' own preset."""
+    preset = PRESETS[choose_preset(settings)]
     names = [field.name for field in fields(NetworkSettings)]
-    return {
-        name: {getattr(Settings(), name), *(values[name] for values in PRESETS.values() if name in values)}
-        for name in names
-    }
+    return {name: {getattr(Settings(), name), preset.get(name, getattr(Settings(), name))} for name in names}
 
 
 def describe_presets(presets: Presets = PRESETS) -> str:
     """Returns a paragraph for the help of a program: the values of each preset, as flags.
 
     Args:
-        presets: The values of each preset. The others have the settings of table, too, by default those of `Settings`.
+        presets: The values of each preset. A preset that lacks a setting of table is shown with the default of
+            `Settings`.
     """
     defaults = {name: getattr(Settings(), name) for name in presets["table"]}
     lines = [

@@ -62,7 +62,8 @@ def score_test(
             counts = confusion_matrix(data.test.t, decoded, labels=range(len(data.classes)))
         elif targets.kind == "numbers":
             predictions = np.asarray(data.test.t), decoded, data.test.weights
-        if targets.kind != "text":  # which gap of its losses is no accident is not known for dependent positions
+        # The positions of a text depend on one another, so that the standard errors of a comparison are unknown.
+        if targets.kind != "text":
             advice = describe_overfitting(task, params, y, scorer, settings)
     except FloatingPointError as error:
         problem = FloatingPointError(f"on the test part, {error}")

@@ -50,13 +50,27 @@ def continue_text(
     Raises:
         SettingError: If a setting is out of range, or the prompt is empty, too long, or has an unknown character.
     """
-    validate_number("seed", seed, least=0, most=2**32 - 1, integer=True)
     try:
         tokens = tokenizer.encode(prompt)
     except ValueError as error:
         raise ValueError(f"in the prompt, {error}") from None
     if not 1 <= len(tokens) <= context:
         raise SettingError("prompt", f"to have 1 to {context} tokens, the context of the network", len(tokens))
+    return continue_tokens(model, params, tokenizer, tokens, context, length, temperature, seed)
+
+
+def continue_tokens(
+    model: Layer,
+    params: Any,
+    tokenizer: Tokenizer,
+    tokens: np.ndarray,
+    context: int,
+    length: int = LENGTH,
+    temperature: float | int = TEMPERATURE,
+    seed: int = 0,
+) -> str:
+    """Returns the text after 1 to `context` tokens. The arguments are those of `continue_text`."""
+    validate_number("seed", seed, least=0, most=2**32 - 1, integer=True)
     options: Any = {"context": context, "temperature": temperature, "key": jax.random.key(seed)}
     drawn = generate(model, params, tokens, length, **options)
     # A token may end in the middle of a character, so that only all tokens together are text.
@@ -71,7 +85,7 @@ def describe_sample(task: Task, state: TrainState) -> str:
     tokenizer, part = task.data.tokenizer, task.data.validation or task.data.test
     assert tokenizer is not None
     params, context = gather(state.params), task.data.shape[0]
-    prompt = tokenizer.decode(np.asarray(part.x[0][:PROMPT]))
-    text = prompt + continue_text(task.recipe.model, params, tokenizer, prompt, context=context)
+    tokens = np.asarray(part.x[0][:PROMPT])
+    text = tokenizer.decode(tokens) + continue_tokens(task.recipe.model, params, tokenizer, tokens, context)
     lines = [f"| {make_printable(line)}" for line in text.split("\n")]
     return "\n".join([f"sample after epoch {int(state.epoch)}:", *lines])

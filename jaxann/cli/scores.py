@@ -1,4 +1,4 @@
-"""Scores of predictions, computed by scikit-learn: those of classes and those of numbers, and which one is better."""
+"""Scores of predictions of classes, numbers and text, and which of two values is better."""
 
 from __future__ import annotations
 

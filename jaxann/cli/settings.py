@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_type_hints
 
 from jaxann.cli.annotations import convert, describe_annotation, matches
 from jaxann.cli.data_settings import DataSettings
-from jaxann.cli.network_settings import NetworkSettings
+from jaxann.cli.network_settings import TEXT_NETWORKS, NetworkSettings
 from jaxann.data.text_parts import DOCUMENTATION
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.losses import LOSSES
@@ -39,7 +39,6 @@ ScoreKey: TypeAlias = Literal[
     "token_accuracy",
 ]
 
-TEXT_NETWORKS = ("gru", "lstm", "transformer")
 DEVICE_SETTINGS = ("devices", "model_devices", "distributed", "coordinator", "processes", "process", "connect_seconds")
 # config.json stores neither the paths of a run, how it is computed, nor the preset of its defaults.
 UNSTORED = ("run", "resume", "checkpoint", "config", "preset", "cache", *DEVICE_SETTINGS)
@@ -138,7 +137,7 @@ class Settings(NetworkSettings, DataSettings):
     def is_text(self) -> bool:
         """Returns whether the data are text, and not a table."""
         return self.dataset == DOCUMENTATION or (
-            self.network in TEXT_NETWORKS and (self.network == "transformer" or self.dataset.endswith(".txt"))
+            self.network in TEXT_NETWORKS and (self.network == "transformer" or self.dataset.lower().endswith(".txt"))
         )
 
     def check(self) -> None:

@@ -133,7 +133,8 @@ def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
     folder = None
     if settings.out is not None:
         data = DataDescription.from_task(task)
-        sweep = {"grid": grid, "seeds": settings.seeds, "data": data.digest, "description": data.fingerprint()}
+        fingerprint = data._replace(shape=()).fingerprint()  # that of older sweeps, too
+        sweep = {"grid": grid, "seeds": settings.seeds, "data": data.digest, "description": fingerprint}
         sweep["random"] = describe_generator()
         folder = open_folder(settings.out, settings.to_json(), sweep)
     seeds = range(settings.seed, settings.seed + settings.seeds)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxann.cli.settings import Settings
 from jaxann.data.files import require_regular_file
 from jaxann.nn.hyperparameters import SettingError
 from jaxann.nn.text import describe_value
@@ -50,7 +51,8 @@ def open_folder(path: Path, config: Row, sweep: Row) -> Folder:
             if file == "sweep":  # older sweeps do not have these
                 stored = {name: content[name] for name in ("description", "random")} | stored
             else:
-                stored = {"score": "accuracy"} | stored  # by which all older sweeps were ranked
+                # Older sweeps lack newer settings, and all were ranked by accuracy.
+                stored = json.loads(json.dumps(Settings().to_json())) | {"score": "accuracy"} | stored
             for name, value in content.items():
                 if name != "version" and stored.get(name) != value:
                     if name in ("data", "description"):

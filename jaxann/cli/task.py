@@ -65,8 +65,8 @@ def check_settings(settings: Settings) -> None:
     Raises:
         SettingError: If a setting is out of range, or has no effect without another one.
     """
+    check_network(settings, list_defaults(settings))
     settings.check()
-    check_network(settings, list_defaults())
     validate_number("epochs", settings.epochs, least=1, integer=True)
     validate_number("epochs", settings.epochs, most=2**31 - 1)  # a state counts them in int32
     validate_number("warmup", settings.warmup, below=settings.epochs, note="the number of epochs")
@@ -146,7 +146,7 @@ def load_text_data(settings: Settings) -> tuple[Dataset, Targets]:
     Raises:
         ValueError: If a setting is out of range or has no meaning for text, or the text cannot be read or is too short.
     """
-    for name in (*COLUMNS, "class_weights", "crop", "flip"):
+    for name in (*COLUMNS, "scaling", "class_weights", "crop", "flip"):
         if getattr(settings, name) != getattr(Settings(), name):
             raise SettingError(name, "to be left out for text", getattr(settings, name))
     parts = load_text(
@@ -215,7 +215,7 @@ def make_network(
 
     Args:
         settings: The settings of the run.
-        interface: What the network lies between.
+        interface: The interface of the network.
         numbers: Values of settings in `TRACEABLE` that replace those in `settings`. JAX may trace them.
     """
     values = {"init_scale": settings.init_scale, "dropout": settings.dropout} | dict(numbers or {})

@@ -33,7 +33,7 @@ class TokenPredictions(NamedTuple):
         Args:
             targets: The encoding of the targets.
             t: [W, T], the next tokens in W windows.
-            y: [W, T, 2], the logarithm of each one's probability, and the most likely tokens.
+            y: [W, T, 2], for each position the logarithm of the next token's probability, and the most likely token.
 
         Raises:
             FloatingPointError: If a logarithm is not finite.
@@ -67,7 +67,10 @@ def compute_perplexity(predictions: TokenPredictions) -> float:
 
 
 def compute_bits(predictions: TokenPredictions) -> float:
-    """Returns the mean of -log₂ p for a character, which can be compared between tokenizers."""
+    """Returns the mean of -log₂ p for a character, which can be compared between tokenizers.
+
+    A token counts as many characters as it has in the mean over the whole text.
+    """
     return predictions.loss / log(2) / predictions.characters
 
 

@@ -1,4 +1,4 @@
-"""Trains a network on a table of data, by gradients that are computed by hand.
+"""Trains a network on a table, on images, on sequences or on text, by gradients that are computed by hand.
 
 Without arguments it trains the derivation's own network on Iris: 4-50-20-10-3 with sigmoids, softmax and cross-entropy.
 """
@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
     """The result of a run.
 
     Attributes:
-        score: The score on the test part: the accuracy, or R² if the targets are numbers.
+        score: The score on the test part: the accuracy, R² for numbers, or the bits per character for text.
         epochs: The number of the last epoch.
         steps: The number of steps; for a resumed run, of those since it was resumed.
         seconds: The time that the steps took, in seconds.
@@ -109,7 +109,8 @@ def run(task: Task, settings: Settings) -> Outcome:
                     if score is None:
                         score = shown.show(progress.state.params)
                     bar.set_postfix({"train_loss": f"{rows[-1]['loss']:.4f}", name: shown.metric.format(score)})
-                if task.data.tokenizer is not None and (evaluate is None or f"validation_{LOSS.key}" in rows[-1]):
+                is_evaluated = f"validation_{LOSS.key}" in rows[-1] or is_finished(task.plan, progress)
+                if task.data.tokenizer is not None and is_evaluated:
                     sample = describe_sample(task, progress.state)
                     if is_first():
                         bar.write(sample)

@@ -1,4 +1,4 @@
-"""Random changes of images, drawn anew for every batch of a run, so that a network sees no image twice."""
+"""Random changes of images, drawn anew for every batch of a run, so that a network rarely sees the same image twice."""
 
 from __future__ import annotations
 

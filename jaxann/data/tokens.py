@@ -99,7 +99,7 @@ class TokenizerFile:
     def __post_init__(self) -> None:
         require_packages("a tokenizer", "tokenizers")
         try:
-            _ = self._tokenizer
+            _ = self._tokenizer  # reads the file now, so that a damaged one is refused here
         except Exception as error:  # the package has no error of its own
             raise ValueError(
                 f"expected the file of a tokenizer of the package tokenizers, got one that it cannot read: "
@@ -110,11 +110,14 @@ class TokenizerFile:
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer as PackageTokenizer
 
-        return PackageTokenizer.from_str(self.content)
+        tokenizer = PackageTokenizer.from_str(self.content)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     @property
     def size(self) -> int:
-        return self._tokenizer.get_vocab_size()
+        return max(self._tokenizer.get_vocab().values()) + 1  # there may be gaps below
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +17,8 @@ from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.loss import Loss
 from jaxann.nn.losses import SoftmaxCrossEntropy
 from jaxann.training.fit import map_batches
+from jaxann.training.programs import Program
+from jaxann.training.recipe import choose_options
 
 AT_ONCE = 64  # sequences that are evaluated at a time, each with a logit for every token at every position
 
@@ -86,6 +87,8 @@ def generate(
     validate_number("context", context, least=1, integer=True)
     validate_number("temperature", temperature, least=0)
     tokens = np.asarray(tokens)
+    if tokens.size and tokens.dtype.kind not in "iu":
+        raise ValueError(f"expected first tokens that are integers, got an array of dtype {tokens.dtype}")
     if tokens.ndim != 1 or not 1 <= len(tokens) <= context:
         raise ValueError(f"expected 1 to {context} first tokens, got an array of shape {tokens.shape}")
     validate_ids(model, tokens)
@@ -94,8 +97,7 @@ def generate(
     return np.asarray(_draw_tokens(model, length, params, window, len(tokens), float(temperature), key))
 
 
-@partial(jax.jit, static_argnames=("model", "length"))
-def _draw_tokens(
+def _draw(
     model: Layer, length: int, params: PyTree, window: Any, count: Any, temperature: Any, key: PRNGKeyArray
 ) -> Array:
     """Returns the tokens [length] that follow the first `count` tokens in a window [context]."""
@@ -112,3 +114,6 @@ def _draw_tokens(
 
     carry = jnp.asarray(window), jnp.asarray(count)
     return jax.lax.scan(draw, carry, jax.random.split(key, length))[1]
+
+
+_draw_tokens = Program(_draw, ("model", "length"), lambda params, **_: choose_options(params))
