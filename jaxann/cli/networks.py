@@ -156,6 +156,10 @@ def require_fit(settings: NetworkSettings, source: str, interface: Interface) ->
     if is_text:
         if settings.network not in TEXT_NETWORKS:
             raise SettingError("network", f"to be {join_names(TEXT_NETWORKS)} for the text {source}", settings.network)
+    elif settings.network == "lenet" and len(interface.shape) == 3 and min(interface.shape[:2]) < 4:
+        content = f"images of {interface.shape[0]} by {interface.shape[1]} places"
+        value = "lenet, which takes sides of at least 4"
+        raise SettingError("network", f"to fit {source}, which holds {content}", value)
     elif network.axes and len(interface.shape) not in network.axes:
         content = f"examples of shape {interface.shape}" if interface.shape else "a table of features"
         raise SettingError(

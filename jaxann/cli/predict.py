@@ -47,7 +47,7 @@ class PredictSettings:
     """File with the columns that the run was trained on, in any order, and possibly others, of any kind that
     jaxann train takes; or an .npz file with the array x."""
     prompt: str | None = None
-    """Beginning of a text, which a network that was trained on text continues."""
+    """Beginning of a text, of at most --context tokens, which a network that was trained on text continues."""
     length: int = LENGTH
     """Number of tokens that continue the prompt."""
     temperature: float = TEMPERATURE
@@ -150,16 +150,18 @@ def read_input(
     Raises:
         ValueError: If the input cannot be read or does not fit the run.
     """
-    if settings.input is None:
-        raise SettingError("input", "to be a file to predict from", None)
     for name, default in {"prompt": None, "length": LENGTH, "temperature": TEMPERATURE, "seed": 0}.items():
         if (value := getattr(settings, name)) != default:
-            raise SettingError(name, f"to be left out for {settings.run}, which learned from a table", value)
+            raise SettingError(name, f"to be left out for {settings.run}, which did not learn from text", value)
+    if settings.input is None:
+        raise SettingError("input", "to be a file to predict from", None)
     path, encoding = str(settings.input), description.make_encoding()
     if path.lower().endswith(".npz"):
         if settings.id:
             raise SettingError("id", f"to be left out for {path}, which has no named columns", settings.id)
-        return read_features(path, tuple(description.columns), (description.target, stored.weights)), {}
+        return read_features(
+            path, tuple(description.columns), (description.target, stored.weights), description.shape
+        ), {}
     table, notes = read_frame(path, stored.header or "first")
     for note in notes:
         print_line(note)

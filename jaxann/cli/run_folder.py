@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxann.data.files import join_names
 from jaxann.data.numbers import to_numbers
 from jaxann.data.validation import validate_features
 from jaxann.nn.base import Layer
-from jaxann.nn.text import shorten
 from jaxann.runs.checkpoints import Checkpoints
 from jaxann.runs.folder import Folder
 from jaxann.runs.network_file import Network, read_network
@@ -130,7 +130,7 @@ class Run:
         from jaxann.cli.sampler import continue_text
 
         if self._description.tokenizer is None:
-            raise ValueError(f"expected a run of a text to continue a prompt, got {self.path}, a run of a table")
+            raise ValueError(f"expected a run of a text to continue a prompt, got {self.path}, a run of other data")
         params, tokenizer = self.params, self._description.make_tokenizer()
         options: Any = {"length": length, "temperature": temperature, "seed": seed}
         with self._precision():
@@ -145,9 +145,12 @@ class Run:
 
             x = self._description.make_encoding().encode_new("the features", to_frame(x))
         array = np.asarray(to_numbers("features", x))
+        if array.ndim > 2 and array.shape[1:] == self._description.shape:
+            array = array.reshape(len(array), -1)
         if array.ndim != 2 or array.shape[1] != len(self.columns):
-            known = ", ".join(shorten(name) for name in self.columns)
-            raise ValueError(f"expected features of shape (N, {len(self.columns)}): {known}; got shape {array.shape}")
+            shape = "".join(f", {n}" for n in self._description.shape or (len(self.columns),))
+            known = join_names(self.columns, 20)
+            raise ValueError(f"expected features of shape (N{shape}): {known}; got shape {array.shape}")
         params = self.params
         with self._precision():
             features = validate_features(self._description.make_scaling()(array))

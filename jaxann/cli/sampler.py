@@ -50,6 +50,8 @@ def continue_text(
     Raises:
         SettingError: If a setting is out of range, or the prompt is empty, too long, or has an unknown character.
     """
+    if not isinstance(prompt, str):
+        raise SettingError("prompt", "to be a text", prompt)
     try:
         tokens = tokenizer.encode(prompt)
     except ValueError as error:

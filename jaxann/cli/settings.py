@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_type_hints
 from jaxann.cli.annotations import convert, describe_annotation, matches
 from jaxann.cli.data_settings import DataSettings
 from jaxann.cli.network_settings import TEXT_NETWORKS, NetworkSettings
+from jaxann.data.tables import is_table
 from jaxann.data.text_parts import DOCUMENTATION
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.losses import LOSSES
@@ -109,7 +110,8 @@ class Settings(NetworkSettings, DataSettings):
     plots: bool = True
     """Whether the run's folder also gets pictures."""
     resume: Path | None = None
-    """Folder of a run to continue with its own settings. Only a few, such as --epochs, may be changed."""
+    """Folder of a run to continue with its own settings.
+    Only a few may be changed, such as --epochs with a constant --schedule."""
     checkpoint: int | None = None
     """Epoch of the checkpoint from which --resume continues. By default the last one."""
     cache: bool = False
@@ -136,9 +138,9 @@ class Settings(NetworkSettings, DataSettings):
 
     def is_text(self) -> bool:
         """Returns whether the data are text, and not a table."""
-        return self.dataset == DOCUMENTATION or (
-            self.network in TEXT_NETWORKS and (self.network == "transformer" or self.dataset.lower().endswith(".txt"))
-        )
+        if self.dataset == DOCUMENTATION or self.network not in TEXT_NETWORKS:
+            return self.dataset == DOCUMENTATION
+        return self.dataset.lower().endswith(".txt") or (self.network == "transformer" and not is_table(self.dataset))
 
     def check(self) -> None:
         """Checks all that can be checked without the data.

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from jaxann.cli.cache import find_folder, use_cache
 from jaxann.cli.data_settings import COLUMNS
 from jaxann.cli.networks import Interface, build_network, check_network, require_fit
-from jaxann.cli.presets import list_defaults
+from jaxann.cli.presets import PRESETS, choose_preset, list_defaults
 from jaxann.cli.settings import Settings
 from jaxann.data.augmentation import Augmentation
 from jaxann.data.batches import Examples
@@ -114,7 +114,10 @@ def load_table_data(settings: Settings) -> tuple[Dataset, Targets]:
     """
     for name in ("context", "tokenizer"):
         if getattr(settings, name) != getattr(Settings(), name):
-            raise SettingError(name, f"only for text, which {settings.dataset} is not", getattr(settings, name))
+            place = f"which {settings.dataset} is not for the network {settings.network}"
+            raise SettingError(name, f"only for text, {place}", getattr(settings, name))
+    if settings.network == "transformer":
+        raise SettingError("network", f"to fit {settings.dataset}, which is a table", "transformer, which takes text")
     data = load_dataset(
         settings.dataset,
         held_out=settings.held_out,
@@ -167,8 +170,12 @@ def load_text_data(settings: Settings) -> tuple[Dataset, Targets]:
 
 
 def choose_batch_size(settings: Settings, data: Dataset) -> int:
-    """Returns the number of examples in a batch: by default 32, or all training examples if there are fewer."""
-    return min(BATCH_SIZE, len(data.train.x)) if settings.batch_size is None else settings.batch_size
+    """Returns the number of examples in a batch: by default 32, or all training examples if there are fewer.
+
+    The size that a preset has is a default, too.
+    """
+    size, default = settings.batch_size, PRESETS[choose_preset(settings)].get("batch_size")
+    return min(size or BATCH_SIZE, len(data.train.x)) if size is None or size == default else size
 
 
 def steps_per_epoch(settings: Settings, data: Dataset) -> int:

@@ -38,9 +38,9 @@ class Npz:
                     self.arrays[name] = np.asarray(file[name])
         except ValueError as error:
             if "Object arrays" in str(error):
+                origin = "images or sequences of different sizes" if "array x" in content else "a column of pandas"
                 raise ValueError(
-                    f"expected numbers or text in {content}, got Python objects, as NumPy makes of images or sequences "
-                    "of different sizes"
+                    f"expected numbers or text in {content}, got Python objects, as NumPy makes of {origin}"
                 ) from None
             raise ValueError(f"{content} cannot be read as numbers or text: {files.describe_error(error)}") from None
         except (OSError, RuntimeError, MemoryError) as error:  # such as an encrypted array, or too little memory

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from math import prod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -125,7 +126,16 @@ def read_table(
     return table._replace(t=t, classes=classes, test=test)
 
 
-def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None, ...] = ()) -> np.ndarray:
+def is_table(source: str) -> bool:
+    """Returns whether a source is the name of a table, or a file whose name ends as those of tables do."""
+    endings = (".csv", ".tsv", ".xlsx", ".parquet", ".npz", ".gz", ".bz2", ".xz", ".zip", ".zst")
+    is_named = source in (*SETS, *SEQUENCES, *openml.IMAGES) or source.startswith("openml:")
+    return is_named or source.lower().endswith(endings) or os.path.isdir(source)
+
+
+def read_features(
+    path: str, columns: tuple[str, ...], others: tuple[str | None, ...] = (), shape: tuple[int, ...] = ()
+) -> np.ndarray:
     """Reads features to predict from an .npz file.
 
     Args:
@@ -134,6 +144,7 @@ def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None,
         columns: The names of the n features that a model was trained on.
         others: Names of columns that the file may also have, such as the target, and that are left out. None in place
             of a name is ignored.
+        shape: The shape of an example that the features are the entries of, if they have such an order.
 
     Returns:
         Features [N, n], in the order of `columns`.
@@ -144,7 +155,9 @@ def read_features(path: str, columns: tuple[str, ...], others: tuple[str | None,
     """
     npz = archives.Npz(path)
     x, _ = npz.features("x")
-    n = x.shape[1]
+    n, given = x.shape[1], npz.arrays["x"].shape[1:]
+    if shape and given not in (shape, (prod(shape),)):
+        raise ValueError(f"expected examples of shape {shape} in array x of {path}, got {given}")
     if "columns" in npz:
         positions = {name: i for i, name in enumerate(npz.column_names(n))}
         _require_columns(path, positions, columns, others)

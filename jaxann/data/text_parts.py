@@ -71,6 +71,9 @@ def load_text(
     pieces = {"training": text[:start], "validation": text[start:end], "test": text[end:]}
     tokens = {part: used.encode(piece) for part, piece in pieces.items() if piece or part != "validation"}
     for part, ids in tokens.items():
+        if len(ids) < 2:
+            expectation = f"expected at least 2 tokens in the {part} part of {shorten(source)}"
+            raise ValueError(f"{expectation}, got a text of {len(text)} characters with {len(ids)} there")
         if len(ids) <= context:
             note = f"the number of tokens in the {part} part of {shorten(source)}"
             raise SettingError("context", f"to be below {len(ids)} ({note})", context)
@@ -94,7 +97,9 @@ def read_text(source: str) -> str:
         return "\n".join(topics[name] for name in sorted(topics))
     files.require_regular_file(source)
     try:
-        text = Path(source).read_text(encoding="utf-8")
+        text = Path(source).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected text in UTF-8 in {source}, got other bytes at position {error.start}") from None
     except (OSError, ValueError) as error:
         raise files.read_error(source, error) from None
     if not text:

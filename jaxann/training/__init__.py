@@ -99,10 +99,10 @@ from jaxann.training import generate
 
 parts = load_text("pydoc", context=16)  # the documentation that comes with Python
 size, (x, t, _) = parts.tokenizer.size, parts.train
-model, loss = transformer(size, 16, n=16, heads=2, blocks=1), EachLoss(SoftmaxCrossEntropy())
-params, history = fit(model, loss, "adam", x[:256], t[:256], key=0, epochs=2, batch_size=64, learning_rate=0.01)
+gpt, each = transformer(size, 16, n=16, heads=2, blocks=1), EachLoss(SoftmaxCrossEntropy())
+params, _ = fit(gpt, each, "adam", x[:256], t[:256], key=0, epochs=2, batch_size=64, learning_rate=0.01)
 prompt = parts.tokenizer.encode("The ")
-print(parts.tokenizer.decode(generate(model, params, prompt, 20, context=16, key=jax.random.key(1))))
+print(parts.tokenizer.decode(generate(gpt, params, prompt, 20, context=16, key=jax.random.key(1))))
 ```
 
 ## Many devices

@@ -196,7 +196,20 @@ def test_every_network_is_checked_and_swept(folder, network):
         ),
         (("images.npz", "--network", "resnet", "--widths", 0), "expected --widths to be sizes of at least 1"),
         (("wine", "--crop", 1), "expected --crop only for images, which wine does not hold, got 1"),
-        (("wine", "--context", 9), "expected --context only for text, which wine is not, got 9"),
+        (("wine", "--context", 9), "expected --context only for text, which wine is not for the network mlp, got 9"),
+        (
+            ("table.npz", "--network", "transformer"),
+            "--network to fit table.npz, which is a table, got 'transformer, wh",
+        ),
+        (
+            ("tiny.npz", "--network", "lenet"),
+            "--network to fit tiny.npz, which holds images of 3 by 3 places, got 'lenet",
+        ),
+        (
+            ("one.txt", "--network", "lstm"),
+            "expected at least 2 tokens in the training part of one.txt, got a text of 1",
+        ),
+        (("images.npz", "--network", "lenet", "--batch-size", 90), "expected --batch-size between 1 and 44 .*, got 90"),
         (("text.txt", "--network", "lstm", "--target", "a"), "expected --target to be left out for text, got 'a'"),
         (
             ("text.txt", "--network", "lstm", "--loss", "hinge"),
@@ -216,6 +229,8 @@ def test_every_network_is_checked_and_swept(folder, network):
 def test_bad_input_gets_one_sentence_and_exit_code_2(folder, arguments, sentence):
     np.savez(folder / "table.npz", x=np.ones((30, 5)), t=np.arange(30) % 3)
     np.savez(folder / "gray.npz", x=np.ones((30, 6, 6)), t=np.arange(30) % 3)
+    np.savez(folder / "tiny.npz", x=np.ones((30, 3, 3, 1)), t=np.arange(30) % 3)
+    (folder / "one.txt").write_text("a")
     images = np.array([np.ones((8, 8, 1)), np.ones((9, 8, 1))], object)
     np.savez(folder / "objects.npz", x=images, t=np.arange(2))
     ended = call_train(folder, *arguments)
@@ -238,6 +253,7 @@ def test_bad_prompts_get_one_sentence_and_exit_code_2(folder, trained):
             "--input",
             "text.txt",
         ): "expected --input to be left out for transformer, which learned from",
+        ("--prompt", "a", "--length", 0): "expected --length of at least 1, got 0",
         ("--prompt", "a", "--output", "a.csv"): "expected --output to end with .txt for a text, got a.csv",
     }.items():
         ended = call_predict(folder, "transformer", *arguments)

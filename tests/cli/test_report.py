@@ -110,7 +110,7 @@ def test_the_baseline_is_the_best_constant_of_the_training_part_with_its_weights
 def test_every_score_has_a_setting_and_a_direction():
     assert set(ScoreKey.__args__) == {"loss", *SCORES}
     lower = {key for key, score in (SCORES | {"loss": LOSS}).items() if score.lower_is_better}
-    assert lower == {"loss", "log_loss", "mae", "rmse"}
+    assert lower == {"loss", "log_loss", "mae", "rmse", "bits_per_character", "perplexity"}
     for score in (*SCORES.values(), LOSS):
         assert score.orient(2.0) == (-2.0 if score.lower_is_better else 2.0)
         better, worse = (1.0, 2.0) if score.lower_is_better else (2.0, 1.0)

@@ -61,7 +61,7 @@ def test_a_tokenizers_text_counts_its_characters(tmp_path):
         ("abc" * 100, {"context": 0}, "expected context of at least 1, got 0"),
         ("abc" * 100, {"held_out": 1.0}, "expected held_out between 0 and 1, excluding 0 and 1, got 1.0"),
         (None, {}, "no such file: .*text.txt"),
-        (b"\xff\xfe\xfd", {}, ".*text.txt cannot be read: "),
+        (b"\xff\xfe\xfd", {}, "expected text in UTF-8 in .*text.txt, got other bytes at position 0"),
     ],
 )
 def test_what_does_not_fit_gets_a_sentence(tmp_path, content, settings, sentence):
