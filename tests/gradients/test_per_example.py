@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.draws import draw_array, draw_params
 from support.judges import cast
 from support.layers import Tied
 from support.selection import choose
@@ -177,16 +178,14 @@ NETWORKS = {  # each model with its loss and the shapes of an input and of a tar
 }
 
 
-@partial(jax.jit, static_argnames=("name", "size", "dtype"))  # one program compiles faster than many operations
 def draw(name, size=B, seed=0, dtype=jnp.float64):
     """Returns parameters, inputs and targets for a network."""
     model, _, x, t = NETWORKS[name]
-    keys = jax.random.split(jax.random.key(seed), 3)
-    params = jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(keys[0], leaf.shape), model.init(keys[0]))
-    t = jax.random.normal(keys[2], (size, *t)) if t else jax.random.randint(keys[2], (size,), 0, model.sizes[1])
+    rng = np.random.default_rng(seed)
+    t = draw_array(seed + 1, size, *t) if t else jnp.asarray(rng.integers(0, model.sizes[1], size))
     ids = min(model.vocabularies.values(), default=0)
-    x = jax.random.randint(keys[1], (size, *x), 0, ids) if ids else jax.random.normal(keys[1], (size, *x))
-    return cast((params, x, t), dtype)
+    x = jnp.asarray(rng.integers(0, ids, (size, *x))) if ids else draw_array(seed + 2, size, *x)
+    return cast((draw_params(model, seed), x, t), dtype)
 
 
 def by_autodiff(model, loss):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.draws import draw_array, draw_params
 from support.judges import cast, judge, judge_layer
 
 from jaxann import backprop
@@ -27,9 +28,7 @@ FEW = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for 
 
 def draw(layer, T, n=8, dtype=jnp.float64):
     """Returns parameters that all differ from 0, an input and a cotangent."""
-    keys = jax.random.split(jax.random.key(1), 3)
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(keys[0], leaf.shape), layer.init(keys[0]))
-    return cast((params, *(jax.random.normal(key, (T, n)) for key in keys[1:])), dtype)
+    return cast((draw_params(layer), draw_array(1, T, n), draw_array(2, T, n)), dtype)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -87,11 +86,11 @@ def test_awkward_sizes_and_all_settings_are_right(name, form):
     for n, heads, T in ((8, 4, 5), (8, 4, 1), (4, 2, 2)):
         layer = form(n, heads, **settings)
         params, x, _ = draw(layer, T, n)
-        judge_layer(layer, params, x, KEY)
-        judge_layer(layer, *cast((params, x), jnp.float32), KEY)
+        judge_layer(layer, params, x)
+        judge_layer(layer, *cast((params, x), jnp.float32))
     for layer in (form(3, 3), form(3, 1), form(1, 1, biases=True)):
         params, x, _ = draw(layer, 4, layer.n)
-        judge_layer(layer, params, x, KEY)
+        judge_layer(layer, params, x)
 
 
 @pytest.mark.parametrize("form", [Attention, pytest.param(LeanAttention, marks=pytest.mark.slow)])

@@ -78,7 +78,7 @@ def test_positions_may_hold_ids(inner):
 @pytest.mark.slow
 def test_positions_may_have_positions():
     layer = Each(Each(HIDDEN))
-    judge_layer(layer, layer.init(KEY), jnp.stack([X, 2 * X]), KEY)
+    judge_layer(layer, layer.init(KEY), jnp.stack([X, 2 * X]))
 
 
 def test_sums_over_positions_of_bfloat16_are_taken_in_float32():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.draws import draw_array, draw_params
 from support.judges import cast, judge_layer
 from support.unchecked import unchecked
 
@@ -27,15 +28,10 @@ X = jax.random.normal(KEY, (2, 3, 4))  # places [2, 3] of 4 features
 GATES = {sigmoid: GLU(4, 5), silu: SwiGLU(4, 5), gelu: SwiGLU(4, 5, activation=gelu)}
 
 
-def draw(layer):
-    """Returns parameters that all differ from 0."""
-    return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), layer.init(KEY))
-
-
 @pytest.mark.parametrize("activation", GATES)
 def test_a_gate_multiplies_what_it_lets_through(activation):
     layer = GATES[activation]
-    params = draw(layer)
+    params = draw_params(layer)
     gate, through, out = params["W_gate"], params["W_in"], params["W_out"]
     for place in np.ndindex(2, 3):
         x = X[place]
@@ -46,7 +42,7 @@ def test_a_gate_multiplies_what_it_lets_through(activation):
 
 def test_a_feed_forward_block_is_a_chain_of_dense_layers_at_each_place():
     layer, chain = FeedForward(4, 5, activation=relu), Sequential((Dense(4, 5), relu, Dense(5, 4)))
-    params = draw(layer)
+    params = draw_params(layer)
     same = ({"W": params["W_1"], "b": params["b_1"]}, (), {"W": params["W_2"], "b": params["b_2"]})
     y, saved = layer.forward(params, X)
     grads, dx = layer.backward(params, saved, X)
@@ -72,7 +68,7 @@ def test_an_activation_may_be_given_by_its_name_and_only_by_keyword():
 
 def test_gradients_of_matrices_keep_the_axes_of_places():
     for layer in (FeedForward(4, 5), SwiGLU(4, 5)):
-        params = draw(layer)
+        params = draw_params(layer)
         grads, _ = layer.backward(params, layer.forward(params, X)[1], X)
         for name, leaf in grads.items():
             if name.startswith("W"):
@@ -88,13 +84,13 @@ def test_awkward_sizes_and_other_activations_are_right():
         (SwiGLU(1, 3, activation=relu), (2, 1)),
         (GLU(3, 1, activation=gelu), (1, 1, 3)),
     ):
-        judge_layer(layer, draw(layer), jax.random.normal(KEY, shape), jax.random.key(1))
+        judge_layer(layer, draw_params(layer), draw_array(9, *shape))
 
 
 def test_bfloat16_stays_bfloat16_and_biases_are_summed_in_float32():
     """256 is the first whole number whose successor bfloat16 does not have, so a sum of ones would stop there."""
     for layer in (FeedForward(2, 3), SwiGLU(2, 3)):
-        params, x = cast((draw(layer), jnp.ones((1000, 2))), jnp.bfloat16)
+        params, x = cast((draw_params(layer), jnp.ones((1000, 2))), jnp.bfloat16)
         y, saved = layer.forward(params, x)
         grads, dx = layer.backward(params, saved, x)
         assert (y.dtype, dx.dtype) == (jnp.bfloat16, jnp.bfloat16)

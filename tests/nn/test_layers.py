@@ -10,6 +10,7 @@ import pytest
 from jax.nn import initializers
 from jax.test_util import check_vjp
 from support.cases import BRIEFLY, LAYERS
+from support.draws import draw_array, draw_params
 from support.judges import cast, judge_layer
 from support.layers import Tied
 
@@ -56,9 +57,8 @@ FORWARDS = {  # JAX's own activations, as references
 
 
 def draw_params_and_input(layer, shape, dtype=jnp.float64):
-    """Draws parameters and an input; the biases are not zero, since a wrong gradient could go unnoticed there."""
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), layer.init(KEY))
-    return cast((params, jax.random.normal(jax.random.key(8), shape)), dtype)
+    """Draws parameters and an input."""
+    return cast((draw_params(layer), draw_array(8, *shape)), dtype)
 
 
 EXPRESSIONS = {
@@ -131,13 +131,13 @@ PLAIN = [pytest.param(name, marks=pytest.mark.slow) if VARIANT.match(name) else 
 @pytest.mark.parametrize("name", PLAIN)
 def test_backward_is_the_transposed_derivative_of_forward(name):
     layer, shape = LAYERS[name]
-    judge_layer(layer, *draw_params_and_input(layer, shape), jax.random.key(9))
+    judge_layer(layer, *draw_params_and_input(layer, shape))
 
 
 @pytest.mark.parametrize("name", FEWER)
 def test_backward_is_the_transposed_derivative_of_forward_in_float32(name):
     layer, shape = LAYERS[name]
-    judge_layer(layer, *draw_params_and_input(layer, shape, jnp.float32), jax.random.key(9))
+    judge_layer(layer, *draw_params_and_input(layer, shape, jnp.float32))
 
 
 @pytest.mark.parametrize("name", FEWER)
@@ -158,7 +158,7 @@ def test_backward_agrees_with_finite_differences(name):
 def test_jit_is_eager_and_vmap_is_a_loop(name):
     layer, shape = LAYERS[name]
     params, _ = draw_params_and_input(layer, shape)
-    xs = jax.random.normal(KEY, (4, *shape))
+    xs = draw_array(9, 4, *shape)
 
     def forward_and_backward(x):
         y, saved = layer.forward(params, x)
@@ -316,7 +316,7 @@ def test_layers_and_sizes_that_do_not_fit_are_refused(build, sentence):
 
 def test_a_new_activation_is_a_line():
     cube = Elementwise("cube", lambda x: x**3, lambda x, y: 3 * x**2)
-    judge_layer(cube, (), jax.random.normal(KEY, (5,)), KEY)
+    judge_layer(cube, (), draw_array(9, 5))
 
 
 def test_dropout_keeps_the_mean_and_zeroes_its_share():

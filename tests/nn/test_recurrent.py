@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.nn import initializers
+from support.draws import draw_params
 from support.judges import cast, judge_network
 from support.recurrent_mutants import MUTANTS, LeakyRNN
 from support.selection import choose
@@ -40,12 +41,6 @@ X = jax.random.normal(jax.random.key(1), (7, 2))
 DY = jax.random.normal(jax.random.key(2), (7, 3))
 
 
-@partial(jax.jit, static_argnums=0)
-def draw(layer):
-    """Draws parameters whose biases are not zero."""
-    return jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(KEY, leaf.shape), layer.init(KEY))
-
-
 def logistic(z):
     return 1 / (1 + np.exp(-z))
 
@@ -75,7 +70,7 @@ def step_leaky(p, x, h):
 )
 def test_a_recurrent_layer_goes_through_the_steps_one_by_one(cell, step):
     layer = cell(2, 3)
-    params = draw(layer)
+    params = draw_params(layer)
     arrays, state, ys = jax.tree.map(np.asarray, params), (np.zeros(3),) * cell.states, []
     for x in np.asarray(X):
         state = step(arrays, x, *state)
@@ -142,7 +137,7 @@ def test_truncated_gradients_stop_at_multiples_of_a_number_of_steps(layer):
             total += DY[t] @ state[0]
         return total
 
-    params = draw(layer)
+    params = draw_params(layer)
     actual = materialize(layer.backward(params, layer.forward(params, X)[1], DY))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, by_autodiff((params, X)))
 
@@ -150,21 +145,21 @@ def test_truncated_gradients_stop_at_multiples_of_a_number_of_steps(layer):
 @pytest.mark.slow
 def test_a_check_accepts_truncation_as_a_purpose():
     layer = LSTM(2, 3, truncate=2)
-    report = check_layer(layer, draw(layer), X, on_purpose=("Wx", "Wh", "b", "dx"), seconds=0)
+    report = check_layer(layer, draw_params(layer), X, on_purpose=("Wx", "Wh", "b", "dx"), seconds=0)
     assert report.ok, report
 
 
 @pytest.mark.parametrize("name", choose(MUTANTS, 32))
 def test_a_wrong_term_of_a_backward_is_found(name):
     layer, wrong = MUTANTS[name]
-    report = check_layer(layer, draw(layer), X[:4], seconds=0)
+    report = check_layer(layer, draw_params(layer), X[:4], seconds=0)
     assert set(report.wrong) == set(wrong), report
 
 
 @pytest.mark.parametrize("cell", choose((LeakyRNN, RNN, GRU, LSTM), 4))
 def test_right_cells_are_right_one_of_your_own_too(cell):
     for layer in (cell(2, 3), cell(2, 3, reverse=True)) if cell is LSTM else (cell(2, 3),):
-        report = check_layer(layer, draw(layer), X[:4])
+        report = check_layer(layer, draw_params(layer), X[:4])
         assert report.ok, report
 
 
@@ -179,7 +174,7 @@ def test_the_last_step_is_the_first_one_of_a_reversed_sequence():
 
 def test_both_directions_end_having_seen_every_step():
     every, last = bidirectional(RNN(2, 3)), bidirectional(RNN(2, 3), last=True)
-    params = draw(every)
+    params = draw_params(every)
     y, _ = every.forward(params, X)
     end, _ = last.forward(tuple((p, ()) for p in params), X)
     np.testing.assert_array_equal(end, jnp.concatenate([y[-1, :3], y[0, 3:]]))
@@ -210,8 +205,8 @@ def test_a_recurrent_network_is_a_plain_chain():
 def test_networks_have_the_gradients_of_autodiff(network, m):
     keys = jax.random.split(KEY, 3)
     x, t = jax.random.normal(keys[0], (4, 5, 2)), jax.random.normal(keys[1], (4, *m))
-    judge_network(network, SquaredError(), draw(network), x, t)
-    judge_network(network, SquaredError(), *cast((draw(network), x, t), jnp.float32))
+    judge_network(network, SquaredError(), draw_params(network), x, t)
+    judge_network(network, SquaredError(), *cast((draw_params(network), x, t), jnp.float32))
 
 
 @pytest.mark.slow

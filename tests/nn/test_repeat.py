@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.draws import draw_array, draw_params
 from support.judges import judge, judge_layer
 from support.layers import WrongLayer
 
@@ -62,12 +63,8 @@ def unroll(layer, params):
     return [jax.tree.map(lambda p, i=i: p[i], blocks) for i in range(layer.count)]
 
 
-def draw(layer):
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(KEY, p.shape), layer.init(KEY))
-
-
 def test_the_blocks_make_a_chain():
-    params, chain = draw(REPEATED), Sequential((BLOCK,) * 3)
+    params, chain = draw_params(REPEATED), Sequential((BLOCK,) * 3)
     blocks = tuple(unroll(REPEATED, params))
 
     @jax.jit
@@ -117,7 +114,7 @@ NESTED = {  # a layer and the shape of an input for it
 )
 def test_blocks_may_hold_what_a_layer_may(name):
     layer, shape = NESTED[name]
-    judge_layer(layer, draw(layer), jax.random.normal(KEY, shape), KEY)
+    judge_layer(layer, draw_params(layer), draw_array(9, *shape))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +189,7 @@ def test_a_rule_has_the_same_gradients_with_recomputation(name):
 @pytest.mark.slow
 def test_feedback_alignment_of_a_chain_in_a_loop_is_that_of_the_chain():
     rule, loss, chain = RULES["feedback_alignment"], SquaredError(), Sequential((BLOCK,) * 3)
-    params, feedback = draw(REPEATED), REPEATED.init(jax.random.key(1))
+    params, feedback = draw_params(REPEATED), REPEATED.init(jax.random.key(1))
     x, t = jax.random.normal(KEY, (5, 3)), jnp.ones((5, 3))
     _, grads = rule(REPEATED, loss).bind(feedback)(params, x, t)
     blocks, back = (tuple(unroll(REPEATED, tree)) for tree in (params, feedback))
@@ -202,7 +199,7 @@ def test_feedback_alignment_of_a_chain_in_a_loop_is_that_of_the_chain():
 
 def test_kronecker_factors_have_a_block_for_each_block():
     layer = Repeat(Dense(3, 3), 2)
-    params, x = draw(layer), jax.random.normal(KEY, (5, 3))
+    params, x = draw_params(layer), jax.random.normal(KEY, (5, 3))
 
     @jax.jit
     def compute(params):
@@ -219,7 +216,7 @@ def test_kronecker_factors_have_a_block_for_each_block():
 @pytest.mark.slow
 def test_second_derivatives_pass_the_loop():
     layer, loss = Repeat(Recomputed(Each(BLOCK)), 2), SquaredError()
-    params, x = draw(layer), jax.random.normal(KEY, (5, 2, 3))
+    params, x = draw_params(layer), jax.random.normal(KEY, (5, 2, 3))
     t, v = jnp.sin(x), jax.tree.map(jnp.cos, params)
     product = jax.jit(curvature.hessian_product(layer, loss))(params, v, x, t)
     gradient = jax.jit(jax.grad(lambda params: autodiff(layer, loss)(params, x, t)[0]))
@@ -231,7 +228,7 @@ def test_second_derivatives_pass_the_loop():
 
 def test_a_chain_is_judged_once():
     layer = Repeat(Dense(3, 3), 20)
-    report = check_layer(layer, draw(layer), X)
+    report = check_layer(layer, draw_params(layer), X)
     assert report.ok
     assert [row.path for row in report.rows] == ["W", "b", "dx"]  # no rows with a key, which the layer does not use
     assert report.notes == ("Repeat: its parts (layer) cannot be observed, so they are checked only as parts of it",)
@@ -255,7 +252,7 @@ MISTAKES = {  # what is done to the gradients of a chain of Dense(3, 3), and whi
 def test_a_wrong_term_is_found_in_the_gradient_that_has_it(name):
     spoil, wrong = MISTAKES[name]
     layer = WrongLayer(Repeat(Dense(3, 3), 3), spoil)
-    assert set(check_layer(layer, draw(layer), X).wrong) == wrong
+    assert set(check_layer(layer, draw_params(layer), X).wrong) == wrong
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from support.draws import draw_array
 
 from jaxann import autodiff, backprop, compare
 from jaxann.nn import materialize
@@ -15,38 +17,56 @@ def cast(tree, dtype):
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
-def judge_layer(layer, params, x, key):
-    """Compares `layer.backward` at x, for a random cotangent, with the transposed derivative of `layer.forward`."""
+def judge_layer(layer, params, x):
+    """Compares `layer.backward` at x, for a drawn cotangent, with the transposed derivative of `layer.forward`."""
 
     @jax.jit
     def both(params, x):
         y, vjp = jax.vjp(lambda params, x: layer.forward(params, x)[0], params, x)
-        dy = jax.random.normal(key, y.shape, y.dtype)
-        return layer.backward(params, layer.forward(params, x)[1], dy), vjp(dy)
+        dy = draw_array(9, *y.shape).astype(y.dtype)
+        gradients = layer.backward(params, layer.forward(params, x)[1], dy)
+        return gradients, materialize(gradients), vjp(dy)
 
-    judge(*both(params, x), x.dtype)
+    gradients, matrices, expected = both(params, x)
+    check_dtype(gradients, x.dtype)
+    judge(matrices, expected, x.dtype)
 
 
 def judge_loss(loss, y, t):
     """Compares `loss.gradient` at y with the derivative of `loss.value`."""
-    judge(loss.gradient(y, t), jax.grad(loss.value)(y, t), y.dtype)
+    both = jax.jit(lambda y, t: (loss.gradient(y, t), jax.grad(loss.value)(y, t)))
+    judge(*both(y, t), y.dtype)
 
 
 def judge_network(model, loss, params, x, t, weights=None):
     """Compares the loss and the gradients of `backprop` with those of `autodiff`."""
-    both = jax.jit(lambda *args: (backprop(model, loss)(*args), autodiff(model, loss)(*args)))
-    judge(*both(params, x, t, weights), x.dtype)
+
+    @jax.jit
+    def both(*args):
+        gradients = backprop(model, loss)(*args)
+        return gradients, materialize(gradients), autodiff(model, loss)(*args)
+
+    gradients, matrices, expected = both(params, x, t, weights)
+    check_dtype(gradients, x.dtype)
+    judge(matrices, expected, x.dtype)
 
 
 def judge(gradients, expected, dtype):
     """Asserts that two trees of gradients agree, and that the first one has the precision `dtype`."""
+    check_dtype(gradients, dtype)
+    # NumPy compares, since it compiles nothing.
+    gradients, expected = (jax.device_get(materialize(tree)) for tree in (gradients, expected))
     comparison, epsilon = compare(gradients, expected), jnp.finfo(dtype).eps
-    pairs = list(zip(*(jax.tree.leaves(materialize(tree)) for tree in (gradients, expected)), strict=True))
-    largest = max((float(jnp.abs(b).max(initial=0)) for _, b in pairs), default=0.0)
+    pairs = list(zip(*(jax.tree.leaves(tree) for tree in (gradients, expected)), strict=True))
+    largest = max((float(np.abs(b).max(initial=0)) for _, b in pairs), default=0.0)
     for leaf, (a, b) in zip(comparison.leaves, pairs, strict=True):
         # The data of the tests is of order one. A gradient that cancels to zero, as behind the softmax of a single
         # number, is a rounding error of that size, and has no digits to compare. If the sum has many terms, as behind
         # an InstanceNorm that is averaged, it is a few rounding errors of the network's largest gradient.
-        cancelled = jnp.abs(a - b).max(initial=0) <= epsilon * max(1.0, 32 * largest)
+        cancelled = np.abs(a - b).max(initial=0) <= epsilon * max(1.0, 32 * largest)
         assert leaf.error <= TOLERANCE[jnp.dtype(dtype).name] or cancelled, f"\n{comparison}"
+
+
+def check_dtype(gradients, dtype):
+    """Asserts that all arrays among gradients have one precision, those inside an `Outer` too."""
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype(dtype)}
