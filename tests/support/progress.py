@@ -1,5 +1,6 @@
 """Progress of a made-up run, and what tests compare of it and of its folder."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from jaxann.training.recipe import TrainState
 ADAM = optax.adam(0.1)
 
 
+@functools.cache
 def make_progress(epoch, update=ADAM, sizes=(3, 2), score=0.25):
     """Returns where a run could stand after an epoch; that of another epoch differs in every leaf."""
     random = np.random.default_rng(epoch)
