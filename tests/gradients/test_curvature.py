@@ -9,6 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from support.cases import LOSSES
 from support.curvature import SHARING, Concave
+from support.draws import draw_array, draw_params
 from support.judges import judge
 from support.layers import Average, Positions, Tied
 from support.selection import choose
@@ -75,10 +76,8 @@ def mark_slow(names):
 def draw(model, shape, loss="SoftmaxCrossEntropy, smoothed labels"):
     """Returns a loss, parameters that all differ from 0, and a batch of four."""
     loss, _, target = LOSSES[loss]
-    keys = jax.random.split(KEY, 4)
-    params = jax.tree.map(lambda leaf: leaf + 0.5 * jax.random.normal(keys[0], leaf.shape), model.init(keys[1]))
-    t = jax.vmap(target, (0, None))(jax.random.split(keys[3], 4), 2)
-    return loss, params, jax.random.normal(keys[2], (4, *shape)), t
+    t = jax.vmap(target, (0, None))(jax.random.split(KEY, 4), 2)
+    return loss, draw_params(model), draw_array(2, 4, *shape), t
 
 
 def forward_passes(model, params, x, key):

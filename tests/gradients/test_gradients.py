@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cases import LAYERS, LOSSES
+from support.draws import draw_array, draw_params
 from support.judges import cast, judge, judge_network
 from support.selection import choose
 
@@ -18,10 +19,8 @@ def batch(model, loss_name, size, seed, dtype=jnp.float64):
     """Returns a loss, and parameters, inputs and targets for a network whose output suits the loss."""
     loss, _, target = LOSSES[loss_name]
     n, m = model.sizes
-    keys = jax.random.split(jax.random.key(seed), 3)
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(keys[0], leaf.shape), model.init(keys[0]))
-    t = jax.vmap(target, (0, None))(jax.random.split(keys[2], size), m)
-    return loss, *cast((params, jax.random.normal(keys[1], (size, n)), t), dtype)
+    t = jax.vmap(target, (0, None))(jax.random.split(jax.random.key(seed), size), m)
+    return loss, *cast((draw_params(model, seed), draw_array(seed + 1, size, n), t), dtype)
 
 
 NETWORKS = {  # up to five layers; widths and batches may be 1
