@@ -17,6 +17,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxann.nn.hyperparameters import is_traced
 
@@ -34,6 +35,7 @@ THREADS: Options = (
     else {}
 )
 CAPACITY = 64  # programs that are kept
+ZERO = np.zeros((), np.float32)
 
 
 class RecentValues(OrderedDict[Hashable, Any]):
@@ -91,7 +93,8 @@ class Program:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         static, dynamic = self._split(args, kwargs)
         parts, leaves, values = find_parts(static), jax.tree.leaves(dynamic), tuple(dynamic.values())
-        if any(map(is_traced, (*parts, *leaves))):
+        probe = jax.lax.neg(ZERO)  # inside a traced function even the result of constants is traced
+        if any(map(is_traced, (probe, *parts, *leaves))):
             return jax.jit(self._bind(static, tuple(dynamic)))(*values)
         codes = [(part, part.__code__, part.__defaults__) for part in parts]
         config: Any = jax.config

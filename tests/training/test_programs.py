@@ -103,6 +103,9 @@ def test_a_program_is_its_function_in_other_programs_and_with_other_arguments():
     assert program(2.0, 3) == 7
     assert program(np.arange(3.0), n=3, y=2.0).tolist() == [2, 5, 8]
     assert jax.vmap(lambda x: program(x, 3))(jnp.arange(3.0)).tolist() == [1, 4, 7]
+    options = {"xla_backend_optimization_level": "1"}  # which only the outermost program may have
+    inner = Program(lambda x, n: n * x, ("n",), options)
+    assert jax.jit(lambda: inner(2.0, 3))() == inner(2.0, 3) == 6
     with jax.enable_x64(False):
         assert program(np.float64(2), 3).dtype == np.float32
     assert program(np.float64(2), 3).dtype == np.float64
