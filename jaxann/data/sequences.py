@@ -22,7 +22,7 @@ def make_mnist1d() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.
     Source: Greydanus and Kobak 2024, section 2.
     """
     require_packages("MNIST-1D", "mnist1d")
-    from mnist1d.data import get_dataset_args, make_dataset
+    from mnist1d.data import get_dataset_args, make_dataset  # pyright: ignore[reportMissingImports]
 
     states = random.getstate(), np.random.get_state()
     try:

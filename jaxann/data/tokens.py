@@ -108,7 +108,7 @@ class TokenizerFile:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer as PackageTokenizer
+        from tokenizers import Tokenizer as PackageTokenizer  # pyright: ignore[reportMissingImports]
 
         tokenizer = PackageTokenizer.from_str(self.content)
         tokenizer.no_truncation()
