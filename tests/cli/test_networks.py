@@ -14,8 +14,14 @@ import jaxann
 from jaxann.cli import gradcheck, sweep
 
 SETTINGS = {
-    "lenet": ("images.npz", "--network", "lenet", "--batch-size", 16, "--learning-rate", 0.01, "--crop", 1, "--flip"),
-    "resnet": ("images.npz", "--network", "resnet", "--widths", 4, 8, "--batch-size", 16, "--learning-rate", 0.01),
+    "lenet": (
+        *("images.npz", "--network", "lenet", "--batch-size", 16, "--learning-rate", 0.01, "--schedule", "constant"),
+        *("--crop", 1, "--flip"),
+    ),
+    "resnet": (
+        *("images.npz", "--network", "resnet", "--widths", 4, 8, "--batch-size", 16, "--learning-rate", 0.01),
+        *("--schedule", "constant"),
+    ),
     "gru": ("sequences.npz", "--network", "gru", "--hidden", 6, "--batch-size", 16, "--bidirectional"),
     "lstm": (
         *("text.txt", "--network", "lstm", "--hidden", 8, "--context", 12, "--learning-rate", 0.01),
