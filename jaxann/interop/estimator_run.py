@@ -127,8 +127,7 @@ def _start_many(structure: Structure, numbers: Any, seeds: Any) -> Run:
     return jax.vmap(partial(_start, structure))(numbers, seeds)
 
 
-# Compiling takes most of the time of a search, and optimizing its programs thoroughly saves little of the rest.
-@partial(jax.jit, static_argnums=(0, 1), compiler_options=dict(LIGHT_OPTIMIZATION))
+@partial(jax.jit, static_argnums=(0, 1))
 def _run_many(structure: Structure, length: int, numbers: Any, runs: Run, data: Data, limit: Any) -> Any:
     run_all = jax.vmap(partial(_run_piece, structure, length), in_axes=(0, 0, SHARED, None))
     spread, shared = PartitionSpec("members"), PartitionSpec()
