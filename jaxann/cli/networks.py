@@ -110,7 +110,7 @@ def build_transformer(settings: NetworkSettings, interface: Interface, values: V
     return network
 
 
-IMAGES, SEQUENCES = "images (height, width, channels)", "text or sequences (steps, features)"
+IMAGES, SEQUENCES = "images [height, width, channels]", "text or sequences [steps] or [steps, features]"
 NETWORKS: dict[str, Network] = {
     "mlp": Network(build_mlp, ("hidden", "activation", "init_scale", "dropout"), "features", (), "table"),
     "lenet": Network(build_lenet, ("activation",), IMAGES, (3,), "images"),
@@ -156,14 +156,15 @@ def require_fit(settings: NetworkSettings, source: str, interface: Interface) ->
     if is_text:
         if settings.network not in TEXT_NETWORKS:
             raise SettingError("network", f"to be {join_names(TEXT_NETWORKS)} for the text {source}", settings.network)
-    elif settings.network == "lenet" and len(interface.shape) == 3 and min(interface.shape[:2]) < 4:
-        content = f"images of {interface.shape[0]} by {interface.shape[1]} places"
-        value = "lenet, which takes sides of at least 4"
-        raise SettingError("network", f"to fit {source}, which holds {content}", value)
-    elif network.axes and len(interface.shape) not in network.axes:
-        content = f"examples of shape {interface.shape}" if interface.shape else "a table of features"
+        return
+    shape, takes = interface.shape, network.takes
+    is_misfit = bool(network.axes) and len(shape) not in network.axes
+    if settings.network == "lenet" and not is_misfit and min(shape[:2]) < 4:
+        is_misfit, takes = True, "images with sides of at least 4"
+    if is_misfit:
+        content = f"examples of shape {shape}" if shape else "features"
         raise SettingError(
-            "network", f"to fit {source}, which holds {content}", f"{settings.network}, which takes {network.takes}"
+            "network", f"to fit the {content} of {source} ({settings.network} takes {takes})", settings.network
         )
 
 

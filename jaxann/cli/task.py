@@ -117,20 +117,8 @@ def load_table_data(settings: Settings) -> tuple[Dataset, Targets]:
             place = f"which {settings.dataset} is not for the network {settings.network}"
             raise SettingError(name, f"only for text, {place}", getattr(settings, name))
     if settings.network == "transformer":
-        raise SettingError("network", f"to fit {settings.dataset}, which is a table", "transformer, which takes text")
-    data = load_dataset(
-        settings.dataset,
-        held_out=settings.held_out,
-        validation=settings.validation,
-        seed=settings.seed if settings.split is None else settings.split,
-        scaling=settings.scaling,
-        target=settings.target,
-        weights=settings.weights,
-        kind=settings.kind,
-        header=settings.header,
-        columns=ColumnSettings(settings.ignore, settings.id, settings.categorical, settings.numeric),
-    )
-    loss = settings.loss
+        raise SettingError("network", f"to fit the table {settings.dataset} (transformer takes text)", "transformer")
+    data, loss = load_parts(settings), settings.loss
     if loss in (None, "automatic"):
         for_classes = "cross_entropy" if loss is None else "softmax_cross_entropy"
         loss = for_classes if data.classes else "squared_error"
@@ -141,6 +129,31 @@ def load_table_data(settings: Settings) -> tuple[Dataset, Targets]:
         return data, Targets.fit(loss, len(data.classes), smoothing, data.train.t)
     except SettingError as error:
         raise _rename_setting(error, "smoothing", "label_smoothing") from None
+
+
+def load_parts(settings: Settings) -> Dataset:
+    """Loads the parts of a table, and says how to read a .txt file as text if it holds no table.
+
+    Raises:
+        ValueError: As `load_dataset` does.
+    """
+    try:
+        return load_dataset(
+            settings.dataset,
+            held_out=settings.held_out,
+            validation=settings.validation,
+            seed=settings.seed if settings.split is None else settings.split,
+            scaling=settings.scaling,
+            target=settings.target,
+            weights=settings.weights,
+            kind=settings.kind,
+            header=settings.header,
+            columns=ColumnSettings(settings.ignore, settings.id, settings.categorical, settings.numeric),
+        )
+    except ValueError as error:
+        if isinstance(error, SettingError) or not settings.dataset.lower().endswith(".txt"):
+            raise
+        raise ValueError(f"{error} ({settings.dataset} is read as text with --network transformer)") from None
 
 
 def load_text_data(settings: Settings) -> tuple[Dataset, Targets]:

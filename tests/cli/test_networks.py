@@ -172,22 +172,23 @@ def test_every_network_is_checked_and_swept(folder, network):
         (("text.txt", "--network", "transformer", "--context", 900), "expected --context to be below .* tokens in the"),
         (
             ("table.npz", "--network", "lenet"),
-            r"--network to fit table.npz, which holds examples of shape \(5,\), got",
+            r"--network to fit the examples of shape \(5,\) of table.npz \(lenet takes images \[",
         ),
         (
             ("gray.npz", "--network", "resnet"),
-            r"which holds examples of shape \(6, 6\), got 'resnet, which takes imag",
+            r"the examples of shape \(6, 6\) of gray.npz \(resnet takes images \[height",
         ),
-        (("wine", "--network", "lstm"), "which holds a table of features, got 'lstm, which takes text or sequences"),
+        (("wine", "--network", "lstm"), r"--network to fit the features of wine \(lstm takes text or sequences"),
         (
             ("images.npz", "--network", "gru"),
-            r"holds examples of shape \(8, 8, 1\), got 'gru, which takes text or",
+            r"examples of shape \(8, 8, 1\) of images.npz \(gru takes text or sequ",
         ),
         (
             ("pydoc", "--network", "mlp"),
             "--network to be gru, lstm, transformer for the text pydoc, got 'mlp'",
         ),
         (("none.txt", "--network", "lstm"), "no such file: none.txt"),
+        (("text.txt",), r"got the names alone \(text.txt is read as text with --network transformer\)$"),
         (
             ("objects.npz", "--network", "lenet"),
             "expected numbers or text in array x of .*, got Python objects, as",
@@ -205,11 +206,11 @@ def test_every_network_is_checked_and_swept(folder, network):
         (("wine", "--context", 9), "expected --context only for text, which wine is not for the network mlp, got 9"),
         (
             ("table.npz", "--network", "transformer"),
-            "--network to fit table.npz, which is a table, got 'transformer",
+            r"--network to fit the table table.npz \(transformer takes text\), got",
         ),
         (
             ("tiny.npz", "--network", "lenet"),
-            "to fit tiny.npz, which holds images of 3 by 3 places, got 'lenet",
+            r"shape \(3, 3, 1\) of tiny.npz \(lenet takes images with sides of",
         ),
         (
             ("one.txt", "--network", "lstm"),
