@@ -59,7 +59,7 @@ class RankingSettings:
     """Share of the labels that are replaced by wrong ones to measure the precision. With 0 it is not measured."""
     learning_rate: float = 0.001
     epochs: int = 2
-    """Few, because a network that is trained for long also learns the wrong labels."""
+    """Number of epochs, which is small because a network that is trained for long also learns the wrong labels."""
     batch_size: int = 64
     seed: int = 0
     figure: Path | None = None

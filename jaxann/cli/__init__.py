@@ -25,11 +25,11 @@ jaxann audit jax.nn:softplus --shapes 3,4
 override them. For iris the defaults are those of the derivation, which `Settings()` has in Python, too. In Python,
 `Settings(dataset="table.csv", **TABLE)` has the preset of `jaxann.cli.presets`.
 
-`--network` chooses what is trained: an mlp, lenet or resnet for images, gru or lstm for sequences, and gru, lstm or
-transformer for text. Each has a preset and a dataset of its own where none is named: `jaxann train --network lenet`
-trains on digits, and `jaxann train --network transformer` on the documentation that comes with Python. `--crop` and
-`--flip` change images at random in every batch. A run of text prints a sample at every evaluation, and `jaxann predict
-RUN --prompt "The "` continues a prompt. Runs, sweeps, checks and devices are the same for all networks.
+`--network` chooses what is trained: mlp for all data but text, lenet or resnet for images, gru or lstm for sequences,
+and gru, lstm or transformer for text. Where no dataset is named, lenet and resnet train on digits, and gru, lstm and
+transformer on the documentation that comes with Python. `--crop` and `--flip` change images at random in every batch.
+A run of text prints a sample at every evaluation, and `jaxann predict RUN --prompt "The "` continues a prompt. Runs,
+sweeps, checks and devices are the same for all networks.
 
 `jaxann COMMAND --help` lists the settings of a command. `python -m jaxann` is the same command, and
 `scripts/COMMAND.py` starts the same programs from a checkout. Bad input gets one sentence on stderr and exit code 2,

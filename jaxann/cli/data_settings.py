@@ -25,8 +25,9 @@ class DataSettings:
     for the networks gru, lstm and transformer a .txt file, or pydoc, the documentation that comes with Python.
     It may also be the first argument, without the flag."""
     preset: Preset | None = None
-    """Defaults of the settings below, as listed above. By default text for data that are text, images for lenet and
-    resnet, sequences for gru and lstm on other data, derivation for iris, and table for all other data."""
+    """Defaults of the settings below, as listed above. By default text for transformer, and for gru and lstm on a .txt
+    file or pydoc; sequences for gru and lstm on other data; images for lenet and resnet; derivation for iris;
+    and table for all other data."""
     target: str | None = None
     """Column that is predicted. By default the last one."""
     weights: str | None = None
@@ -46,8 +47,9 @@ class DataSettings:
     """Whether the targets are classes or numbers.
     By default text is read as classes, and so are whole numbers with at most 20 different values."""
     held_out: float | None = None
-    """Share of the examples that is set apart as the test part; of a text, its end.
-    By default the dataset's own test part is used, or a share of 0.2 if it has none, and of a text 0.1."""
+    """Share of the examples that is set apart as the test part.
+    By default the dataset's own test part is used, or a share of 0.2 if it has none.
+    Of a text, the end is set apart, by default a share of 0.1."""
     validation: float = 0.0
     """Share of the other examples that is set apart as the validation part. With 0 there is no such part.
     The network is evaluated on it during training, and the best parameters are kept."""
@@ -55,7 +57,7 @@ class DataSettings:
     """How features are standardized, by mean and standard deviation of the training part.
     feature: each by its own; all: all features by the same, which suits images; none: not at all."""
     crop: int = 0
-    """Largest number of pixels by which each image of a batch is moved along both axes, drawn anew in every step."""
+    """Largest number of pixels by which images are moved along both axes. Every step draws new numbers."""
     flip: bool = False
     """Whether each image of a batch is mirrored, left and right, with probability 1/2, drawn anew in every step."""
     context: int = 128

@@ -18,7 +18,7 @@ from jaxann.data.encoding import Column, Encoding, from_json, to_json
 from jaxann.data.scaling import Scaling
 from jaxann.data.targets import Targets, TokenTargets
 from jaxann.data.tokens import Tokenizer
-from jaxann.data.tokens import from_json as read_tokenizer
+from jaxann.data.tokens import from_json as tokenizer_from_json
 from jaxann.nn.text import describe_value
 from jaxann.runs.files import format_json
 from jaxann.runs.folder import Folder
@@ -51,8 +51,8 @@ class DataDescription(NamedTuple):
         digest: The SHA-256 digest of the examples in all parts.
         encoding: How features are made of the columns, as `encoding.to_json` returns it; None for the data of a source
             of arrays, and for runs of versions of jaxann that read nothing but numbers.
-        shape: The shape of an example whose entries the features are; () where they have no such order, and for runs of
-            versions of jaxann whose networks took features in any order. For text the number of tokens of a window.
+        shape: The shape that the features of an example have, such as (height, width, channels), or (T,) for windows of
+            T tokens; () for the columns of a table, and in runs of older versions, which did not store it.
         tokenizer: The tokenizer of a text, as its `to_json` returns it; None for a table.
     """
 
@@ -112,7 +112,8 @@ class DataDescription(NamedTuple):
             if (self.columns, self.classes, self.mean, self.sd, len(self.shape)) != ((), (), (), (), 1):
                 raise ValueError("expected a shape of one number and no columns beside a tokenizer")
             if classes != size or not isinstance(self.shape[0], int) or self.shape[0] < 1:
-                raise ValueError(f"expected a window of at least one token and {size} tokens, got {classes}")
+                expectation = f"expected {size} tokens and a window of at least 1 token"
+                raise ValueError(f"{expectation}, got {classes} tokens and a window of {self.shape[0]}")
             return
         mean, sd = np.array(self.mean, float), np.array(self.sd, float)
         unit = np.array([self.targets.get("mean", 0.0), self.targets.get("sd", 1.0)], float)
@@ -129,7 +130,7 @@ class DataDescription(NamedTuple):
             raise ValueError(f"expected {expectation}")
 
     def like(self, stored: DataDescription) -> DataDescription:
-        """Returns this description, without what the stored one, of an earlier version, does not have."""
+        """Returns this description without the fields that the stored one, written by an earlier version, lacks."""
         missing = {name: default for name, default in self._field_defaults.items() if getattr(stored, name) == default}
         return self._replace(**missing) if self.tokenizer is None else self
 
@@ -148,7 +149,7 @@ class DataDescription(NamedTuple):
                 raise ValueError(f"expected the data with which {path} was started, got data with {_DIFFERENCES[name]}")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the content of data.json, without what the data do not have."""
+        """Returns the content of data.json, which leaves out fields that have their defaults."""
         defaults = self._field_defaults
         return {name: value for name, value in self._asdict().items() if defaults.get(name, nan) != value}
 
@@ -163,7 +164,7 @@ class DataDescription(NamedTuple):
 
     def make_tokenizer(self) -> Tokenizer:
         """Returns the tokenizer of a text."""
-        return read_tokenizer(self.tokenizer)
+        return tokenizer_from_json(self.tokenizer)
 
     def make_interface(self) -> Interface:
         """Returns the interface of the network."""

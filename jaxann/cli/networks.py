@@ -1,4 +1,4 @@
-"""The networks of the command line: what their settings build, for which data, and which settings each of them has."""
+"""The networks that the command line offers: how each is built, the data that it takes, and its settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Interface(NamedTuple):
 
     Attributes:
         features: n, the number of features of an example, or the number of tokens of text that the network sees.
-        shape: The shape of an example whose entries the features are; () where the features have no such order.
+        shape: The shape that the features of an example have, such as (height, width, channels) for an image; () for
+            the columns of a table.
         targets: How the targets are encoded for the loss.
     """
 
@@ -42,20 +43,20 @@ Values = Mapping[str, Number]
 Build = Callable[[NetworkSettings, Interface, Values], Sequential]
 
 
-class Network(NamedTuple):
+class NetworkKind(NamedTuple):
     """A network of the command line.
 
     Attributes:
         build: Makes the network from its settings, its interface, and numbers that JAX may trace.
         settings: The names of the settings that have an effect on this network.
-        takes: The data that it takes, for messages.
-        axes: The numbers of axes of an example that it takes, apart from text; () stands for any features.
-        preset: The preset of the network, for data that are not text.
+        data: The data that it takes, as messages name them.
+        axes: How many axes an example may have; () if this is not checked. Text is checked elsewhere.
+        preset: The name of its preset. gru and lstm have the preset text when they are trained on text.
     """
 
     build: Build
     settings: tuple[str, ...]
-    takes: str
+    data: str
     axes: tuple[int, ...]
     preset: str
 
@@ -111,15 +112,15 @@ def build_transformer(settings: NetworkSettings, interface: Interface, values: V
 
 
 IMAGES, SEQUENCES = "images [height, width, channels]", "text or sequences [steps] or [steps, features]"
-NETWORKS: dict[str, Network] = {
-    "mlp": Network(build_mlp, ("hidden", "activation", "init_scale", "dropout"), "features", (), "table"),
-    "lenet": Network(build_lenet, ("activation",), IMAGES, (3,), "images"),
-    "resnet": Network(build_resnet, ("widths", "blocks", "activation"), IMAGES, (3,), "images"),
+NETWORKS: dict[str, NetworkKind] = {
+    "mlp": NetworkKind(build_mlp, ("hidden", "activation", "init_scale", "dropout"), "features", (), "table"),
+    "lenet": NetworkKind(build_lenet, ("activation",), IMAGES, (3,), "images"),
+    "resnet": NetworkKind(build_resnet, ("widths", "blocks", "activation"), IMAGES, (3,), "images"),
     **{
-        name: Network(partial(build_recurrent, cell), ("hidden", "bidirectional"), SEQUENCES, (1, 2), "sequences")
+        name: NetworkKind(partial(build_recurrent, cell), ("hidden", "bidirectional"), SEQUENCES, (1, 2), "sequences")
         for name, cell in (("gru", GRU), ("lstm", LSTM))
     },
-    "transformer": Network(build_transformer, ("width", "heads", "blocks", "dropout"), "text", (), "text"),
+    "transformer": NetworkKind(build_transformer, ("width", "heads", "blocks", "dropout"), "text", (), "text"),
 }
 
 
@@ -128,10 +129,10 @@ def check_network(settings: NetworkSettings, defaults: Mapping[str, set[Any]]) -
 
     Args:
         settings: The settings.
-        defaults: The values of each setting that a user need not have chosen.
+        defaults: For each setting, the values that count as not chosen by the user.
 
     Raises:
-        SettingError: If a setting that the network does not have is neither a default nor that of a preset.
+        SettingError: If a setting that the network does not have was chosen by the user.
     """
     own = NETWORKS[settings.network].settings
     for name in dict.fromkeys(name for network in NETWORKS.values() for name in network.settings):
@@ -157,7 +158,7 @@ def require_fit(settings: NetworkSettings, source: str, interface: Interface) ->
         if settings.network not in TEXT_NETWORKS:
             raise SettingError("network", f"to be {join_names(TEXT_NETWORKS)} for the text {source}", settings.network)
         return
-    shape, takes = interface.shape, network.takes
+    shape, takes = interface.shape, network.data
     is_misfit = bool(network.axes) and len(shape) not in network.axes
     if settings.network == "lenet" and not is_misfit and min(shape[:2]) < 4:
         is_misfit, takes = True, "images with sides of at least 4"

@@ -47,16 +47,17 @@ class PredictSettings:
     """File with the columns that the run was trained on, in any order, and possibly others, of any kind that
     jaxann train takes; or an .npz file with the array x."""
     prompt: str | None = None
-    """Beginning of a text, of at most --context tokens, which a network that was trained on text continues."""
+    """Beginning of a text, which the network of a run on text continues.
+    It has at most as many tokens as the run's setting context."""
     length: int = LENGTH
     """Number of tokens that continue the prompt."""
     temperature: float = TEMPERATURE
-    """Factor by which the logits of each token are divided before it is drawn; with 0 the most likely one is taken."""
+    """Number that divides the logits before a token is drawn. With 0 the most likely token is taken."""
     seed: int = 0
     """Random seed of the tokens that continue the prompt."""
     output: Path | None = None
-    """New file for the predictions, whose name ends with .csv or .parquet.
-    By default they are printed as .csv."""
+    """New file for the result, whose name ends with .csv or .parquet for predictions, and with .txt for text.
+    By default the result is printed, predictions as .csv."""
     id: tuple[str, ...] = ()
     """Columns of the input that the predictions carry. By default those of the run's --id that the input has."""
     checkpoint: int | None = None
@@ -219,7 +220,7 @@ def main() -> int:
             require_new_file(settings.output)  # before anything that takes long
         ending = "" if settings.output is None else settings.output.suffix.lower()
         if ending not in ("", ".csv", ".txt", ".parquet"):
-            raise SettingError("output", "to end with .csv or .parquet", settings.output)
+            raise SettingError("output", "to end with .csv or .parquet, or with .txt for a text", settings.output)
         is_parquet = ending == ".parquet"
         if is_parquet:
             require_packages("a Parquet file", "pyarrow")

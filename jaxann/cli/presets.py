@@ -1,4 +1,4 @@
-"""Presets: sets of defaults for a run, of which the network and the dataset decide which one holds."""
+"""Presets: sets of defaults for a run. The network and the dataset decide which preset holds."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def find_preset(settings: S, presets: Presets = PRESETS) -> S:
     Args:
         settings: The settings of the command line as read so far. Its preset is `settings.preset` or, if that is None,
             text for text, images for lenet and resnet, sequences for gru and lstm, derivation for the dataset iris, and
-            table for any other. The dataset iris is a default, too, where lenet, resnet, gru and lstm do not take it.
+            table for any other. For gru and lstm the dataset iris, which they do not take, counts as none, so that
+            their preset is text.
         presets: The values of each preset. A patience among them holds only where there is a validation part.
 
     Returns:

@@ -48,7 +48,8 @@ def continue_text(
         The text after the prompt.
 
     Raises:
-        SettingError: If a setting is out of range, or the prompt is empty, too long, or has an unknown character.
+        SettingError: If a setting is out of range, or the prompt is empty or too long. It is a ValueError.
+        ValueError: If the prompt has a character that the tokenizer does not know.
     """
     if not isinstance(prompt, str):
         raise SettingError("prompt", "to be a text", prompt)

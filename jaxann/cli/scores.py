@@ -233,7 +233,7 @@ def find_score(key: str, targets: Targets) -> Score:
 
 
 def make_predictions(targets: Targets, t: Any, y: Any, weights: Any = None) -> Predictions | TokenPredictions:
-    """Makes predictions from a network's outputs, as `from_outputs` of the class for the kind of the targets does."""
+    """Makes `TokenPredictions` for text, and `Predictions` for other targets, from a network's outputs."""
     if isinstance(targets, TokenTargets):
         return TokenPredictions.from_outputs(targets, t, y)
     return Predictions.from_outputs(targets, t, y, weights)

@@ -41,7 +41,7 @@ ScoreKey: TypeAlias = Literal[
 ]
 
 DEVICE_SETTINGS = ("devices", "model_devices", "distributed", "coordinator", "processes", "process", "connect_seconds")
-# config.json stores neither the paths of a run, how it is computed, nor the preset of its defaults.
+# config.json leaves out a run's paths, devices and cache, and the preset of its defaults.
 UNSTORED = ("run", "resume", "checkpoint", "config", "preset", "cache", *DEVICE_SETTINGS)
 # Resuming a run may change these settings.
 CHANGEABLE = ("dataset", "epochs", "patience", "plots", "tensorboard", "checkpoint_seconds", "keep")
@@ -52,11 +52,12 @@ class Settings(NetworkSettings, DataSettings):
     """The settings of a training run."""
 
     loss: Loss | Literal["automatic"] | None = None
-    """Loss that is minimized. By default cross_entropy for classes and squared_error for numbers;
-    automatic is softmax_cross_entropy for classes, which does not overflow, and squared_error for numbers."""
+    """Loss that is minimized. By default cross_entropy for classes, squared_error for numbers and
+    softmax_cross_entropy for text; automatic is softmax_cross_entropy for classes, which does not overflow, and the
+    default for all other data."""
     label_smoothing: float | None = None
     """Share of each class target that is spread evenly over all classes: with 3 classes, 0.03 gives 0.98, 0.01, 0.01.
-    None stands for 0.03 for classes, and for 0 for numbers and for the hinge loss."""
+    None stands for 0.03 for classes, and for 0 for numbers, for text and for the hinge loss."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     """How much each class counts. By default all classes count alike.
     Either a number for each class, in the order of the confusion matrix, or balanced: the inverse of its frequency."""

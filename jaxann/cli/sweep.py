@@ -133,7 +133,7 @@ def run(settings: SweepSettings) -> tuple[list[Row], list[int]]:
     folder = None
     if settings.out is not None:
         data = DataDescription.from_task(task)
-        fingerprint = data._replace(shape=()).fingerprint()  # that of older sweeps, too
+        fingerprint = data._replace(shape=()).fingerprint()  # without the shape, as older sweeps stored it
         sweep = {"grid": grid, "seeds": settings.seeds, "data": data.digest, "description": fingerprint}
         sweep["random"] = describe_generator()
         folder = open_folder(settings.out, settings.to_json(), sweep)

@@ -114,7 +114,7 @@ def load_table_data(settings: Settings) -> tuple[Dataset, Targets]:
     """
     for name in ("context", "tokenizer"):
         if getattr(settings, name) != getattr(Settings(), name):
-            place = f"which {settings.dataset} is not for the network {settings.network}"
+            place = f"and {settings.network} reads {settings.dataset} as a table"
             raise SettingError(name, f"only for text, {place}", getattr(settings, name))
     if settings.network == "transformer":
         raise SettingError("network", f"to fit the table {settings.dataset} (transformer takes text)", "transformer")
@@ -174,7 +174,9 @@ def load_text_data(settings: Settings) -> tuple[Dataset, Targets]:
     )
     loss = "softmax_cross_entropy" if settings.loss in (None, "automatic") else settings.loss
     try:
-        targets = TokenTargets(loss, parts.tokenizer.size, settings.label_smoothing or 0.0, characters=parts.characters)
+        targets = TokenTargets(
+            loss, parts.tokenizer.size, settings.label_smoothing or 0.0, characters_per_token=parts.characters_per_token
+        )
     except SettingError as error:
         raise _rename_setting(error, "smoothing", "label_smoothing") from None
     scaling = Scaling(np.zeros(0), np.ones(0))
@@ -185,7 +187,7 @@ def load_text_data(settings: Settings) -> tuple[Dataset, Targets]:
 def choose_batch_size(settings: Settings, data: Dataset) -> int:
     """Returns the number of examples in a batch: by default 32, or all training examples if there are fewer.
 
-    The size that a preset has is a default, too.
+    A batch size that equals the preset's is reduced likewise.
     """
     size, default = settings.batch_size, PRESETS[choose_preset(settings)].get("batch_size")
     return min(size or BATCH_SIZE, len(data.train.x)) if size is None or size == default else size

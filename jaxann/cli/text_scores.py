@@ -18,13 +18,13 @@ class TokenPredictions(NamedTuple):
         t: [N], the next tokens.
         values: [N], the tokens that were the most likely ones.
         log_likelihoods: [N], the logarithm of the probability of each next token.
-        characters: The mean number of characters of a token.
+        characters_per_token: The mean number of characters of a token.
     """
 
     t: np.ndarray
     values: np.ndarray
     log_likelihoods: np.ndarray
-    characters: float
+    characters_per_token: float
 
     @classmethod
     def from_outputs(cls, targets: TokenTargets, t: Array | np.ndarray, y: Any) -> TokenPredictions:
@@ -39,7 +39,7 @@ class TokenPredictions(NamedTuple):
             FloatingPointError: If a logarithm is not finite.
         """
         values, log_likelihoods = targets.decode(np.asarray(y)), np.asarray(y)[..., 0].astype(float)
-        return cls(np.ravel(t), np.ravel(values), np.ravel(log_likelihoods), targets.characters)
+        return cls(np.ravel(t), np.ravel(values), np.ravel(log_likelihoods), targets.characters_per_token)
 
     @classmethod
     def from_frequencies(cls, targets: TokenTargets, train: Any, t: Array | np.ndarray) -> TokenPredictions:
@@ -53,7 +53,7 @@ class TokenPredictions(NamedTuple):
         counts = np.bincount(np.ravel(train), minlength=targets.classes) + 1
         t = np.ravel(t)
         log_likelihoods = np.log(counts / counts.sum())[t]
-        return cls(t, np.full(len(t), counts.argmax()), log_likelihoods, targets.characters)
+        return cls(t, np.full(len(t), counts.argmax()), log_likelihoods, targets.characters_per_token)
 
     @property
     def loss(self) -> float:
@@ -69,9 +69,9 @@ def compute_perplexity(predictions: TokenPredictions) -> float:
 def compute_bits(predictions: TokenPredictions) -> float:
     """Returns the mean of -log₂ p for a character, which can be compared between tokenizers.
 
-    A token counts as many characters as it has in the mean over the whole text.
+    Every token counts as the mean number of characters of a token in the whole text.
     """
-    return predictions.loss / log(2) / predictions.characters
+    return predictions.loss / log(2) / predictions.characters_per_token
 
 
 def compute_accuracy(predictions: TokenPredictions) -> float:

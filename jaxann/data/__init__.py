@@ -70,7 +70,7 @@ from text to tokens and back.
 - `Targets` encodes targets as the loss takes them: smoothed distributions over the classes, labels, signs, counts or
   standardized numbers.
 - The modules: `tables` reads tables of all kinds; `frames` reads files with named columns, `text_files` those of text,
-  `archives` .npz files, `images` IDX files and `openml` datasets of OpenML; `sequences` makes MNIST-1D; `files` has the
+  `archives` .npz files, `images` IDX files and `openml` datasets of OpenML; `mnist1d` makes MNIST-1D; `files` has the
   checks that they share; `columns` decides what columns are, `categories` which categories are frequent, and `encoding`
   makes features of them; `labels` decides which targets are classes; `splits` has `load_dataset`; `scaling`
   standardizes features and targets; `numbers` makes arrays of tables of pandas; `validation` checks arrays against a

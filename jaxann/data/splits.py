@@ -33,8 +33,8 @@ class Dataset(NamedTuple):
         scaling: The map that standardized the features; features to predict from must go through it too.
         encoding: How features are made of the columns of a table; empty where the source holds arrays.
         notes: What a reader of the table may not expect, each in one sentence.
-        shape: The shape of an example whose entries the n features are, such as (height, width, channels) for an image;
-            () where the features have no such order.
+        shape: The shape that the features of an example have, such as (height, width, channels) for an image; () for
+            the columns of a table.
         tokenizer: The way from text to tokens and back; None for tables.
     """
 

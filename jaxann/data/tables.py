@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxann.data import archives, files, images, labels, openml, sequences
+from jaxann.data import archives, files, images, labels, mnist1d, openml
 from jaxann.data.column_settings import ColumnSettings
 from jaxann.nn.hyperparameters import SettingError
 
@@ -35,8 +35,8 @@ class Table(NamedTuple):
         kinds: The kind of each column, by its name; empty where `x` is an array.
         left_out: The reason why each other column is left out, by its name.
         notes: What a reader of the table may not expect, each in one sentence.
-        shape: The shape of an example whose entries the n features are, such as (height, width, channels) for an image;
-            () where the features have no such order.
+        shape: The shape that the features of an example have, such as (height, width, channels) for an image; () for
+            the columns of a table.
     """
 
     x: Any
@@ -112,7 +112,7 @@ def read_table(
     elif source in SETS:
         table = _load_scikit_learn(source)
     elif source in SEQUENCES:
-        (x, t), test = sequences.make_mnist1d()
+        (x, t), test = mnist1d.make_mnist1d()
         table = Table(x, t, (), files.index_names("x", x.shape[1:]), "label", test=test, shape=x.shape[1:])
     elif is_openml:
         table = _fetch_openml(source, target, weights, columns)
@@ -144,7 +144,7 @@ def read_features(
         columns: The names of the n features that a model was trained on.
         others: Names of columns that the file may also have, such as the target, and that are left out. None in place
             of a name is ignored.
-        shape: The shape of an example that the features are the entries of, if they have such an order.
+        shape: The shape that the features of an example have; () if they are columns of a table.
 
     Returns:
         Features [N, n], in the order of `columns`.

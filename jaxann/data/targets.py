@@ -159,13 +159,13 @@ class TokenTargets(Targets):
         loss: "softmax_cross_entropy".
         classes: How many different tokens there are.
         smoothing: s in [0, 1), the label smoothing.
-        characters: The mean number of characters of a token.
+        characters_per_token: The mean number of characters of a token.
 
     Raises:
         SettingError: If the loss is another one, or if `smoothing` is out of range.
     """
 
-    characters: float = 1.0
+    characters_per_token: float = 1.0
 
     def __post_init__(self) -> None:
         if self.loss != "softmax_cross_entropy":

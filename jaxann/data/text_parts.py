@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxann.data import files
 from jaxann.data.batches import Examples
-from jaxann.data.tokens import Characters, Tokenizer, read_tokenizer
+from jaxann.data.tokens import CharacterTokenizer, Tokenizer, read_tokenizer
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.text import shorten
 
@@ -25,14 +25,14 @@ class TextParts(NamedTuple):
         validation: The windows to evaluate on during training; None if no share was set apart for them.
         test: The windows to evaluate on at the end.
         tokenizer: The way from text to tokens and back.
-        characters: The mean number of characters of a token.
+        characters_per_token: The mean number of characters of a token.
     """
 
     train: Examples
     validation: Examples | None
     test: Examples
     tokenizer: Tokenizer
-    characters: float
+    characters_per_token: float
 
 
 def load_text(
@@ -67,7 +67,7 @@ def load_text(
     text = read_text(source)
     end = len(text) - ceil(held_out * len(text))
     start = end - ceil(validation * end)
-    used = Characters.fit(text) if tokenizer is None else read_tokenizer(tokenizer)
+    used = CharacterTokenizer.fit(text) if tokenizer is None else read_tokenizer(tokenizer)
     pieces = {"training": text[:start], "validation": text[start:end], "test": text[end:]}
     tokens = {part: used.encode(piece) for part, piece in pieces.items() if piece or part != "validation"}
     for part, ids in tokens.items():

@@ -45,7 +45,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Characters:
+class CharacterTokenizer:
     """Characters as tokens.
 
     Attributes:
@@ -55,7 +55,7 @@ class Characters:
     alphabet: str
 
     @classmethod
-    def fit(cls, text: str) -> Characters:
+    def fit(cls, text: str) -> CharacterTokenizer:
         """Returns the tokenizer for all characters of a text, in the order of their code points."""
         return cls("".join(sorted(set(text))))
 
@@ -158,7 +158,7 @@ def from_json(content: Any) -> Tokenizer:
     if isinstance(content, Mapping) and len(content) == 1:
         alphabet = content.get("alphabet")
         if isinstance(alphabet, str) and alphabet and "".join(sorted(set(alphabet))) == alphabet:
-            return Characters(alphabet)
+            return CharacterTokenizer(alphabet)
         if isinstance(content.get("tokenizer"), dict):
             return TokenizerFile(json.dumps(content["tokenizer"]))
     raise ValueError(f"expected a tokenizer, got {describe_value(content)}")

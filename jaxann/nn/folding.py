@@ -59,30 +59,30 @@ class Folding:
         return self.folded_outputs + self.folded_size - 1
 
     def fold_x(self, x: Images) -> FoldedImages:
-        """Returns X."""
+        """Returns X, the folded images, from the images x."""
         return _join(_cut(x, -self.before, self.count * self.folded_places), self.count)
 
     def unfold_x(self, X: FoldedImages) -> Images:
-        """Returns dx for X = dX: transposes `fold_x`."""
+        """Returns dx from dX, as the transpose of `fold_x`."""
         return _cut(_split(X, self.count), self.before, self.places)
 
     def fold_y(self, y: Images) -> FoldedImages:
-        """Returns dY for y = dy: transposes `unfold_y`."""
+        """Returns dY from dy, as the transpose of `unfold_y`."""
         return _join(_cut(y, 0, self.count * self.folded_outputs), self.count)
 
     def unfold_y(self, Y: FoldedImages) -> Images:
-        """Returns y."""
+        """Returns y, the images, from the folded images Y."""
         return _cut(_split(Y, self.count), 0, self.outputs)
 
     def fold_kernel(self, K: Kernel) -> FoldedKernel:
-        """Returns F."""
+        """Returns F, the folded kernel, from the kernel K."""
         *axes, _, c, m = K.shape
         r, size = self.count, self.folded_size
         shifted = jnp.stack([_cut(K, -s, r * size, axis=-3) for s in range(r)], axis=-2)  # [*axes, (u, v), c, s, m]
         return shifted.reshape(*axes, size, r * c, r * m)
 
     def unfold_kernel(self, F: FoldedKernel) -> Kernel:
-        """Returns dK for F = dF: transposes `fold_kernel`."""
+        """Returns dK from dF, as the transpose of `fold_kernel`."""
         *axes, size, c, m = F.shape
         r = self.count
         shifted = F.reshape(*axes, size * r, c // r, r, m // r)

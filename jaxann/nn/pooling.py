@@ -20,10 +20,10 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree, Shaped
 
 from jaxann.nn.base import Layer
 from jaxann.nn.factors import accumulation_dtype
-from jaxann.nn.platform import compute_once
 from jaxann.nn.reshape import save_shape, validate_shape
 from jaxann.nn.text import format_expression
 from jaxann.nn.window import parse_padding, repeat_setting
+from jaxann.nn.xla import compute_once
 
 Values = Float[Array, "*places C"]
 Pooled = Float[Array, "*pooled C"]

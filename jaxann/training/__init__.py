@@ -43,6 +43,8 @@ print(f"validation loss {history.validation_loss[0]:.2f} to {history.validation_
 | `divergence` | the epoch, step and layer where a run left the finite numbers |
 | `loop` | a run in pieces, between which a program can evaluate, store and stop |
 | `sweep` | `sweep` and `combinations`: many networks in one program |
+| `programs` | `Program`: a function that is compiled once for all calls that compute the same |
+| `text` | `generate`, which continues a text, and `evaluate_tokens` |
 | `memory` | the check that the free memory is enough for a network, before anything is computed |
 | `optimizers` | `optimizer` and `schedule`: those of optax by name, with clipping and decoupled weight decay |
 | `second_order` | `kfac`, to be chained before an optimizer: `optax.chain(kfac(model, loss), optax.sgd(0.1))` |
@@ -99,8 +101,8 @@ from jaxann.training import generate
 
 parts = load_text("pydoc", context=16)  # the documentation that comes with Python
 size, (x, t, _) = parts.tokenizer.size, parts.train
-gpt, each = transformer(size, 16, n=16, heads=2, blocks=1), EachLoss(SoftmaxCrossEntropy())
-params, _ = fit(gpt, each, "adam", x[:256], t[:256], key=0, epochs=2, batch_size=64, learning_rate=0.01)
+gpt, token_loss = transformer(size, 16, n=16, heads=2, blocks=1), EachLoss(SoftmaxCrossEntropy())
+params, _ = fit(gpt, token_loss, "adam", x[:256], t[:256], key=0, epochs=2, batch_size=64, learning_rate=0.01)
 prompt = parts.tokenizer.encode("The ")
 print(parts.tokenizer.decode(generate(gpt, params, prompt, 20, context=16, key=jax.random.key(1))))
 ```

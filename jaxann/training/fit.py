@@ -88,7 +88,7 @@ def fit(
             learning rule.
         shuffle: Whether every epoch takes the examples in a new order.
         augment: A function (key, x) that changes the features x [B, ...] of a batch at random, such as
-            `jaxann.data.Augmentation`; by default none changes them.
+            `jaxann.data.Augmentation`; by default they stay as they are.
         weights: [N], above 0, how much each example counts in the means; ones by default.
         params: The parameters to start from, as `fit` and `model.init` return them; None draws them.
         validation: The validation part, as (x, t) or (x, t, weights), or the share of the examples that is drawn for

@@ -76,7 +76,8 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
     shape, dtype = (None, None) if lanes is None else (lanes.x.shape[2:], lanes.x.dtype)
     validate_memory(recipe, key, shape, mesh, dtype)
     state = start(recipe, key)
-    if mesh is None:  # bound to its device, as the state after each piece is: programs would be compiled for both
+    # A new state is not committed to a device, but the state after a piece is. Each would need its own programs.
+    if mesh is None:
         state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, state))
     else:
         state = shard_state(state, mesh)

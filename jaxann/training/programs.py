@@ -75,14 +75,15 @@ def share(jitted: Any, args: tuple[Any, ...], settings: Any = None) -> Any:
 class Program:
     """A function as a compiled program.
 
-    It is traced again where JAX would do so, and where a method or a function of the layers, the loss or the gradient
-    function among its static arguments is another one than before. It is compiled again only where that has changed
-    what it computes. Inside another program, such as one that `jax.vmap` or `jax.jit` makes, it is a part of that one.
+    A call traces the function again where `jax.jit` would, and also after the code of a layer, the loss or the gradient
+    function has changed. XLA compiles it again only if the traced program differs. Under `jax.vmap` or `jax.jit` the
+    function becomes part of the surrounding program.
 
     Args:
         function: The function.
         static: The names of the arguments that are compiled in; they must be hashable.
-        options: The options of the compiler, or a function from the arguments that are not static, by name, to them.
+        options: The compiler's options, or a function that takes the arguments that are not static, by name, and
+            returns them.
     """
 
     def __init__(self, function: Callable, static: tuple[str, ...], options: Options | Callable[..., Options]) -> None:
@@ -104,7 +105,7 @@ class Program:
         key = tuple(static.items()), identities, jax.tree.structure(dynamic), types, modes
 
         def make() -> tuple[Any, Any]:
-            return self._jit(static, dynamic), codes  # so that nothing else gets the identity of one of these
+            return self._jit(static, dynamic), codes  # kept alive, so that no new object gets the id of an old one
 
         return self._programs.get_or_make(key, make)[0](*values)
 
@@ -179,7 +180,7 @@ def find_parts(value: Any) -> list[Any]:
 
 
 def _list_captured(function: FunctionType) -> Iterator[Any]:
-    """Yields the values of the variables that a function has from the functions around it."""
+    """Yields the values of the variables in a function's closure."""
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # a variable without a value yet
             yield cell.cell_contents

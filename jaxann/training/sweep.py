@@ -167,12 +167,12 @@ class _Group(NamedTuple):
         """Returns the compiled program for chunks of `len(members)` members."""
         args, recipe = (*self.make_arguments(members), shared), _make_recipe(self.make, members[0])
         # On a CPU, XLA computes convolutions with different kernels together more slowly than one after the other.
-        maps = self.mesh.devices.flat[0].platform == "cpu" and has_convolution(recipe.model)
+        one_by_one = self.mesh.devices.flat[0].platform == "cpu" and has_convolution(recipe.model)
         options = tuple(choose_options(jax.eval_shape(recipe.model.init, jax.random.key(0))).items())
         try:
             functions = find_parts((recipe.model, recipe.loss, recipe.gradient))
             codes = tuple((function, function.__code__) for function in functions)
-            return share(_jit_group(self, maps, options, codes), args, options).lower(*args).compile()
+            return share(_jit_group(self, one_by_one, options, codes), args, options).lower(*args).compile()
         except (TypeError, ValueError) as error:
             if not self.traced:
                 raise
@@ -200,18 +200,18 @@ class _Group(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _jit_group(group: _Group, maps: bool, options: tuple[tuple[str, Any], ...], codes: tuple[Any, ...]) -> Any:
+def _jit_group(group: _Group, one_by_one: bool, options: tuple[tuple[str, Any], ...], codes: tuple[Any, ...]) -> Any:
     """Returns the jitted program of a group, from a cache, so that a later sweep need not trace the group again.
 
     Args:
         group: The group.
-        maps: Whether each device trains its members one after the other instead of all together.
+        one_by_one: Whether each device trains its members one after the other instead of all together.
         options: The options of the compiler.
         codes: The functions of the layers and their code, with which the program changes.
     """
 
     def train_all(seeds: Any, numbers: list[Any], shared: Any) -> tuple[Any, ...]:
-        if maps:
+        if one_by_one:
             return jax.lax.map(lambda member: group.train_member(member[0], member[1], shared), (seeds, numbers))
         return jax.vmap(group.train_member, in_axes=(0, 0, None))(seeds, numbers, shared)
 

@@ -70,7 +70,7 @@ def generate(
         model: A network that maps ids [T] to logits [T, m] for the tokens that come next, each from the tokens up to
             its position alone, such as `transformer` and a `recurrent_network` with every_step=True.
         params: Its parameters.
-        tokens: The first tokens, [1] to [context] integers.
+        tokens: [n], the first tokens as integers, with n from 1 to `context`.
         length: How many tokens to draw, at least 1.
         context: How many tokens the network sees at once, at least 1: for learned positions at most their number.
         temperature: At least 0. Below 1 likely tokens become more likely.

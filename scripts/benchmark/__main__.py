@@ -95,7 +95,7 @@ def read_results(path: Path) -> dict[str, list[Row]]:
     try:
         return {section: [Row(**row) for row in rows] for section, rows in content["sections"].items()}
     except (TypeError, KeyError, AttributeError):
-        raise ValueError(f"expected a file of --json, got another one: {path}") from None
+        raise ValueError(f"expected a file that --json wrote, got {path}") from None
 
 
 def list_worse(before: dict[str, list[Row]], now: dict[str, list[Row]]) -> list[str]:

@@ -130,8 +130,8 @@ def test_a_text_in_tokens_of_a_file_is_scored_by_its_characters(folder):
     (folder / "tokenizer.json").unlink()
     scores = json.loads((folder / "tokens" / "result.json").read_text())["scores"]
     targets = json.loads((folder / "tokens" / "data.json").read_text())["targets"]
-    assert targets["characters"] > 1.5
-    bits = np.log2(scores["perplexity"]["network"]) / targets["characters"]
+    assert targets["characters_per_token"] > 1.5
+    bits = np.log2(scores["perplexity"]["network"]) / targets["characters_per_token"]
     assert scores["bits_per_character"]["network"] == pytest.approx(bits, rel=1e-9)
     ended = call_predict(folder, "tokens", "--prompt", "the cat", "--length", 10)
     assert ended.out.startswith("the cat")
@@ -203,7 +203,7 @@ def test_every_network_is_checked_and_swept(folder, network):
         ),
         (("images.npz", "--network", "resnet", "--widths", 0), "expected --widths to be sizes of at least 1"),
         (("wine", "--crop", 1), "expected --crop only for images, which wine does not hold, got 1"),
-        (("wine", "--context", 9), "expected --context only for text, which wine is not for the network mlp, got 9"),
+        (("wine", "--context", 9), "expected --context only for text, and mlp reads wine as a table, got 9"),
         (
             ("table.npz", "--network", "transformer"),
             r"--network to fit the table table.npz \(transformer takes text\), got",

@@ -26,7 +26,7 @@ def test_the_windows_of_each_part_are_its_text_and_targets_are_one_token_ahead(t
         assert part.x.shape == part.t.shape == ((len(piece) - 1) // 7, 7)
         assert parts.tokenizer.decode(part.x.ravel()) == piece[: part.x.size]
         assert parts.tokenizer.decode(part.t.ravel()) == piece[1 : part.x.size + 1]
-    assert parts.characters == 1
+    assert parts.characters_per_token == 1
     assert load_text(text, context=7).validation is None
     assert len(load_text(text, context=7).test.x) == 14  # a tenth by default
 
@@ -44,7 +44,7 @@ def test_a_tokenizers_text_counts_its_characters(tmp_path):
     (tmp_path / "words.txt").write_text("a bb " * 100)
     options = {"context": 3, "tokenizer": str(tmp_path / "words.json"), "validation": 0.1}
     parts = load_text(str(tmp_path / "words.txt"), **options)
-    assert parts.characters == pytest.approx(2.5, abs=0.05)
+    assert parts.characters_per_token == pytest.approx(2.5, abs=0.05)
     np.testing.assert_array_equal(np.sort(np.unique(parts.train.x)), [0, 1])
 
 

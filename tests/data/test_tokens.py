@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from jaxann.data.tokens import Characters, TokenizerFile, from_json, read_tokenizer
+from jaxann.data.tokens import CharacterTokenizer, TokenizerFile, from_json, read_tokenizer
 
 
 def test_characters_are_numbered_in_their_order_and_come_back():
-    tokenizer = Characters.fit("héllo\nworld")
+    tokenizer = CharacterTokenizer.fit("héllo\nworld")
     assert tokenizer.alphabet == "\ndhlorwé"
     tokens = tokenizer.encode("world")
     assert (tokens.dtype, tokenizer.size) == (np.int32, 8)

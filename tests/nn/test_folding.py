@@ -7,8 +7,8 @@ import pytest
 from jax import lax
 
 from jaxann.nn.folding import Folding
-from jaxann.nn.platform import compute_once
 from jaxann.nn.window import Window
+from jaxann.nn.xla import compute_once
 
 CASES = {  # a window, the places of x, the channels of x and y, and the number of places that become one
     "one channel": (Window((5, 5), (1, 1), ((2, 2), (2, 2)), (1, 1)), (7, 9), 1, 6, 4),

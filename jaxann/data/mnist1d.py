@@ -1,4 +1,4 @@
-"""The maker of MNIST-1D: short sequences that are to networks for sequences what digits are to those for images."""
+"""MNIST-1D, a small dataset of sequences that the package mnist1d generates."""
 
 from __future__ import annotations
 
