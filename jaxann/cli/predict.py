@@ -218,20 +218,19 @@ def main() -> int:
             require_stdout("--output")
         else:
             require_new_file(settings.output)  # before anything that takes long
+        folder = Folder(settings.run, reader=True)
+        stored, description = Settings.from_file(folder.path / "config.json"), DataDescription.read(folder)
+        endings = (".csv", ".parquet") if description.tokenizer is None else (".txt",)
         ending = "" if settings.output is None else settings.output.suffix.lower()
-        if ending not in ("", ".csv", ".txt", ".parquet"):
-            raise SettingError("output", "to end with .csv or .parquet, or with .txt for a text", settings.output)
+        if ending not in ("", *endings):
+            raise SettingError("output", f"to end with {' or '.join(endings)}", settings.output)
         is_parquet = ending == ".parquet"
         if is_parquet:
             require_packages("a Parquet file", "pyarrow")
-        folder = Folder(settings.run, reader=True)
-        stored, description = Settings.from_file(folder.path / "config.json"), DataDescription.read(folder)
         jax.config.update("jax_enable_x64", stored.precision == "float64")
         if description.tokenizer is None:
             table = predict_table(settings, stored, description)
             content = format_table(table, is_parquet, settings.safe_csv)
-        elif ending in (".csv", ".parquet"):
-            raise SettingError("output", "to end with .txt for a text", settings.output)
         else:
             content = complete_prompt(settings, stored, description)
         if settings.output is None:

@@ -261,7 +261,7 @@ def test_bad_prompts_get_one_sentence_and_exit_code_2(folder, trained):
             "text.txt",
         ): "expected --input to be left out for transformer, which learned from",
         ("--prompt", "a", "--length", 0): "expected --length of at least 1, got 0",
-        ("--prompt", "a", "--output", "a.csv"): "expected --output to end with .txt for a text, got a.csv",
+        ("--prompt", "a", "--output", "a.csv"): "expected --output to end with .txt, got a.csv",
     }.items():
         ended = call_predict(folder, "transformer", *arguments)
         assert (ended.code, len(ended.err.splitlines())) == (2, 1)
