@@ -239,18 +239,22 @@ def _to_array(name: str, values: Any, keep_integers: bool = False) -> Num[Array,
     """Returns values as an array of the default precision, or of integers if they are to be kept."""
     values = to_numbers(name, values)
     if values.dtype.kind in "biu" and keep_integers:
-        integers = jnp.asarray(values, int if values.dtype.kind == "b" else None)
-        if isinstance(values, np.ndarray) and not np.array_equal(values.astype(integers.dtype), values):
-            raise ValueError(f"expected {name} that fit into {integers.dtype}, got larger integers")
-        return integers
+        dtype = jax.dtypes.canonicalize_dtype(int if values.dtype.kind == "b" else values.dtype)
+        if isinstance(values, np.ndarray) and not np.array_equal(values.astype(dtype), values):
+            raise ValueError(f"expected {name} that fit into {dtype}, got larger integers")
+    else:
+        dtype = jnp.result_type(float)
     with np.errstate(over="ignore"):  # a number too large for the default precision becomes infinite, which is refused
-        return jnp.asarray(values, float)
+        return jnp.asarray(values.astype(dtype), dtype)
 
 
 def _raise_if_invalid(values: Array | np.ndarray, is_valid: Bool[Array | np.ndarray, "..."], expected: str) -> None:
     """Raises ValueError for the first entry that is not valid, unless the values are being traced."""
-    if is_traced(is_valid) or np.all(is_valid):
+    if is_traced(is_valid):
         return
-    place = np.argwhere(~np.asarray(is_valid))[0]
+    is_valid = np.asarray(is_valid)  # JAX would compile a program to reduce it
+    if is_valid.all():
+        return
+    place = np.argwhere(~is_valid)[0]
     where = f" at {place.tolist()}" if place.size else ""
     raise ValueError(f"expected {expected}, got {values[tuple(place)]}{where}")

@@ -46,10 +46,11 @@ class Args(NamedTuple):
         def perturb_leaf(leaf):
             if not is_float(leaf):
                 return leaf
-            kink = np.isin(leaf, (-1, 1))
+            kink = np.abs(leaf) == 1
             if isinstance(self.aux, np.ndarray) and self.aux.shape == leaf.shape:
                 kink |= leaf == self.aux
-            return np.where(kink, leaf, leaf * (1 + share * rng.normal(size=leaf.shape)))
+            noise = rng.standard_normal(leaf.shape, np.float32)  # drawn in half the time, and precise enough
+            return np.where(kink, leaf, leaf * (1 + share * noise.astype(leaf.dtype)))
 
         params, x, dy = jax.tree.map(perturb_leaf, (self.params, self.x, self.dy))
         return Args(params, x, self.aux, dy)

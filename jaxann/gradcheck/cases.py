@@ -9,11 +9,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxann.gradcheck.arguments import Args
-from jaxann.gradcheck.compilation import precision
+from jaxann.gradcheck.compilation import optimization, precision
 from jaxann.gradcheck.gradient_subject import GradientSubject
 from jaxann.gradcheck.inputs import (
     draw_gradient_points,
@@ -64,9 +63,7 @@ def collect_layer_cases(
         The cases, single layers before composite ones; the outputs [B, ...] of the network; and a note on each
         composite layer whose parts cannot be observed.
     """
-    with precision("float64"):
-        arrays = jax.tree.map(jnp.asarray, (data.params, data.x, data.aux))
-        places, y = jax.tree.map(np.asarray, locate_layers(model, loss, *arrays))
+    places, y = _locate_layers(model, loss, data)
     paths = [place.path for place in places]
     leaves, composites, notes = [], [], []
     for i, place in enumerate(places):
@@ -83,6 +80,17 @@ def collect_layer_cases(
         else:
             leaves += _leaf_cases(place, rng)
     return leaves + composites, y, tuple(notes)
+
+
+def _locate_layers(model: Layer, loss: Loss, data: Args) -> tuple[list[Place], np.ndarray]:
+    """Returns what `locate_layers` returns, in float64, as arrays of NumPy."""
+    located: Any = None
+    for level in (0, 1):
+        with precision("float64"), optimization(level):
+            located = jax.tree.map(np.asarray, locate_layers(model, loss, data.params, data.x, data.aux))
+        if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(located)):
+            break
+    return located
 
 
 def collect_loss_cases(
@@ -198,7 +206,7 @@ def _depends_on_key(function: Callable, *args: Any) -> bool:
 
     Whatever has no effect on the result, such as splitting a key for layers that do not draw, is not compared.
     """
-    keys = None, jax.random.key(0)
+    keys = None, jax.eval_shape(lambda: jax.random.key(0))
     plain, random = (str(jax.make_jaxpr(partial(function, key))(*args)) for key in keys)
     if plain == random:
         return False

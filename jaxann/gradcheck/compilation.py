@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from jaxann.nn.xla import LIGHT_OPTIMIZATION
+
 
 @contextmanager
 def precision(dtype: str) -> Iterator[None]:
@@ -82,29 +84,8 @@ def jit_cheaply(function: Callable, static: int) -> Callable:
 
     @cache
     def program(level: int, *fixed: Any) -> Callable:
-        options = _cheap_options() | {"xla_backend_optimization_level": level}
+        options = {**LIGHT_OPTIMIZATION, "xla_backend_optimization_level": level}
         return jax.jit(partial(function, *fixed), compiler_options=options)
 
     _PROGRAMS.append(program)
     return wraps(function)(lambda *args: program(_LEVEL.get(), *args[:static])(*args[static:]))
-
-
-# What else reduces the compiler's work, as far as a jaxlib knows it.
-OPTIONS: dict[str, int | bool] = {
-    "xla_cpu_use_fusion_emitters": False,  # the older emitters compile in two thirds of the time
-    "xla_cpu_parallel_codegen_split_count": 1,  # splitting a small program costs a fifth more
-}
-
-
-@cache
-def _cheap_options() -> dict[str, int | bool]:
-    """Returns those of the `OPTIONS` that this jaxlib knows."""
-
-    def is_known(name: str) -> bool:
-        try:
-            jax.jit(lambda: 0, compiler_options={name: OPTIONS[name]})()
-        except jax.errors.JaxRuntimeError:
-            return False
-        return True
-
-    return {name: value for name, value in OPTIONS.items() if is_known(name)}

@@ -16,9 +16,9 @@ from jaxann.data.batches import Lanes
 from jaxann.gradients.probe import is_finite
 from jaxann.interop.estimator_network import Gathered, Structure
 from jaxann.nn.loss import mean_weights
+from jaxann.nn.xla import LIGHT_OPTIMIZATION, THREADS
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.fit import apply
-from jaxann.training.programs import LIGHT_OPTIMIZATION, THREADS
 from jaxann.training.recipe import TrainState, init_state, run_epochs
 from jaxann.training.recipe import train as train_epochs
 

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
+
+Options = Mapping[str, Any]  # settings of the compiler, as `jax.jit` takes them
+
+# For programs that run once in many steps, such as the drawing of parameters and batches, and for small networks:
+# thorough optimization would take longer than it saves. Level 0 compiled some programs wrongly.
+LIGHT_OPTIMIZATION: Options = {
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_parallel_codegen_split_count": 1,  # splitting a small program costs a fifth more
+} | (
+    # The older emitters compile in two thirds of the time. Later versions have none.
+    {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+)
+# On a CPU, the XLA of these versions leaves convolutions to the library YNNPACK, which computes them in one thread. Its
+# own convolutions take all threads. Products and sums stay with the library.
+THREADS: Options = (
+    {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
+    if (0, 10) <= jax.__version_info__ < (0, 12)
+    else {}
+)
 
 
 def compute_once(function: Callable) -> Callable:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxann.data.batches import Lanes
 from jaxann.gradients.probe import find_nonfinite, is_finite
-from jaxann.training.programs import THREADS
+from jaxann.nn.xla import THREADS
 from jaxann.training.recipe import History, Recipe, TrainState, draw_epochs, make_step, train
 
 

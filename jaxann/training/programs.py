@@ -20,20 +20,8 @@ import jax
 import numpy as np
 
 from jaxann.nn.hyperparameters import is_traced
+from jaxann.nn.xla import Options
 
-Options = Mapping[str, Any]
-# For programs that run once in many steps, such as the drawing of parameters and batches, and for small networks:
-# thorough optimization would take longer than it saves. Level 0 compiled some programs wrongly.
-LIGHT_OPTIMIZATION: Options = {"xla_backend_optimization_level": "1"} | (
-    {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}  # later versions do not know it
-)
-# On a CPU, the XLA of these versions leaves convolutions to the library YNNPACK, which computes them in one thread. Its
-# own convolutions take all threads. Products and sums stay with the library.
-THREADS: Options = (
-    {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
-    if (0, 10) <= jax.__version_info__ < (0, 12)
-    else {}
-)
 CAPACITY = 64  # programs that are kept
 ZERO = np.zeros((), np.float32)
 

@@ -18,7 +18,8 @@ from jaxann.gradients.backprop import backprop
 from jaxann.gradients.stateful import Stateful, as_stateful
 from jaxann.nn.base import Layer
 from jaxann.nn.loss import Loss
-from jaxann.training.programs import LIGHT_OPTIMIZATION, THREADS, Options, Program
+from jaxann.nn.xla import LIGHT_OPTIMIZATION, THREADS, Options
+from jaxann.training.programs import Program
 
 
 class TrainState(NamedTuple):
