@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
+from jaxann.cli.task import Task, make_examples
 from jaxann.data.batches import Examples
 from jaxann.nn.base import Layer
 from jaxann.nn.each_loss import EachLoss
@@ -30,6 +31,12 @@ def evaluate_part(model: Layer, loss: Loss, params: PyTree, examples: Examples) 
     """
     evaluate = evaluate_tokens if isinstance(loss, EachLoss) else evaluate_batch
     return evaluate(model, loss, params, examples)
+
+
+def compute_outputs(task: Task, params: Any, part: Examples) -> Any:
+    """Returns the outputs for a part of a task's dataset, [N, m], or for text as `evaluate_tokens` does, [N, T, 2]."""
+    recipe = task.recipe
+    return evaluate(recipe.model, recipe.loss, params, make_examples(recipe, task.targets, part))[0]
 
 
 evaluate = Program(evaluate_part, ("model", "loss"), lambda params, **_: choose_options(params))

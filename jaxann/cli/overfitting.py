@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxann.cli.evaluation import compute_outputs
 from jaxann.cli.networks import NETWORKS
 from jaxann.cli.scorer import Scorer
 from jaxann.cli.settings import Settings
 from jaxann.cli.task import Task
+from jaxann.data.batches import Examples
 from jaxann.data.targets import Targets
-from jaxann.data.validation import validate_features
-from jaxann.training.fit import predict
 
 GAP = 0.05  # least difference of the scores that counts
 DEVIATIONS = 3.0  # standard errors by which the mean errors must differ, so that few test examples give no false alarm
@@ -37,12 +37,12 @@ def describe_overfitting(task: Task, params: Any, y: Any, scorer: Scorer, settin
         One line, or none.
     """
     train, test = task.data.train, task.data.test
-    x, t = train.x[:EXAMPLES], train.t[:EXAMPLES]
     weights = None if train.weights is None else train.weights[:EXAMPLES]
+    part = Examples(train.x[:EXAMPLES], train.t[:EXAMPLES], weights)
     try:
-        fitted = predict(task.recipe.model, params, validate_features(x))
-        scores = scorer.score(t, fitted, weights), scorer.score(test.t, y, test.weights)
-        errors = find_errors(task.targets, t, fitted), find_errors(task.targets, test.t, y)
+        fitted = compute_outputs(task, params, part)
+        scores = scorer.score(part.t, fitted, weights), scorer.score(test.t, y, test.weights)
+        errors = find_errors(task.targets, part.t, fitted), find_errors(task.targets, test.t, y)
     except FloatingPointError:
         return []
     (low, low_variance), (high, high_variance) = map(average, errors, (weights, test.weights))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from jaxann.cli.evaluation import evaluate
+from jaxann.cli.evaluation import compute_outputs
 from jaxann.cli.overfitting import describe_overfitting
 from jaxann.cli.scorer import Scorer
 from jaxann.cli.scores import (
@@ -21,16 +21,14 @@ from jaxann.cli.scores import (
     predict_constants,
 )
 from jaxann.cli.settings import Settings
-from jaxann.cli.task import Task, make_examples
+from jaxann.cli.task import Task
 from jaxann.data.splits import Dataset
 from jaxann.data.targets import Targets
-from jaxann.data.validation import validate_features
 from jaxann.nn.table import format_table
 from jaxann.nn.text import make_printable, shorten
 from jaxann.runs.files import finite_or_none
 from jaxann.runs.record import Record
 from jaxann.training.devices import gather
-from jaxann.training.fit import predict
 from jaxann.training.loop import Progress
 
 
@@ -54,7 +52,7 @@ def score_test(
         record.save(progress)  # before anything that may fail
     params = gather(progress.best)
     try:
-        y = compute_outputs(task, params)
+        y = compute_outputs(task, params, data.test)
         score = scorer.score(data.test.t, y, data.test.weights)
         scores = measure_scores(targets, data, y)
         decoded = targets.decode(np.asarray(y))
@@ -81,14 +79,6 @@ def score_test(
     if counts is not None:
         lines += format_confusion(counts, data.classes)
     return score, [*lines, *advice]
-
-
-def compute_outputs(task: Task, params: Any) -> Any:
-    """Returns the outputs for the test part, [N, m], or for text as `evaluate_tokens` does, [N, T, 2]."""
-    model, test = task.recipe.model, task.data.test
-    if task.targets.kind == "text":
-        return evaluate(model, task.recipe.loss, params, make_examples(task.recipe, task.targets, test))[0]
-    return predict(model, params, validate_features(test.x))
 
 
 def describe_result(

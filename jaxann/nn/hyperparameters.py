@@ -47,6 +47,11 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, Tracer)
 
 
+def is_tracing() -> bool:
+    """Returns whether JAX is tracing the code that calls this, so that even the results of constants are traced."""
+    return is_traced(jax.device_put(0.0))
+
+
 def validate_number(
     name: str,
     value: Any,

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from inspect import getclosurevars, signature
 from typing import Any, cast
 
+import jax
 from jax.nn import initializers
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxann.nn.hyperparameters import SettingError
+from jaxann.nn.hyperparameters import SettingError, is_traced, is_tracing
+from jaxann.nn.xla import LIGHT_OPTIMIZATION
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,24 @@ class Initializer:
 
     def __call__(self, key: PRNGKeyArray, shape: Sequence[int], *arguments: Any) -> Array:
         """Draws an array of a shape; further arguments are those of the initializers of JAX, such as the dtype."""
-        return getattr(initializers, self.name)(**dict(self.settings))(key, shape, *arguments)
+        is_compiled = not is_tracing() and not is_traced(key) and _is_hashable(self)
+        return (_draw_compiled if is_compiled else _draw)(self, tuple(shape), arguments, key)
+
+
+def _draw(initializer: Initializer, shape: tuple[int, ...], arguments: tuple[Any, ...], key: PRNGKeyArray) -> Array:
+    return getattr(initializers, initializer.name)(**dict(initializer.settings))(key, shape, *arguments)
+
+
+# JAX would compile a program for each operation, which takes three times as long.
+_draw_compiled = jax.jit(_draw, static_argnums=(0, 1, 2), compiler_options=dict(LIGHT_OPTIMIZATION))
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:  # as of a setting that is an array or traced
+        return False
+    return True
 
 
 def draw_array(initializer: Any, key: PRNGKeyArray, shape: Sequence[int]) -> Array:

@@ -17,13 +17,11 @@ from types import FunctionType, MethodType
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxann.nn.hyperparameters import is_traced
+from jaxann.nn.hyperparameters import is_traced, is_tracing
 from jaxann.nn.xla import Options
 
 CAPACITY = 64  # programs that are kept
-ZERO = np.zeros((), np.float32)
 
 
 class RecentValues(OrderedDict[Hashable, Any]):
@@ -82,8 +80,7 @@ class Program:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         static, dynamic = self._split(args, kwargs)
         parts, leaves, values = find_parts(static), jax.tree.leaves(dynamic), tuple(dynamic.values())
-        probe = jax.lax.neg(ZERO)  # inside a traced function even the result of constants is traced
-        if any(map(is_traced, (probe, *parts, *leaves))):
+        if is_tracing() or any(map(is_traced, (*parts, *leaves))):
             return jax.jit(self._bind(static, tuple(dynamic)))(*values)
         codes = [(part, part.__code__, part.__defaults__) for part in parts]
         config: Any = jax.config

@@ -260,7 +260,7 @@ def overfit(prepared, settings, wrong):
 def test_where_the_training_score_is_better_by_more_than_chance_a_line_says_what_to_try(monkeypatch):
     settings = Settings(precision="float64")
     prepared = task.prepare(settings)
-    monkeypatch.setattr(overfitting, "predict", lambda *_: np.eye(3)[prepared.data.train.t])
+    monkeypatch.setattr(overfitting, "compute_outputs", lambda *_: np.eye(3)[prepared.data.train.t])
     assert overfit(prepared, settings, 0) == []
     assert overfit(prepared, settings, 5) == []  # 25 of 30 right is what some networks of the derivation reach on Iris
     (line,) = overfit(prepared, settings, 12)
