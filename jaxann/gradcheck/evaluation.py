@@ -27,12 +27,20 @@ from jaxann.gradients.autodiff import stop_gradient
 class Evaluation:
     """An evaluation of programs, equation by equation, in which no function has a custom derivative.
 
-    It may be traced and differentiated by JAX.
+    It may be traced and differentiated by JAX. A class that inherits from it may replace other equations.
     """
+
+    def replaces(self, equation: Any) -> bool:
+        """Returns whether an equation is computed by `replace`."""
+        return is_custom(equation)
+
+    def replace(self, equation: Any, inputs: list[Any]) -> list[Any]:
+        """Returns the outputs of an equation that is computed in another way."""
+        return self.run(custom_primal(equation), inputs)
 
     def run(self, program: Any, inputs: Sequence[Any]) -> list[Any]:
         """Returns the outputs of a program."""
-        if not contains(is_custom, program):
+        if not contains(self.replaces, program):
             return list(jaxpr_as_fun(program)(*inputs))  # which keeps the source lines of its operations
         jaxpr = program.jaxpr
         values = dict(zip(jaxpr.constvars, program.consts, strict=True)) | dict(zip(jaxpr.invars, inputs, strict=True))
@@ -42,19 +50,17 @@ class Evaluation:
         return [read_value(variable, values) for variable in jaxpr.outvars]
 
     def _evaluate(self, equation: Any, inputs: list[Any]) -> list[Any]:
-        if is_custom(equation):
-            return self.call_custom(equation, inputs)
+        if self.replaces(equation):
+            return self.replace(equation, inputs)
         called, name = called_program(equation), equation.primitive.name
-        if not any(contains(is_custom, program) for program in inner_programs(equation)):
+        if not any(contains(self.replaces, program) for program in inner_programs(equation)):
             return bind_equation(equation)(*inputs)
         if called is not None:
             return self.run(called, inputs)
         if name == "scan":
-            consts, carry, xs = split_scan(equation, inputs)
-            body, length, reverse = (equation.params[name] for name in ("jaxpr", "length", "reverse"))
-            xs = [x[::-1] for x in xs] if reverse else xs
-            carry, ys = self.scan(body, consts, carry, xs, length)
-            return [*carry, *(y[::-1] for y in ys)] if reverse else [*carry, *ys]
+            options = {name: equation.params[name] for name in ("length", "reverse", "unroll")}
+            carry, ys = self.scan(equation.params["jaxpr"], *split_scan(equation, inputs), **options)
+            return [*carry, *ys]
         if name == "while":
             first, second = equation.params["cond_nconsts"], equation.params["body_nconsts"]
             condition = partial(self._test, equation.params["cond_jaxpr"], inputs[:first])
@@ -71,19 +77,15 @@ class Evaluation:
     def _test(self, condition: Any, consts: list[Any], carry: list[Any]) -> Any:
         return self.run(condition, [*consts, *carry])[0]
 
-    def call_custom(self, equation: Any, inputs: list[Any]) -> list[Any]:
-        """Returns the outputs of a function with a custom derivative."""
-        return self.run(custom_primal(equation), inputs)
-
-    def scan(self, body: Any, consts: list[Any], carry: list[Any], xs: list[Any], length: int) -> tuple[Any, Any]:
-        """Returns the carry after a scan, and what it stacks."""
+    def scan(self, body: Any, consts: list[Any], carry: list[Any], xs: list[Any], **options: Any) -> tuple[Any, Any]:
+        """Returns the carry after a scan, and what it stacks; `options` are those of `jax.lax.scan`."""
         n = len(carry)
 
         def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
             outputs = self.run(body, [*consts, *carry, *x])
             return outputs[:n], outputs[n:]
 
-        return jax.lax.scan(step, carry, xs, length=length)
+        return jax.lax.scan(step, carry, xs, **options)
 
     def repeat(self, condition: Callable, body: Any, consts: list[Any], carry: list[Any]) -> list[Any]:
         """Returns the carry after a while loop."""
@@ -117,21 +119,23 @@ class Visit(Evaluation):
         self.closed.add(operation_name(equation))
         return super().call_closed(equation, inputs)
 
-    def call_custom(self, equation: Any, inputs: list[Any]) -> list[Any]:
-        return self._visit(equation, inputs, super().call_custom(equation, inputs))
+    def replace(self, equation: Any, inputs: list[Any]) -> list[Any]:
+        return self._visit(equation, inputs, super().replace(equation, inputs))
 
-    def scan(self, body: Any, consts: list[Any], carry: list[Any], xs: list[Any], length: int) -> tuple[Any, Any]:
-        pieces, begin = [], 0
+    def scan(self, body: Any, consts: list[Any], carry: list[Any], xs: list[Any], **options: Any) -> tuple[Any, Any]:
+        length, pieces, begin = options["length"], [], 0
+        order = slice(None, None, -1 if options["reverse"] else 1)
+        xs = [x[order] for x in xs]
         # The first iteration may be special, because the carry is often zero there.
         for entered in sorted({0, int(self._rng.integers(min(1, length - 1), length))} if length else ()):
             before = [x[begin:entered] for x in xs]
-            carry, ys = self._rest.scan(body, consts, carry, before, entered - begin)
+            carry, ys = self._rest.scan(body, consts, carry, before, length=entered - begin)
             outputs = self.run(body, [*consts, *carry, *(x[entered] for x in xs)])
             carry, one = outputs[: len(carry)], [y[None] for y in outputs[len(carry) :]]
             pieces += [ys, one]
             begin = entered + 1
-        carry, ys = self._rest.scan(body, consts, carry, [x[begin:] for x in xs], length - begin)
-        return carry, [jnp.concatenate(parts) for parts in zip(*pieces, ys, strict=True)]
+        carry, ys = self._rest.scan(body, consts, carry, [x[begin:] for x in xs], length=length - begin)
+        return carry, [jnp.concatenate(parts)[order] for parts in zip(*pieces, ys, strict=True)]
 
     def repeat(self, condition: Callable, body: Any, consts: list[Any], carry: list[Any]) -> list[Any]:
         # JAX has no derivative of a while loop in reverse, so that none passes it here either.

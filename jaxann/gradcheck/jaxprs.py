@@ -64,7 +64,8 @@ def bind_equation(equation: Any) -> Callable[..., list[Any]]:
     functions, params = bound if isinstance(bound, tuple) else ([], bound)
 
     def call(*inputs: Any) -> list[Any]:
-        outputs = equation.primitive.bind(*functions, *inputs, **params)
+        with equation.ctx.manager:  # the settings of JAX under which it was traced
+            outputs = equation.primitive.bind(*functions, *inputs, **params)
         # Some primitives return their outputs in a tree of JAX's own.
         return list(getattr(outputs, "vals", outputs)) if equation.primitive.multiple_results else [outputs]
 

@@ -70,10 +70,17 @@ class Program:
         static: The names of the arguments that are compiled in; they must be hashable.
         options: The compiler's options, or a function that takes the arguments that are not static, by name, and
             returns them.
+        rewrite: A function that returns a function with the same results, which is compiled instead of the given one.
     """
 
-    def __init__(self, function: Callable, static: tuple[str, ...], options: Options | Callable[..., Options]) -> None:
-        self._function, self._static, self._options = function, static, options
+    def __init__(
+        self,
+        function: Callable,
+        static: tuple[str, ...],
+        options: Options | Callable[..., Options],
+        rewrite: Callable[[Callable], Callable] = lambda function: function,
+    ) -> None:
+        self._function, self._static, self._options, self._rewrite = function, static, options, rewrite
         self._signature, self._programs = signature(function), RecentValues()
         self.__doc__ = function.__doc__
 
@@ -119,12 +126,13 @@ class Program:
         def bound(*values: Any) -> Any:
             return self._function(**static, **dict(zip(names, values, strict=True)))
 
-        bound.__name__ = self._function.__name__  # the program of that name in profiles
         return bound
 
     def _jit(self, static: dict[str, Any], dynamic: dict[str, Any], **settings: Any) -> Any:
         options = dict(self._options(**dynamic) if callable(self._options) else self._options)
-        jitted = jax.jit(self._bind(static, tuple(dynamic)), compiler_options=options or None, **settings)
+        rewritten = self._rewrite(self._bind(static, tuple(dynamic)))
+        rewritten.__name__ = self._function.__name__  # the program of that name in profiles
+        jitted = jax.jit(rewritten, compiler_options=options or None, **settings)
         return share(jitted, tuple(dynamic.values()), (*options.items(), *jax.tree.leaves(settings)))
 
 
