@@ -50,7 +50,8 @@ class _Sums(Evaluation):
 
         def sum_products(a: Array, b: Array) -> Array:
             a, b = jnp.moveaxis(a, a_axis, -1), jnp.moveaxis(b, b_axis, -1)
-            return jnp.sum(a.reshape(*a.shape[:-1], *(1,) * (b.ndim - 1), -1) * b, axis=-1)
+            a, b = jnp.expand_dims(a, range(a.ndim - 1, a.ndim + b.ndim - 2)), jnp.expand_dims(b, range(a.ndim - 1))
+            return jnp.sum(a * b, axis=-1)
 
         multiply = bind_equation(equation)
         return [jax.lax.platform_dependent(*inputs, cpu=sum_products, default=lambda *pair: multiply(*pair)[0])]
