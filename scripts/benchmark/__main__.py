@@ -15,7 +15,8 @@ check: the gradient check in a new process, from the call to its report, against
 folder: a run on Iris with a run folder against one without, and a larger run in pieces against one program.
 epoch: 60,000 x 784 through 784-512-512-10 in batches of 128, against a matrix product and the peers' epochs.
 
-Each peer's version is printed. Peers that are not installed are left out, and a line says so. A missed target is a finding, not an error.
+Each peer's version is printed. Peers that are not installed are left out, and a line says so. A missed target is a
+finding, not an error.
 """
 
 from __future__ import annotations

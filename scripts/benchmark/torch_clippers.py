@@ -46,7 +46,7 @@ def prepare_torch_clippers(job: TorchJob) -> dict[str, Run]:
         {
             "opacus": clip_with_opacus,
             "opacus, ghost": clip_with_opacus_ghost,
-            "opacus, book-keeping": clip_with_opacus_book_keeping,
+            "book-keeping on opacus": clip_with_opacus_book_keeping,
             "backpack": clip_with_backpack,
             "backpack, ghost": clip_with_backpack_ghost,
         },
@@ -60,10 +60,11 @@ def prepare_torch_norms(job: TorchJob) -> dict[str, Run]:
 
 def _prepare(job: TorchJob, functions: dict[str, Callable[[TorchJob], Run]]) -> dict[str, Run]:
     warnings.filterwarnings("ignore", "Full backward hook is firing")  # no gradient of x is needed
-    packages = {"opacus": "opacus torch", "backpack": "backpack-for-pytorch torch"}
-    return prepare_installed(
-        {name: (packages[name.split(",")[0]], partial(function, job)) for name, function in functions.items()}
-    )
+
+    def name_packages(name: str) -> str:
+        return "opacus torch" if "opacus" in name else "backpack-for-pytorch torch"
+
+    return prepare_installed({name: (name_packages(name), partial(f, job)) for name, f in functions.items()})
 
 
 def clip_with_opacus(job: TorchJob) -> Run:
