@@ -8,13 +8,15 @@ images: training of convolutional networks in images per second, against autodif
 text: a transformer on the documentation of Python, against the same network in Flax: steps, and bits per character.
 sweep: a thousand small networks on Iris in one program, on one and on two devices of a CPU, against scikit-learn, which
 trains one network after the other; and the memory that a sweep of 4,096 larger networks takes.
-per_example: norms, noise scale and clipped mean of 512 examples in 784-512-512-10, against the mean gradient alone.
+per_example: norms, noise scale and clipped mean of 512 examples in 784-512-512-10, against the mean gradient alone; the
+clipped mean, and norms and clipped mean of 128 images in LeNet, against other libraries in each of their modes.
 script: `train.py` without arguments, as a process of its own with nothing cached, against the time it should take.
 check: the gradient check in a new process, from the call to its report, against the time it should take.
 folder: a run on Iris with a run folder against one without, and a larger run in pieces against one program.
 epoch: 60,000 x 784 through 784-512-512-10 in batches of 128, against a matrix product and the peers' epochs.
 
-Peers that are not installed are left out, and a line says so. A missed target is a finding, not an error.
+Each peer's version is printed. Peers that are not installed are left out, and a line says so. A missed target is a
+finding, not an error.
 """
 
 from __future__ import annotations

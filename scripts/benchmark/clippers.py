@@ -1,41 +1,35 @@
 """The mean of per-example gradients, each clipped to a norm of 1, as other libraries compute it.
 
-A clipper is a function that takes a `Job` and returns a `Run`, which computes the clipped mean. It imports its library
-when it is called, because the library may be missing.
+A clipper is a function that takes a `Job` and returns a `Run`, which computes the clipped mean. The clippers in PyTorch
+are in `torch_clippers`, and take a `TorchJob` instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jobs import Job
+from libraries import prepare_installed
 from measurement import Run
 from optax.contrib import differentially_private_aggregate
+from torch_clippers import TorchJob, prepare_torch_clippers
 
 from jaxann.nn import SoftmaxCrossEntropy, mlp, relu
 
 
 def prepare_clippers(job: Job) -> dict[str, Run]:
-    """Prepares every clipper that is installed, and prints a line for each that is not."""
+    """Prepares every clipper that is installed, and prints a line for each with its version or its absence."""
     clippers = {
-        "vmap(grad)": clip_with_vmap,
-        "eights in a scan": clip_with_scan,
-        "optax": clip_with_optax,
-        "opacus": clip_with_opacus,
-        "backpack": clip_with_backpack,
+        "vmap(grad)": ("jax", partial(clip_with_vmap, job)),
+        "eights in a scan": ("jax", partial(clip_with_scan, job)),
+        "optax": ("optax", partial(clip_with_optax, job)),
     }
-    runs = {}
-    for name, prepare in clippers.items():
-        try:
-            runs[name] = prepare(job)
-        except ImportError as error:
-            print(f"{name} is left out: {error}")
-    return runs
+    return {**prepare_installed(clippers), **prepare_torch_clippers(build_torch_job(job))}
 
 
 def clip_with_vmap(job: Job) -> Run:
@@ -76,50 +70,21 @@ def clip_with_optax(job: Job) -> Run:
     return _compile(lambda params, x, t: aggregate.update(gradients(params, x, t), aggregate.init(params))[0], args)
 
 
-def clip_with_opacus(job: Job) -> Run:
-    """Prepares Opacus's hooks, which keep every example's gradient."""
-    from opacus import GradSampleModule  # pyright: ignore[reportMissingImports]
+def build_torch_job(job: Job) -> TorchJob:
+    """Returns the job for PyTorch, whose network starts with the parameters of jaxann's."""
 
-    return _clip_with_torch(job, GradSampleModule, lambda p: p.grad_sample)
+    def build() -> Any:
+        import torch  # pyright: ignore[reportMissingImports]
+        from torch import nn  # pyright: ignore[reportMissingImports]
 
+        layers = [layer for n, m in job.shapes for layer in (nn.Linear(n, m), nn.ReLU())]
+        model = nn.Sequential(*layers[:-1])
+        _, (params, *_) = _vmap_grad(job)
+        for p, value in zip(model.parameters(), jax.tree.leaves(params), strict=True):  # both have W, b, W, b, ...
+            p.data = torch.tensor(np.asarray(value))
+        return model
 
-def clip_with_backpack(job: Job) -> Run:
-    """Prepares BackPACK's BatchGrad, which returns each example's gradient divided by the batch size."""
-    from backpack import backpack, extend  # pyright: ignore[reportMissingImports]
-    from backpack.extensions import BatchGrad  # pyright: ignore[reportMissingImports]
-
-    def gradients(p: Any) -> Any:
-        return p.grad_batch * len(job.x)
-
-    return _clip_with_torch(job, extend, gradients, extend, lambda: backpack(BatchGrad()))
-
-
-def _clip_with_torch(
-    job: Job,
-    prepare: Callable,
-    gradients: Callable,
-    prepare_loss: Callable = lambda loss: loss,
-    context: Callable[[], Any] = nullcontext,
-) -> Run:
-    """Prepares a backward pass, after which `gradients(p)` has every example's gradient of p, and the clipped mean."""
-    import torch  # pyright: ignore[reportMissingImports]
-    from torch import nn  # pyright: ignore[reportMissingImports]
-
-    layers = [layer for n, m in job.shapes for layer in (nn.Linear(n, m), nn.ReLU())]
-    model, loss = prepare(nn.Sequential(*layers[:-1])), prepare_loss(nn.CrossEntropyLoss())
-    x, t = torch.tensor(job.x), torch.tensor(job.t)
-
-    def run() -> list[Any]:
-        model.zero_grad()
-        with context():
-            loss(model(x), t).backward()
-        with torch.no_grad():
-            grads = [gradients(p) for p in model.parameters()]
-            squares = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0)
-            factors = 1 / squares.sqrt().clamp(min=1)
-            return [torch.tensordot(factors, g, 1).sum().item() / len(x) for g in grads]
-
-    return run
+    return TorchJob(build, job.x, job.t)
 
 
 def _vmap_grad(job: Job) -> tuple[Callable, tuple[Any, ...]]:

@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clippers import prepare_clippers
+from images import ARCHITECTURES, build_torch_network
 from jobs import make_random_job
+from layers import build_networks
 from measurement import Row, compare, time_in_turn
 from settings import BenchmarkSettings
+from torch_clippers import TorchJob, prepare_torch_clippers, prepare_torch_norms
 
 from jaxann import backprop
 from jaxann.gradients import per_example
@@ -48,4 +51,25 @@ def measure_per_example(settings: BenchmarkSettings) -> list[Row]:
     rows += [compare(f"memory, {name}", (memory[name], memory[alone]), "B", at_most=2) for name in others]
     rivals = time_in_turn({"jaxann": runs["clipped mean"], **prepare_clippers(job)}, settings.rounds(5))
     jaxann = rivals.pop("jaxann")
-    return rows + [compare(f"clipped mean by {name} : jaxann", (s, jaxann), "s") for name, s in rivals.items()]
+    rows += [compare(f"clipped mean by {name} : jaxann", (s, jaxann), "s") for name, s in rivals.items()]
+    return rows + measure_lenet(settings)
+
+
+def measure_lenet(settings: BenchmarkSettings) -> list[Row]:
+    """Measures the norms beside the mean gradient, and the clipped mean, of LeNet against the libraries for PyTorch."""
+    generator = np.random.default_rng(0)
+    x, t = generator.standard_normal((128, 28, 28, 1), np.float32), generator.integers(10, size=128)
+    build = partial(build_torch_network, ARCHITECTURES["LeNet"])
+    job = TorchJob(build, np.ascontiguousarray(np.moveaxis(x, -1, 1)), t)
+    model = build_networks()["LeNet"].model
+    args = model.init(jax.random.key(0)), jnp.asarray(x), jnp.asarray(t)
+    gradients, rows = per_example.gradients(model, SoftmaxCrossEntropy()), []
+    for what, extract, prepare in (
+        ("norms and mean", lambda grads: (mean(grads), norms(grads)), prepare_torch_norms),
+        ("clipped mean", lambda grads: clipped_mean(grads, 1.0), prepare_torch_clippers),
+    ):
+        program: Any = jax.jit(lambda *args, extract=extract: extract(gradients(*args)[1])).lower(*args).compile()
+        seconds = time_in_turn({"jaxann": partial(program, *args), **prepare(job)}, settings.rounds(30))
+        jaxann = seconds.pop("jaxann")
+        rows += [compare(f"LeNet: {what} by {name} : jaxann", (s, jaxann), "s") for name, s in seconds.items()]
+    return rows

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from layers import build_networks
+from libraries import prepare_installed
 from measurement import Row, Run, compare, time_in_turn
 from peers import cross_entropy
 from settings import BenchmarkSettings
@@ -87,19 +88,12 @@ def compile_run(route: Callable, model: Layer, x: np.ndarray, t: np.ndarray) -> 
 
 def prepare_peers(architecture: Architecture, x: np.ndarray, t: np.ndarray) -> dict[str, Run]:
     """Prepares an epoch of every peer that is installed, and prints a line for each with its version or its absence."""
-    runs: dict[str, Run] = {}
-    for name, prepare in {"Flax": prepare_flax, "PyTorch": prepare_pytorch}.items():
-        try:
-            runs[name], version = prepare(architecture, x, t)
-            print(f"{name} {version}")
-        except ImportError as error:
-            print(f"{name} is left out: {error}")
-    return runs
+    peers = {"Flax": ("flax", prepare_flax), "PyTorch": ("torch", prepare_pytorch)}
+    return prepare_installed({name: (package, partial(f, architecture, x, t)) for name, (package, f) in peers.items()})
 
 
-def prepare_flax(architecture: Architecture, x: np.ndarray, t: np.ndarray) -> tuple[Run, str]:
-    """Prepares a loop around a `jax.jit` step on a Linen network, and returns it with Flax's version."""
-    import flax  # pyright: ignore[reportMissingImports]
+def prepare_flax(architecture: Architecture, x: np.ndarray, t: np.ndarray) -> Run:
+    """Prepares a loop around a `jax.jit` step on a Linen network."""
     from flax import linen as nn  # pyright: ignore[reportMissingImports]
 
     layers: list[Any] = []
@@ -127,11 +121,11 @@ def prepare_flax(architecture: Architecture, x: np.ndarray, t: np.ndarray) -> tu
             *current, _ = step(*current, x[batch], t[batch])
         return current
 
-    return run, flax.__version__
+    return run
 
 
-def prepare_pytorch(architecture: Architecture, x: np.ndarray, t: np.ndarray) -> tuple[Run, str]:
-    """Prepares a loop over tensors in PyTorch's faster settings, and returns it with PyTorch's version.
+def prepare_pytorch(architecture: Architecture, x: np.ndarray, t: np.ndarray) -> Run:
+    """Prepares a loop over tensors in PyTorch's faster settings.
 
     Channels in the last axis of memory and the fused Adam are faster than the defaults; `torch.compile` is not used.
     """
@@ -139,13 +133,7 @@ def prepare_pytorch(architecture: Architecture, x: np.ndarray, t: np.ndarray) ->
     from torch import nn  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(os.cpu_count() or 1)
-    layers: list[Any] = []
-    for (n, m), padded in zip(pairwise(architecture.channels), architecture.padded, strict=True):
-        layers += [nn.Conv2d(n, m, architecture.size, padding=architecture.size // 2 if padded else 0), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)]
-    layers += [nn.Flatten()]
-    layers += [layer for n, m in pairwise(architecture.features) for layer in (nn.Linear(n, m), nn.ReLU())][:-1]
-    model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    model = build_torch_network(architecture).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)
     images = torch.tensor(np.moveaxis(x, -1, 1)).contiguous(memory_format=torch.channels_last)
     labels = torch.tensor(t, dtype=torch.long)
@@ -159,4 +147,17 @@ def prepare_pytorch(architecture: Architecture, x: np.ndarray, t: np.ndarray) ->
             optimizer.step()
         loss.item()  # waits for the last step
 
-    return run, f"{torch.__version__} with {torch.get_num_threads()} threads"
+    return run
+
+
+def build_torch_network(architecture: Architecture) -> Any:
+    """Returns the network in PyTorch, for images [B, channels, height, width]."""
+    from torch import nn  # pyright: ignore[reportMissingImports]
+
+    layers: list[Any] = []
+    for (n, m), padded in zip(pairwise(architecture.channels), architecture.padded, strict=True):
+        layers += [nn.Conv2d(n, m, architecture.size, padding=architecture.size // 2 if padded else 0), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)]
+    layers += [nn.Flatten()]
+    layers += [layer for n, m in pairwise(architecture.features) for layer in (nn.Linear(n, m), nn.ReLU())][:-1]
+    return nn.Sequential(*layers)

@@ -9,26 +9,29 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 from jobs import Job, make_step
+from libraries import prepare_installed
 from measurement import Run
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 
 def prepare_peers(job: Job) -> dict[str, Run]:
-    """Prepares every peer that is installed, and prints a line for each that is not."""
-    runs = {}
-    for peer in scikit_learn, pytorch, flax_nnx, flax_linen, equinox:
-        try:
-            runs[peer.__name__] = peer(job)
-        except ImportError as error:
-            print(f"{peer.__name__} is left out: {error}")
-    return runs
+    """Prepares every peer that is installed, and prints a line for each with its version or its absence."""
+    packages = {
+        scikit_learn: "scikit-learn",
+        pytorch: "torch",
+        flax_nnx: "flax",
+        flax_linen: "flax",
+        equinox: "equinox",
+    }
+    return prepare_installed({peer.__name__: (name, partial(peer, job)) for peer, name in packages.items()})
 
 
 def scikit_learn(job: Job) -> Run:

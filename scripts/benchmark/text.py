@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import log
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from libraries import prepare_installed
 from measurement import Row, compare, time_in_turn
 from settings import BenchmarkSettings
 
@@ -45,10 +47,8 @@ def measure_text(settings: BenchmarkSettings) -> list[Row]:
     lanes, first = make_lanes(parts.train, BATCH), start(recipe, jax.random.key(0))
     rounds = settings.rounds(60)
     networks = {"jaxann": prepare_jaxann(recipe, first, lanes, parts)}
-    try:
-        networks["Flax"] = prepare_flax(recipe, first, lanes, parts)
-    except ImportError as error:
-        print(f"Flax is left out: {error}")
+    networks |= prepare_installed({"Flax": ("flax", partial(prepare_flax, recipe, first, lanes, parts))})
+    if len(networks) == 1:
         return []
     seconds = time_in_turn({name: network.train for name, network in networks.items()}, rounds)
     bits = [np.array(network.bits()) for network in networks.values()]
