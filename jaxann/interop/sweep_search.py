@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from math import ceil, nan
+from math import nan
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from jaxann.interop.estimator_run import Data, start, train
 from jaxann.interop.estimator_settings import validate_settings
 from jaxann.interop.estimators import Perceptron, Problem, draw_seeds
 from jaxann.nn.hyperparameters import SettingError, validate_number
-from jaxann.training.sweep import WIDTH
+from jaxann.training.chunks import largest_chunk
 
 
 class Fold(NamedTuple):
@@ -246,8 +246,7 @@ def _train(group: list[Member]) -> list[Any]:
     first = np.cumsum([0, *(len(data.x) for data in sources.values())])
     offsets = dict(zip(sources, first.tolist(), strict=False))
     x, t = (jax.device_put(np.concatenate([getattr(d, name) for d in sources.values()])) for name in ("x", "t"))
-    share = ceil(len(group) / jax.local_device_count())
-    size = ceil(share / ceil(share / WIDTH)) * jax.local_device_count()
+    size = largest_chunk(len(group), jax.local_devices())
     results: list[Any] = []
     for begin in range(0, len(group), size):
         chunk = group[begin : begin + size]

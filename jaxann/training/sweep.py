@@ -5,17 +5,16 @@ group is trained in chunks, and the members of a chunk are spread over the devic
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from concurrent.futures import Future
+from functools import lru_cache, partial
 from inspect import signature
 from itertools import product
-from math import ceil
 from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, PyTree
 
@@ -24,11 +23,11 @@ from jaxann.data.validation import require_logits, validate, validate_schedule, 
 from jaxann.nn.convolution import has_convolution
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.xla import FAST_CODE, LIGHT_OPTIMIZATION, THREADS
+from jaxann.training.chunks import compile_ahead, fit_chunk, largest_chunk
 from jaxann.training.memory import validate_memory
 from jaxann.training.programs import find_parts, share
 from jaxann.training.recipe import Recipe, init_state, run_epochs, step_size
 
-WIDTH = 32  # members at a time on a CPU's device, whose caches hold few more: 64 are no faster, 128 slower (measured)
 # From this size of a step on, members are trained one after the other on a CPU. Measured: together they take 0.7 of the
 # time for steps of 3,000 and 24,000. For steps of 77,000 and 154,000 they take as long, and twice as long to compile.
 LARGE_STEP = 50_000
@@ -134,10 +133,15 @@ def sweep(
                 examples = versions[dtypes[group]]  # so that the next group need not convert them again
         groups.setdefault(group, []).append(index)
     shared = jax.device_put((versions, measure_data), NamedSharding(mesh, SHARED))
+    jobs = [
+        (group, {i: members[i] for i in indices}, (shared[0][dtypes[group]], shared[1]))
+        for group, indices in groups.items()
+    ]
+    programs = compile_ahead(partial(group.lower_largest, own, data) for group, own, data in jobs)
     return (
         outcome
-        for group, indices in groups.items()
-        for outcome in group.train({i: members[i] for i in indices}, (shared[0][dtypes[group]], shared[1]), budget)
+        for (group, own, data), program in zip(jobs, programs, strict=True)
+        for outcome in group.train(own, data, budget, program)
     )
 
 
@@ -150,6 +154,11 @@ class _Group(NamedTuple):
     mesh: Mesh
     fixed: tuple[tuple[str, Any], ...]
     traced: tuple[str, ...]
+
+    @property
+    def device_list(self) -> list[Any]:
+        """The devices that the members are spread over."""
+        return self.mesh.devices.ravel().tolist()
 
     def train_member(self, seed: Any, numbers: list[Any], shared: tuple[Examples, Any]) -> tuple[Any, ...]:
         """Returns the loss, metrics, measurement and finiteness of one member."""
@@ -167,8 +176,13 @@ class _Group(NamedTuple):
         numbers = [np.array([settings[name] for settings in members], dtype) for name in self.traced]
         return jax.device_put((seeds, numbers), NamedSharding(self.mesh, MEMBERS))
 
-    def compile_chunk(self, members: list[Mapping[str, Any]], shared: tuple[Examples, Any]) -> Any:
-        """Returns the compiled program for chunks of `len(members)` members."""
+    def lower_largest(self, members: dict[int, Mapping[str, Any]], shared: tuple[Examples, Any]) -> Any:
+        """Returns the program for chunks as large as they are if memory sets no limit, lowered."""
+        return self.lower_chunk(list(members.values()), largest_chunk(len(members), self.device_list), shared)
+
+    def lower_chunk(self, members: list[Mapping[str, Any]], size: int, shared: tuple[Examples, Any]) -> Any:
+        """Returns the program for chunks of `size` members, lowered."""
+        members = members[:1] * size
         args, recipe = (*self.make_arguments(members), shared), _make_recipe(self.make, members[0])
         size = step_size(jax.eval_shape(recipe.model.init, jax.random.key(0)), recipe.batch_size)
         # On a CPU, XLA computes convolutions with different kernels together more slowly than one after the other.
@@ -178,7 +192,7 @@ class _Group(NamedTuple):
         try:
             functions = find_parts((recipe.model, recipe.loss, recipe.gradient))
             codes = tuple((function, function.__code__) for function in functions)
-            return share(_jit_group(self, one_by_one, options, codes), args, options).lower(*args).compile()
+            return share(_jit_group(self, one_by_one, options, codes), args, options).lower(*args)
         except (TypeError, ValueError) as error:
             if not self.traced:
                 raise
@@ -186,16 +200,19 @@ class _Group(NamedTuple):
             raise ValueError(f"the program that traces {', '.join(self.traced)} cannot be made: {reason}") from error
 
     def train(
-        self, members: dict[int, Mapping[str, Any]], shared: Any, budget: int | float | None
+        self, members: dict[int, Mapping[str, Any]], shared: Any, budget: int | float | None, largest: Future
     ) -> Iterator[Outcome]:
-        """Yields the outcomes of members, given by index. Chunks have one size: copies of a member fill up the last."""
-        indices, settings = list(members), list(members.values())
-        program, size = _fit_chunk(
-            lambda size: self.compile_chunk(settings[:1] * size, shared),
-            len(members),
-            self.mesh.devices.ravel().tolist(),
-            budget,
-        )
+        """Yields the outcomes of members, given by index. Chunks have one size: copies of a member fill up the last.
+
+        The result of `largest` is the program of `lower_largest`, compiled.
+        """
+        indices, settings, devices = list(members), list(members.values()), self.device_list
+
+        def make_program(size: int) -> Any:
+            is_largest = size == largest_chunk(len(members), devices)
+            return largest.result() if is_largest else self.lower_chunk(settings, size, shared).compile()
+
+        program, size = fit_chunk(make_program, len(members), devices, budget)
         for start in range(0, len(members), size):
             chunk = settings[start : start + size]
             filled = chunk + chunk[-1:] * (size - len(chunk))
@@ -224,42 +241,6 @@ def _jit_group(group: _Group, one_by_one: bool, options: tuple[tuple[str, Any], 
     specs = {"in_specs": (MEMBERS, MEMBERS, SHARED), "out_specs": MEMBERS}
     train_all = jax.shard_map(train_all, mesh=group.mesh, **specs, check_vma=False)  # devices exchange nothing
     return jax.jit(train_all, compiler_options=dict(options))
-
-
-def _fit_chunk(
-    make_program: Callable[[int], Any], members: int, devices: list[Any], budget: int | float | None
-) -> tuple[Any, int]:
-    """Returns the program for the largest chunk that the budget allows, and the number of members in it.
-
-    The number is a multiple of the number of devices. A program is usually compiled once, and again only if its
-    memory analysis says that the chunk was too large.
-    """
-    on_cpu, share = devices[0].platform == "cpu", ceil(members / len(devices))
-    limit = min(share, WIDTH) if on_cpu else share
-    while True:
-        width = ceil(share / ceil(share / limit))  # members on a device, about as many in every chunk
-        program = make_program(width * len(devices))
-        stats = None if on_cpu else devices[0].memory_stats()
-        allowed = stats["bytes_limit"] if budget is None and stats else budget
-        if allowed is None:
-            return program, width * len(devices)
-        analysis = program.memory_analysis()
-        needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
-        needed *= len(devices) if on_cpu else 1  # the devices of a CPU share its memory
-        left = allowed - (stats["bytes_in_use"] if stats else _held_memory())
-        if needed <= left:
-            return program, width * len(devices)
-        if width == 1:
-            raise ValueError(
-                f"expected a budget that leaves {needed:,} bytes for a member on each of {len(devices)} devices, "
-                f"got {allowed:,.0f}, of which {max(left, 0):,.0f} are left"
-            )
-        limit = max(1, min(width - 1, int(width * left / needed)))
-
-
-def _held_memory() -> int:
-    """Returns the memory that this process holds, in bytes."""
-    return psutil.Process().memory_info().rss
 
 
 def _validate_members(make: Callable[..., Recipe], members: Sequence[Mapping[str, Any]], traced: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from jaxann.nn import CrossEntropy, SoftmaxCrossEntropy, mlp, softmax, tanh
 from jaxann.nn.hyperparameters import SettingError
 from jaxann.rules import FeedbackAlignment, WithAngles
 from jaxann.training import Recipe, combinations, optimizer
+from jaxann.training import chunks as chunks_module
 from jaxann.training import sweep as module
 from jaxann.training.fit import evaluate_batch
 
@@ -147,7 +148,7 @@ def test_members_are_spread_over_any_number_of_devices_with_the_same_result():
 
 
 def test_chunks_keep_to_the_memory_that_is_left(monkeypatch):
-    sizes, chunks, fit_chunk = [], [], module._fit_chunk
+    sizes, chunks, fit_chunk = [], [], module.fit_chunk
 
     def record_chunk(make_program, *arguments):
         program, size = fit_chunk(lambda size: sizes.append(size) or make_program(size), *arguments)
@@ -156,8 +157,8 @@ def test_chunks_keep_to_the_memory_that_is_left(monkeypatch):
         chunks.append((size, needed))
         return program, size
 
-    monkeypatch.setattr(module, "_fit_chunk", record_chunk)
-    monkeypatch.setattr(module, "_held_memory", lambda: 1_000_000)
+    monkeypatch.setattr(module, "fit_chunk", record_chunk)
+    monkeypatch.setattr(chunks_module, "held_memory", lambda: 1_000_000)
     members = combinations(seed=range(30), learning_rate=[0.01])
     settings = {"epochs": 3, "traced": ["learning_rate"], "devices": jax.devices()[:1]}
     free = list(sweep(make, members, DATA, **settings))
@@ -175,10 +176,10 @@ def test_chunks_keep_to_the_memory_that_is_left(monkeypatch):
 
 
 def test_the_memory_that_is_held_counts_against_the_budget():
-    before = module._held_memory()
+    before = chunks_module.held_memory()
     block = np.ones(50_000_000)
     assert before > 1e7
-    assert module._held_memory() >= before + 0.9 * block.nbytes
+    assert chunks_module.held_memory() >= before + 0.9 * block.nbytes
 
 
 def test_measurements_and_the_metrics_of_a_gradient_are_returned():
