@@ -1,7 +1,8 @@
-"""Many networks in one program: the run of `fit` under `vmap`, over its seed and over numbers in its recipe.
+"""Many networks in one program: the run of `fit` for many seeds and numbers in its recipe.
 
-Members that differ in other settings, such as layer sizes, form groups, and each group has a program of its own. A
-group is trained in chunks, and the members of a chunk are spread over the devices.
+The program is a `vmap`, or a `lax.map` where that is faster on a CPU. Members that differ in other settings, such as
+layer sizes, form groups, and each group has a program of its own. A group is trained in chunks, and the members of a
+chunk are spread over the devices.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
