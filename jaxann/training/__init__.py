@@ -55,8 +55,8 @@ print(f"validation loss {history.validation_loss[0]:.2f} to {history.validation_
 ## Many networks
 
 A sweep is the same run for many seeds and for numbers in its recipe, in one program: under `vmap`, or on a CPU one
-after the other if the networks are large or have convolutions. Each network is a member of the sweep, and `make` returns
-the recipe for a member's settings:
+after the other if the networks are large or have convolutions. Each network is a member of the sweep, and `make`
+returns the recipe for a member's settings:
 
 ```python
 from jaxann import sweep
