@@ -19,7 +19,8 @@ from jaxann.nn.xla import LIGHT_OPTIMIZATION
 class Initializer:
     """An initializer of `jax.nn.initializers`, by the name of the function that makes it and its arguments.
 
-    Initializer("normal", (("stddev", 0.02),)) draws what `jax.nn.initializers.normal(stddev=0.02)` draws, up to rounding.
+    Initializer("normal", (("stddev", 0.02),)) draws what `jax.nn.initializers.normal(stddev=0.02)` draws,
+    up to rounding.
 
     Attributes:
         name: The name of a function in `jax.nn.initializers` that returns an initializer, such as "he_normal".
