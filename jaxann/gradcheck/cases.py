@@ -83,7 +83,10 @@ def collect_layer_cases(
 
 
 def _locate_layers(model: Layer, loss: Loss, data: Args) -> tuple[list[Place], np.ndarray]:
-    """Returns what `locate_layers` returns, in float64, as arrays of NumPy."""
+    """Returns what `locate_layers` returns, computed in float64, as NumPy arrays.
+
+    Values that are not finite at optimization level 0 are computed again at level 1, as `optimization` explains.
+    """
     located: Any = None
     for level in (0, 1):
         with precision("float64"), optimization(level):

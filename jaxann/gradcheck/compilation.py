@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxann.nn.xla import LIGHT_OPTIMIZATION
+from jaxann.nn.xla import LIGHT_OPTIMIZATION, for_cpu
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def jit_cheaply(function: Callable, static: int) -> Callable:
     @cache
     def program(level: int, *fixed: Any) -> Callable:
         options = {**LIGHT_OPTIMIZATION, "xla_backend_optimization_level": level}
-        return jax.jit(partial(function, *fixed), compiler_options=options)
+        return jax.jit(partial(function, *fixed), compiler_options=for_cpu(options))
 
     _PROGRAMS.append(program)
     return wraps(function)(lambda *args: program(_LEVEL.get(), *args[:static])(*args[static:]))

@@ -25,9 +25,9 @@ from jaxann.gradients.autodiff import stop_gradient
 
 
 class Evaluation:
-    """An evaluation of programs, equation by equation, in which no function has a custom derivative.
+    """An evaluation of programs, equation by equation, that computes functions without their custom derivatives.
 
-    It may be traced and differentiated by JAX. A class that inherits from it may replace other equations.
+    JAX can trace and differentiate it. A subclass may replace other equations instead.
     """
 
     def replaces(self, equation: Any) -> bool:
@@ -37,6 +37,10 @@ class Evaluation:
     def replace(self, equation: Any, inputs: list[Any]) -> list[Any]:
         """Returns the outputs of an equation that is computed in another way."""
         return self.run(custom_primal(equation), inputs)
+
+    def leaves(self, equation: Any) -> bool:
+        """Returns whether an equation stays as it is, whatever is inside it."""
+        return False
 
     def run(self, program: Any, inputs: Sequence[Any]) -> list[Any]:
         """Returns the outputs of a program."""
@@ -53,7 +57,7 @@ class Evaluation:
         if self.replaces(equation):
             return self.replace(equation, inputs)
         called, name = called_program(equation), equation.primitive.name
-        if not any(contains(self.replaces, program) for program in inner_programs(equation)):
+        if self.leaves(equation) or not any(contains(self.replaces, p) for p in inner_programs(equation)):
             return bind_equation(equation)(*inputs)
         if called is not None:
             return self.run(called, inputs)

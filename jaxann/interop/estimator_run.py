@@ -16,7 +16,7 @@ from jaxann.data.batches import Lanes
 from jaxann.gradients.probe import is_finite
 from jaxann.interop.estimator_network import Gathered, Structure
 from jaxann.nn.loss import mean_weights
-from jaxann.nn.xla import LIGHT_OPTIMIZATION, THREADS
+from jaxann.nn.xla import LIGHT_OPTIMIZATION, THREADS, jit_for_cpu
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.fit import apply
 from jaxann.training.recipe import TrainState, init_state, run_epochs
@@ -114,15 +114,15 @@ def _run_piece(
 
 
 _VALIDATION = ("validation_loss", "validation_score")
-_run_one = jax.jit(_run_piece, static_argnums=(0, 1), compiler_options=dict(THREADS))
+_run_one = jit_for_cpu(THREADS, static=2)(_run_piece)
 
 
-@partial(jax.jit, static_argnums=0, compiler_options=dict(LIGHT_OPTIMIZATION))
+@jit_for_cpu(LIGHT_OPTIMIZATION, static=1)
 def _start_one(structure: Structure, numbers: Any, seed: Any) -> Run:
     return _start(structure, numbers, seed)
 
 
-@partial(jax.jit, static_argnums=0, compiler_options=dict(LIGHT_OPTIMIZATION))
+@jit_for_cpu(LIGHT_OPTIMIZATION, static=1)
 def _start_many(structure: Structure, numbers: Any, seeds: Any) -> Run:
     return jax.vmap(partial(_start, structure))(numbers, seeds)
 

@@ -48,7 +48,10 @@ def is_traced(value: Any) -> bool:
 
 
 def is_tracing() -> bool:
-    """Returns whether JAX is tracing the code that calls this, so that even the results of constants are traced."""
+    """Returns whether the calling code is traced as under `jax.jit`, where operations on constants are traced, too.
+
+    Under `jax.grad` or `jax.vmap` alone it is False.
+    """
     return is_traced(jax.device_put(0.0))
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from inspect import getclosurevars, signature
 from typing import Any, cast
 
-import jax
 from jax.nn import initializers
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxann.nn.hyperparameters import SettingError, is_traced, is_tracing
-from jaxann.nn.xla import LIGHT_OPTIMIZATION
+from jaxann.nn.xla import LIGHT_OPTIMIZATION, jit_for_cpu
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,9 @@ class Initializer:
 
     def __call__(self, key: PRNGKeyArray, shape: Sequence[int], *arguments: Any) -> Array:
         """Draws an array of a shape; further arguments are those of the initializers of JAX, such as the dtype."""
-        is_compiled = not is_tracing() and not is_traced(key) and _is_hashable(self)
-        return (_draw_compiled if is_compiled else _draw)(self, tuple(shape), arguments, key)
+        fixed = self, tuple(shape), arguments
+        is_compiled = not is_tracing() and not is_traced(key) and _is_hashable(fixed)
+        return (_draw_compiled if is_compiled else _draw)(*fixed, key)
 
 
 def _draw(initializer: Initializer, shape: tuple[int, ...], arguments: tuple[Any, ...], key: PRNGKeyArray) -> Array:
@@ -41,13 +41,13 @@ def _draw(initializer: Initializer, shape: tuple[int, ...], arguments: tuple[Any
 
 
 # JAX would compile a program for each operation, which takes three times as long.
-_draw_compiled = jax.jit(_draw, static_argnums=(0, 1, 2), compiler_options=dict(LIGHT_OPTIMIZATION))
+_draw_compiled = jit_for_cpu(LIGHT_OPTIMIZATION, static=3)(_draw)
 
 
 def _is_hashable(value: Any) -> bool:
     try:
         hash(value)
-    except TypeError:  # as of a setting that is an array or traced
+    except TypeError:  # a setting is an array or a traced number
         return False
     return True
 

@@ -43,7 +43,7 @@ print(f"validation loss {history.validation_loss[0]:.2f} to {history.validation_
 | `divergence` | the epoch, step and layer where a run left the finite numbers |
 | `loop` | a run in pieces, between which a program can evaluate, store and stop |
 | `sweep` | `sweep` and `combinations`: many networks in one program |
-| `chunks` | how many members of a sweep are trained at a time, and programs that are compiled side by side |
+| `chunks` | how many members of a sweep are trained at a time, and the compilation of several programs in parallel |
 | `programs` | `Program`: a function that is compiled once for all calls that compute the same |
 | `products` | small matrix products as sums, which are faster on a CPU |
 | `text` | `generate`, which continues a text, and `evaluate_tokens` |
@@ -54,9 +54,9 @@ print(f"validation loss {history.validation_loss[0]:.2f} to {history.validation_
 
 ## Many networks
 
-A sweep is the same run for many seeds and for numbers in its recipe, in one program: under `vmap`, or on a CPU one
-after the other if the networks are large or have convolutions. Each network is a member of the sweep, and `make`
-returns the recipe for a member's settings:
+A sweep does the same run for many seeds and many values of numbers in its recipe, in one program. The networks are
+trained together under `vmap`. On a CPU, large networks and those with convolutions are trained one after the other.
+Each network is a member of the sweep, and `make` returns the recipe for a member's settings:
 
 ```python
 from jaxann import sweep

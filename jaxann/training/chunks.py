@@ -1,8 +1,7 @@
-"""Chunks of a sweep: how many members a program trains at a time, and the programs of several groups side by side."""
+"""Chunks of a sweep: how many members a program trains at a time, and the compilation of several programs at once."""
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,12 +53,12 @@ def fit_chunk(
 
 
 def largest_chunk(members: int, devices: list[Any]) -> int:
-    """Returns how many of the members a chunk has if memory sets no limit."""
+    """Returns the number of members in a chunk when memory sets no limit."""
     return _divide(members, len(devices), WIDTH if devices[0].platform == "cpu" else members)
 
 
 def _divide(members: int, devices: int, limit: int) -> int:
-    """Returns the size of chunks with at most `limit` members on a device, and about as many in every chunk."""
+    """Returns the size of chunks of about equal size with at most `limit` members on each device."""
     share = ceil(members / devices)
     return ceil(share / ceil(share / limit)) * devices
 
@@ -69,27 +68,27 @@ def held_memory() -> int:
     return psutil.Process().memory_info().rss
 
 
-def compile_ahead(lowerings: Iterable[Callable[[], Any]]) -> Iterator[Future]:
-    """Compiles programs side by side, one on each core, ahead of the one that is asked for.
+def compile_ahead(lowerings: Iterable[Callable[[], Any]], ahead: int) -> Iterator[Future]:
+    """Compiles programs in parallel before they are needed.
 
     Args:
         lowerings: For each program a function that returns it lowered, as `lower` of a jitted function does.
+        ahead: How many programs at most are compiled while the one before them is in use.
 
     Yields:
-        For each program its future, whose result is the compiled program, or raises what went wrong.
+        A future for each program, in order. Its `result()` returns the compiled program, or raises the error of
+        lowering or compiling it.
     """
-    cores = os.cpu_count() or 1
-    threads, ahead = ThreadPoolExecutor(cores), deque[Future]()
+    threads, waiting = ThreadPoolExecutor(max(1, ahead)), deque[Future]()
     try:
         for lower in lowerings:
+            while waiting and (waiting[0].done() or len(waiting) > ahead):
+                yield waiting.popleft()
             try:
-                ahead.append(threads.submit(lower().compile))
-            except Exception as error:  # is raised when it is the program's turn
-                ahead.append(Future())
-                ahead[-1].set_exception(error)
-            if len(ahead) > cores:
-                yield ahead.popleft()
-        while ahead:
-            yield ahead.popleft()
+                waiting.append(threads.submit(lower().compile))
+            except Exception as error:  # raised by `result()`, when the program is needed
+                waiting.append(Future())
+                waiting[-1].set_exception(error)
+        yield from waiting
     finally:
-        threads.shutdown(cancel_futures=True)
+        threads.shutdown(wait=False, cancel_futures=True)

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from jaxann.nn.hyperparameters import is_traced, is_tracing
-from jaxann.nn.xla import Options
+from jaxann.nn.xla import Options, for_cpu
 
 CAPACITY = 64  # programs that are kept
 
@@ -70,7 +70,7 @@ class Program:
         static: The names of the arguments that are compiled in; they must be hashable.
         options: The compiler's options, or a function that takes the arguments that are not static, by name, and
             returns them.
-        rewrite: A function that returns a function with the same results, which is compiled instead of the given one.
+        rewrite: Turns the function into one with the same results up to rounding, which is compiled in its place.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Program:
         options = dict(self._options(**dynamic) if callable(self._options) else self._options)
         rewritten = self._rewrite(self._bind(static, tuple(dynamic)))
         rewritten.__name__ = self._function.__name__  # the program of that name in profiles
-        jitted = jax.jit(rewritten, compiler_options=options or None, **settings)
+        jitted = jax.jit(rewritten, compiler_options=for_cpu(options), **settings)
         return share(jitted, tuple(dynamic.values()), (*options.items(), *jax.tree.leaves(settings)))
 
 

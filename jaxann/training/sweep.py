@@ -1,10 +1,12 @@
 """Many networks in one program: the run of `fit` for many seeds and numbers in its recipe.
 
-The program is a `vmap`, or a `lax.map` where that is faster on a CPU. Members that differ in other settings, such as
-layer sizes, form groups, and each group has a program of its own. A group is trained in chunks, and the members of a
-chunk are spread over the devices.
+The program trains the members together under `vmap`. On a CPU it trains them one after the other under `lax.map` if
+their steps are large or they have convolutions. Members that differ in other settings, such as layer sizes, form
+groups, and each group has a program of its own. A group is trained in chunks, and the members of a chunk are spread
+over the devices.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import lru_cache, partial
@@ -23,15 +25,17 @@ from jaxann.data.batches import Examples, make_lanes
 from jaxann.data.validation import require_logits, validate, validate_schedule, validate_weights
 from jaxann.nn.convolution import has_convolution
 from jaxann.nn.hyperparameters import SettingError, validate_number
-from jaxann.nn.xla import FAST_CODE, LIGHT_OPTIMIZATION, THREADS
+from jaxann.nn.xla import FAST_CODE, LIGHT_OPTIMIZATION, THREADS, for_cpu
 from jaxann.training.chunks import compile_ahead, fit_chunk, largest_chunk
 from jaxann.training.memory import validate_memory
 from jaxann.training.programs import find_parts, share
-from jaxann.training.recipe import Recipe, init_state, run_epochs, step_size
+from jaxann.training.recipe import Recipe, init_state, run_epochs, step_work
 
-# From this size of a step on, members are trained one after the other on a CPU. Measured: together they take 0.7 of the
-# time for steps of 3,000 and 24,000. For steps of 77,000 and 154,000 they take as long, and twice as long to compile.
+# Above this work of a step, a CPU trains members one after the other. Measured against that, training them together
+# takes 0.7 of the time for 3,000 and 24,000, where light optimization makes it no slower. For 77,000 and 154,000 it
+# takes the same time, and compiling takes twice as long.
 LARGE_STEP = 50_000
+AHEAD = 8  # programs at most that are compiled while members are trained
 MEMBERS, SHARED = PartitionSpec("members"), PartitionSpec()
 
 
@@ -138,7 +142,9 @@ def sweep(
         (group, {i: members[i] for i in indices}, (shared[0][dtypes[group]], shared[1]))
         for group, indices in groups.items()
     ]
-    programs = compile_ahead(partial(group.lower_largest, own, data) for group, own, data in jobs)
+    # What is compiled meanwhile takes memory too, and on a GPU it disturbs what runs there.
+    ahead = min(os.cpu_count() or 1, AHEAD) if budget is None and devices[0].platform == "cpu" else 0
+    programs = compile_ahead((partial(group.lower_largest, own, data) for group, own, data in jobs), ahead)
     return (
         outcome
         for (group, own, data), program in zip(jobs, programs, strict=True)
@@ -178,16 +184,16 @@ class _Group(NamedTuple):
         return jax.device_put((seeds, numbers), NamedSharding(self.mesh, MEMBERS))
 
     def lower_largest(self, members: dict[int, Mapping[str, Any]], shared: tuple[Examples, Any]) -> Any:
-        """Returns the program for chunks as large as they are if memory sets no limit, lowered."""
+        """Lowers the program for chunks of the size that they have when memory sets no limit."""
         return self.lower_chunk(list(members.values()), largest_chunk(len(members), self.device_list), shared)
 
     def lower_chunk(self, members: list[Mapping[str, Any]], size: int, shared: tuple[Examples, Any]) -> Any:
-        """Returns the program for chunks of `size` members, lowered."""
+        """Lowers the program for chunks of `size` members."""
         members = members[:1] * size
         args, recipe = (*self.make_arguments(members), shared), _make_recipe(self.make, members[0])
-        size = step_size(jax.eval_shape(recipe.model.init, jax.random.key(0)), recipe.batch_size)
+        work = step_work(jax.eval_shape(recipe.model.init, jax.random.key(0)), recipe.batch_size)
         # On a CPU, XLA computes convolutions with different kernels together more slowly than one after the other.
-        is_large = size > LARGE_STEP or has_convolution(recipe.model)
+        is_large = work > LARGE_STEP or has_convolution(recipe.model)
         one_by_one = is_large and self.mesh.devices.flat[0].platform == "cpu"
         options = tuple((THREADS | (FAST_CODE if is_large else LIGHT_OPTIMIZATION)).items())
         try:
@@ -203,9 +209,9 @@ class _Group(NamedTuple):
     def train(
         self, members: dict[int, Mapping[str, Any]], shared: Any, budget: int | float | None, largest: Future
     ) -> Iterator[Outcome]:
-        """Yields the outcomes of members, given by index. Chunks have one size: copies of a member fill up the last.
+        """Yields the outcomes of members, given by index, from chunks of one size: copies of a member fill up the last.
 
-        The result of `largest` is the program of `lower_largest`, compiled.
+        `largest` is the future of the compiled program of `lower_largest`.
         """
         indices, settings, devices = list(members), list(members.values()), self.device_list
 
@@ -241,7 +247,7 @@ def _jit_group(group: _Group, one_by_one: bool, options: tuple[tuple[str, Any], 
 
     specs = {"in_specs": (MEMBERS, MEMBERS, SHARED), "out_specs": MEMBERS}
     train_all = jax.shard_map(train_all, mesh=group.mesh, **specs, check_vma=False)  # devices exchange nothing
-    return jax.jit(train_all, compiler_options=dict(options))
+    return jax.jit(train_all, compiler_options=for_cpu(dict(options)))
 
 
 def _validate_members(make: Callable[..., Recipe], members: Sequence[Mapping[str, Any]], traced: Sequence[str]) -> None:

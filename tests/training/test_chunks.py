@@ -5,13 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxann.training import chunks
 from jaxann.training.chunks import compile_ahead, largest_chunk
-
-
-@pytest.fixture(autouse=True)
-def two_cores(monkeypatch):
-    monkeypatch.setattr(chunks.os, "cpu_count", lambda: 2)
 
 
 def program(make):
@@ -31,7 +25,7 @@ def test_programs_are_compiled_side_by_side_and_come_in_order():
         events[1].set()
         return "second"
 
-    programs = compile_ahead([program(compile_first), program(compile_second), program(lambda: "third")])
+    programs = compile_ahead([program(compile_first), program(compile_second), program(lambda: "third")], 2)
     assert [future.result() for future in programs] == ["first", "second", "third"]
 
 
@@ -39,7 +33,7 @@ def test_what_goes_wrong_is_raised_when_it_is_the_programs_turn():
     def fail():
         raise ValueError("no such program")
 
-    programs = compile_ahead([program(lambda: 0), fail, program(fail), program(lambda: 3)])
+    programs = compile_ahead([program(lambda: 0), fail, program(fail), program(lambda: 3)], 2)
     assert next(programs).result() == 0
     for _ in range(2):
         with pytest.raises(ValueError, match="no such program"):
@@ -48,13 +42,16 @@ def test_what_goes_wrong_is_raised_when_it_is_the_programs_turn():
     assert list(programs) == []
 
 
-def test_only_as_many_programs_are_ahead_as_there_are_cores():
-    lowered = []
-    programs = compile_ahead(lambda i=i: lowered.append(i) or SimpleNamespace(compile=lambda: i) for i in range(9))
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_only_so_many_programs_are_compiled_ahead_and_none_after_the_end(ahead):
+    lowered, end = [], Event()
+    compiled = SimpleNamespace(compile=lambda: end.wait(20))
+    programs = compile_ahead([lambda i=i: lowered.append(i) or compiled for i in range(9)], ahead)
     next(programs)
-    assert lowered == [0, 1, 2]
-    programs.close()
-    assert lowered == [0, 1, 2]
+    assert lowered == list(range(ahead + 1))
+    programs.close()  # does not wait for what is being compiled
+    assert lowered == list(range(ahead + 1))
+    end.set()
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,21 @@ def test_loops_branches_and_calls_are_entered_and_keep_their_order():
     assert count_products(sums, w, xs) == 0 < count_products(function, w, xs)
 
 
+def test_a_checkpoint_and_a_choice_of_platform_keep_what_they_tell_the_compiler():
+    def function(w, x):
+        y = jax.checkpoint(lambda w, x: jnp.sin(w @ x))(w, x)
+        return jax.lax.platform_dependent(w, y, cpu=lambda w, y: w @ y, default=lambda w, y: jnp.linalg.inv(w) @ y)
+
+    def gradient(w, x):
+        return jax.grad(lambda w: function(w, x).sum())(w)
+
+    w, x = draw_pair((3, 3), (3,))
+    sums, plain = (jax.jit(f).lower(w, x).as_text() for f in (sum_small_products(gradient), gradient))
+    assert sums.count("optimization_barrier") == plain.count("optimization_barrier") > 0
+    assert "getrf" not in sums  # the program of other platforms, whose operations may be unknown on this one
+    np.testing.assert_allclose(sum_small_products(gradient)(w, x), gradient(w, x), rtol=1e-12)
+
+
 def test_a_run_is_the_same_up_to_rounding_and_no_sum_is_made_of_the_products_of_many_networks():
     recipe = Recipe(mlp((4, 5, 3)), SoftmaxCrossEntropy(), optax.sgd(0.1), 2)
     lanes = make_lanes(Examples(*draw_pair((8, 4), (8, 3))), 2)
