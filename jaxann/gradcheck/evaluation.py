@@ -38,7 +38,7 @@ class Evaluation:
         """Returns the outputs of an equation that is computed in another way."""
         return self.run(custom_primal(equation), inputs)
 
-    def leaves(self, equation: Any) -> bool:
+    def keeps(self, equation: Any) -> bool:
         """Returns whether an equation stays as it is, whatever is inside it."""
         return False
 
@@ -57,7 +57,7 @@ class Evaluation:
         if self.replaces(equation):
             return self.replace(equation, inputs)
         called, name = called_program(equation), equation.primitive.name
-        if self.leaves(equation) or not any(contains(self.replaces, p) for p in inner_programs(equation)):
+        if self.keeps(equation) or not any(contains(self.replaces, p) for p in inner_programs(equation)):
             return bind_equation(equation)(*inputs)
         if called is not None:
             return self.run(called, inputs)

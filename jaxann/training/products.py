@@ -54,7 +54,7 @@ class _Sums(Evaluation):
         a, b = jnp.expand_dims(a, range(a.ndim - 1, a.ndim + b.ndim - 2)), jnp.expand_dims(b, range(a.ndim - 1))
         return [jnp.sum(a * b, axis=-1)]
 
-    def leaves(self, equation: Any) -> bool:
+    def keeps(self, equation: Any) -> bool:
         # To enter them would lose what they tell the compiler: not to remember, not to inline, or for which platform.
         is_checkpoint = equation.primitive.name in ("remat", "remat2", "checkpoint")
         return is_checkpoint or bool(equation.ctx.xla_metadata or equation.params.get("branches_platforms"))

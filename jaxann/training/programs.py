@@ -68,8 +68,8 @@ class Program:
     Args:
         function: The function.
         static: The names of the arguments that are compiled in; they must be hashable.
-        options: The compiler's options, or a function that takes the arguments that are not static, by name, and
-            returns them.
+        options: The compiler's options on a CPU, or a function that takes the arguments that are not static, by name,
+            and returns them.
         rewrite: Turns the function into one with the same results up to rounding, which is compiled in its place.
     """
 
