@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -60,5 +61,10 @@ def run_command() -> int:
         print_line(f"expected one of the commands {', '.join(COMMANDS)}, got {describe_value(command)}")
         return 2
     sys.argv = [f"jaxann {command}", *arguments]
-    # A program is imported only when it is called, so that `jaxann --help` does not wait for what it imports.
-    return import_module(f"jaxann.cli.{command}").main()
+    # A program is imported only when it is called, so that `jaxann --help` does not wait for what it imports. What it
+    # imports never becomes garbage, and to look for garbage there would take a tenth of a short run.
+    gc.disable()
+    program = import_module(f"jaxann.cli.{command}")
+    gc.freeze()
+    gc.enable()
+    return program.main()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from time import perf_counter
@@ -36,7 +38,7 @@ from jaxann.nn.hyperparameters import SettingError
 from jaxann.runs.folder import Folder
 from jaxann.runs.record import Record
 from jaxann.training.devices import cpu_devices, make_mesh, shard_examples
-from jaxann.training.loop import Progress, begin, compile_pieces, is_finished, train_in_pieces
+from jaxann.training.loop import Progress, begin, compile_pieces, is_finished, outline_state, train_in_pieces
 from jaxann.training.processes import (
     GONE,
     any_process,
@@ -86,11 +88,17 @@ def run(task: Task, settings: Settings) -> Outcome:
     scorer = Scorer(task)
     evaluate = None if task.data.validation is None else Validator(task, scorer, settings.score)
     shown = scorer if evaluate is None else Scorer(task, evaluate.shown)
-    record, progress = open_record(task, settings, begin(task.recipe, jax.random.key(settings.seed), mesh, lanes))
-    compiled = compile_pieces(task.recipe, lanes, task.plan, progress)
+    key = jax.random.key(settings.seed)
+    # XLA compiles in this thread the drawing of the parameters and the evaluation, and the steps in another one.
+    compile_later = partial(ThreadPoolExecutor(1).submit, compile_pieces, task.recipe, lanes, task.plan)
+    outline = outline_state(task.recipe, key, mesh)
+    later = compile_later(outline) if settings.resume is None else None
+    record, progress = open_record(task, settings, begin(task.recipe, key, mesh, lanes))
+    later = later or compile_later(progress.state, int(progress.state.epoch))
     shown.show(progress.best)  # compiles the evaluation, before the time is measured
     if task.data.tokenizer is not None:
         describe_sample(task, progress.state)  # likewise
+    compiled = later.result()
     compile_seconds, start = perf_counter() - start, perf_counter()
     first_epoch = int(progress.state.epoch)
     pieces = train_in_pieces(task.recipe, lanes, task.plan, progress, evaluate, compiled)

@@ -120,15 +120,31 @@ def gather(tree: PyTree) -> PyTree:
 def shard_state(state: TrainState, mesh: Mesh) -> TrainState:
     """Lays the state of a run out over a mesh.
 
-    W and b of every layer but the last are spread by the layer's outputs over the axis "model", together with what
-    the optimizer keeps in the shape of a parameter, such as its momentum. Every device holds a copy of the rest.
-
     Args:
         state: The state, the same in every process.
         mesh: The devices.
 
     Returns:
-        The state on the mesh.
+        The state on the mesh, with the shardings of `choose_shardings`.
+
+    Raises:
+        ValueError: If the outputs of a layer do not divide over the devices.
+    """
+    return jax.tree.map(_put, state, choose_shardings(state, mesh))
+
+
+def choose_shardings(state: Any, mesh: Mesh) -> Any:
+    """Returns how the state of a run is laid out over a mesh.
+
+    W and b of every layer but the last are spread by the layer's outputs over the axis "model", together with what
+    the optimizer keeps in the shape of a parameter, such as its momentum. Every device holds a copy of the rest.
+
+    Args:
+        state: A `TrainState`, or the shapes of one.
+        mesh: The devices.
+
+    Returns:
+        A `TrainState` with a sharding in place of each leaf.
 
     Raises:
         ValueError: If the outputs of a layer do not divide over the devices.
@@ -138,7 +154,7 @@ def shard_state(state: TrainState, mesh: Mesh) -> TrainState:
     last_layer = leaves[-1][0][:-1] if leaves else ()
     replicated = NamedSharding(mesh, PartitionSpec())
 
-    def choose(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
+    def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         if shards == 1 or path[:-1] == last_layer or leaf.ndim == 0:
             return replicated
         if leaf.shape[0] % shards:
@@ -149,14 +165,14 @@ def shard_state(state: TrainState, mesh: Mesh) -> TrainState:
 
     chosen = [(path, leaf.shape, choose(path, leaf)) for path, leaf in leaves]
 
-    def follow(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
+    def follow(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         """Returns the sharding of the parameter that a leaf of the optimizer's state belongs to by path and shape."""
         matches = (sharding for end, shape, sharding in chosen if path[-len(end) :] == end and leaf.shape == shape)
         return next(matches, replicated)
 
     params, opt_state = (jax.tree_util.tree_map_with_path(follow, tree) for tree in (state.params, state.opt_state))
     others = jax.tree.map(lambda _: replicated, (state.key, state.epoch, state.gradient_state))
-    return jax.tree.map(_put, state, TrainState(params, opt_state, *others))
+    return TrainState(params, opt_state, *others)
 
 
 def _put(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:

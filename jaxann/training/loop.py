@@ -4,6 +4,7 @@ Each piece is one call of the compiled `run_epochs`, so a run is the same to the
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from math import inf, isfinite
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from jaxann.data.batches import Batch, Lanes
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.training.devices import shard_state
+from jaxann.training.chunks import compile_ahead
+from jaxann.training.devices import choose_shardings, shard_state
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.memory import validate_memory
-from jaxann.training.recipe import History, Recipe, TrainState, draw, start, train_batches
+from jaxann.training.recipe import History, Recipe, TrainState, draw, draw_epochs, start, train_batches
 
 Row = dict[str, Any]
 Evaluate = Callable[[Any], tuple[float, Row]]
@@ -84,6 +86,30 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
     return Progress(state, state.params, -inf, 0)
 
 
+def outline_state(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None) -> TrainState:
+    """Returns the shapes, dtypes and devices of a run's state before its first epoch, without drawing it.
+
+    Args:
+        recipe: What is trained and how.
+        key: The key of the run.
+        mesh: The devices of the run; the device of the key if None.
+
+    Returns:
+        A `TrainState` with a `jax.ShapeDtypeStruct` in place of each leaf.
+
+    Raises:
+        ValueError: If a layer does not fit the mesh, as `shard_state` says.
+    """
+    state = start.eval_shape(recipe, key)
+    if mesh is None:
+        return jax.tree.map(partial(_place, sharding=key.sharding), state)
+    return jax.tree.map(_place, state, choose_shardings(state, mesh))
+
+
+def _place(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+    return leaf.update(sharding=sharding)
+
+
 def is_finished(plan: Plan, progress: Progress) -> bool:
     """Returns whether a run has done all epochs of its plan or has run out of patience."""
     epoch = int(progress.state.epoch)
@@ -93,26 +119,26 @@ def is_finished(plan: Plan, progress: Progress) -> bool:
     return epoch >= plan.epochs or is_impatient
 
 
-def compile_pieces(recipe: Recipe, lanes: Lanes, plan: Plan, progress: Progress) -> dict[int, Callable]:
+def compile_pieces(recipe: Recipe, lanes: Lanes, plan: Plan, state: TrainState, epoch: int = 0) -> dict[int, Callable]:
     """Compiles the programs of a run's remaining pieces, one for each length.
 
     Args:
         recipe: What is trained and how.
         lanes: The examples.
         plan: How long the run is and where it is cut.
-        progress: How far the run has come.
+        state: The state of the run, or what `outline_state` returns.
+        epoch: The number of epochs done.
 
     Returns:
         For each length of a piece in epochs, a function from a state and lanes to the next state and the piece's
         history.
     """
-    epoch = int(progress.state.epoch)
     if epoch >= plan.epochs:
         return {}
     first = _next_length(plan, epoch)
     full, last = divmod(plan.epochs - epoch - first, plan.piece)
     lengths = {first, plan.piece if full else 0, last} - {0}
-    return {length: compile_piece(recipe, progress.state, lanes, length) for length in lengths}
+    return {length: compile_piece(recipe, state, lanes, length) for length in lengths}
 
 
 class Piece(NamedTuple):
@@ -132,11 +158,16 @@ class Piece(NamedTuple):
 
 def compile_piece(recipe: Recipe, state: TrainState, lanes: Lanes, length: int) -> Piece:
     """Compiles the programs of a piece of `length` epochs, which leave the state and the lanes on their devices."""
-    drawing = draw.lower(recipe, state, lanes, length).compile()
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    batches = drawing(state, lanes)
-    run = train_batches.lower(recipe, state, lanes, batches, out_shardings=(shardings, shardings.epoch))
-    return Piece(drawing, run.compile())
+    on_all = shardings.epoch
+    batches = jax.eval_shape(partial(draw_epochs, recipe, epochs=length), state, lanes)
+    batches = jax.tree.map(partial(_place, sharding=on_all), batches)
+    lowerings = (  # the steps first, because their compilation takes longer
+        partial(train_batches.lower, recipe, state, lanes, batches, out_shardings=(shardings, on_all)),
+        partial(draw.lower, recipe, state, lanes, length, out_shardings=on_all),
+    )
+    run, drawing = (program.result() for program in compile_ahead(lowerings, ahead=2))
+    return Piece(drawing, run)
 
 
 def train_in_pieces(
@@ -166,7 +197,8 @@ def train_in_pieces(
         FloatingPointError: If the loss or the parameters stop being finite; the message names the epoch, the step and
             the layer.
     """
-    compiled = compile_pieces(recipe, lanes, plan, progress) if compiled is None else compiled
+    if compiled is None:
+        compiled = compile_pieces(recipe, lanes, plan, progress.state, int(progress.state.epoch))
     for latest, history, evaluation in run_pieces(recipe, lanes, plan, progress, evaluate, compiled):
         metrics = {"loss": history.loss, **history.metrics}
         columns = {name: np.asarray(values).tolist() for name, values in metrics.items()}

@@ -13,6 +13,7 @@ from dataclasses import is_dataclass
 from functools import partial
 from hashlib import sha256
 from inspect import signature
+from threading import RLock
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -25,17 +26,22 @@ CAPACITY = 64  # programs that are kept
 
 
 class RecentValues(OrderedDict[Hashable, Any]):
-    """The values of the last `CAPACITY` keys that were used."""
+    """The values of the last `CAPACITY` keys that were used, by one or several threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = RLock()
 
     def get_or_make(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Returns the value of a key, made if it is not there."""
-        if key in self:
-            self.move_to_end(key)
-            return self[key]
-        value = self[key] = make()
-        if len(self) > CAPACITY:
-            self.popitem(last=False)
-        return value
+        with self._lock:
+            if key in self:
+                self.move_to_end(key)
+                return self[key]
+            value = self[key] = make()
+            if len(self) > CAPACITY:
+                self.popitem(last=False)
+            return value
 
 
 _shared = RecentValues()  # jitted functions by the text of their programs
@@ -86,34 +92,40 @@ class Program:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         static, dynamic = self._split(args, kwargs)
-        parts, leaves, values = find_parts(static), jax.tree.leaves(dynamic), tuple(dynamic.values())
-        if is_tracing() or any(map(is_traced, (*parts, *leaves))):
+        parts, values = find_parts(static), tuple(dynamic.values())
+        if is_tracing() or any(map(is_traced, (*parts, *jax.tree.leaves(dynamic)))):
             return jax.jit(self._bind(static, tuple(dynamic)))(*values)
+        return self._find(parts, static, dynamic)(*values)
+
+    def lower(self, *args: Any, **settings: Any) -> Any:
+        """Returns the lowered program, as the `lower` of a jitted function does.
+
+        Args:
+            *args: The arguments, or for those that are not static their shapes, dtypes and shardings.
+            **settings: Settings of `jax.jit`, such as `out_shardings`.
+        """
+        static, dynamic = self._split(args, {})
+        return self._find(find_parts(static), static, dynamic, **settings).lower(*dynamic.values())
+
+    def eval_shape(self, *args: Any) -> Any:
+        """Returns the shapes of the results, as `jax.eval_shape` does. A call after it need not trace the function."""
+        static, dynamic = self._split(args, {})
+        return self._find(find_parts(static), static, dynamic).eval_shape(*dynamic.values())
+
+    def _find(self, parts: list[Any], static: dict[str, Any], dynamic: dict[str, Any], **settings: Any) -> Any:
+        """Returns the jitted function of the arguments that are not static, for arguments like these."""
         codes = [(part, part.__code__, part.__defaults__) for part in parts]
         config: Any = jax.config
         modes = config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_default_device
-        types = tuple((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
+        types = tuple((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in jax.tree.leaves(dynamic))
         identities = tuple(id(value) for code in codes for value in code)
-        key = tuple(static.items()), identities, jax.tree.structure(dynamic), types, modes
+        structure = jax.tree.structure((dynamic, settings))
+        key = tuple(static.items()), identities, structure, types, tuple(jax.tree.leaves(settings)), modes
 
         def make() -> tuple[Any, Any]:
-            return self._jit(static, dynamic), codes  # kept alive, so that no new object gets the id of an old one
+            return self._jit(static, dynamic, **settings), codes  # no new object gets the id of one that is kept alive
 
-        return self._programs.get_or_make(key, make)[0](*values)
-
-    def jit(self, *args: Any, **settings: Any) -> Any:
-        """Returns the function of the arguments that are not static, jitted, for arguments like these.
-
-        Args:
-            *args: The arguments.
-            **settings: Settings of `jax.jit`, such as `out_shardings`.
-        """
-        return self._jit(*self._split(args, {}), **settings)
-
-    def lower(self, *args: Any, **settings: Any) -> Any:
-        """Returns what the `lower` of the jitted function returns for arguments like these."""
-        _, dynamic = self._split(args, {})
-        return self.jit(*args, **settings).lower(*dynamic.values())
+        return self._programs.get_or_make(key, make)[0]
 
     def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         bound = self._signature.bind(*args, **kwargs).arguments

@@ -14,7 +14,17 @@ from jaxann.data import Examples
 from jaxann.data.batches import make_lanes
 from jaxann.nn import SquaredError, mlp, tanh
 from jaxann.training import History, Recipe
-from jaxann.training.loop import Plan, Progress, begin, compile_pieces, is_finished, piece_length, train_in_pieces
+from jaxann.training.devices import make_mesh
+from jaxann.training.loop import (
+    Plan,
+    Progress,
+    begin,
+    compile_pieces,
+    is_finished,
+    outline_state,
+    piece_length,
+    train_in_pieces,
+)
 from jaxann.training.recipe import TrainState, start, train
 
 KEY = jax.random.key(0)
@@ -250,10 +260,6 @@ def lowered(monkeypatch):
     return lengths
 
 
-def at(initial, epoch):
-    return initial._replace(state=initial.state._replace(epoch=jnp.asarray(epoch)))
-
-
 @pytest.mark.parametrize(
     ("plan", "epoch", "lengths"),
     [
@@ -270,7 +276,7 @@ def at(initial, epoch):
     ids=str,
 )
 def test_a_program_is_compiled_for_every_length_of_a_piece_and_no_other(lowered, initial, plan, epoch, lengths):
-    assert set(compile_pieces(RECIPE, LANES, plan, at(initial, epoch))) == lengths
+    assert set(compile_pieces(RECIPE, LANES, plan, initial.state, epoch)) == lengths
     assert sorted(lowered) == sorted(lengths)
 
 
@@ -279,13 +285,25 @@ def test_the_lengths_that_are_compiled_are_the_lengths_that_are_used(lowered, in
     plan = Plan(epochs, piece, piece)
     for epoch in range(13):
         counted(plan, None, epoch, lengths=(used := Counting()))
-        assert set(compile_pieces(RECIPE, LANES, plan, at(initial, epoch))) == set(used)
+        assert set(compile_pieces(RECIPE, LANES, plan, initial.state, epoch)) == set(used)
         assert len(used) <= 3
+
+
+@pytest.mark.parametrize("shape", [None, (2, 2)])
+def test_an_outline_tells_shapes_types_and_devices_of_the_first_state(shape):
+    mesh = None if shape is None else make_mesh(*shape)
+    optimizer = optax.inject_hyperparams(optax.adam)(0.1)  # its state has a number of weak type
+    recipe = RECIPE._replace(model=mlp((2, 4, 1)), optimizer=optimizer)
+    outline, state = outline_state(recipe, KEY, mesh), begin(recipe, KEY, mesh).state
+    assert jax.tree.structure(outline) == jax.tree.structure(state)
+    for planned, leaf in zip(jax.tree.leaves(outline), jax.tree.leaves(state), strict=True):
+        assert jax.typeof(planned) == jax.typeof(leaf)
+        assert planned.sharding == leaf.sharding
 
 
 def test_the_compiled_pieces_are_enough_for_the_run(initial, uncut):
     plan = Plan(EPOCHS, 4, 4)
-    pieces = compile_pieces(RECIPE, LANES, plan, initial)
+    pieces = compile_pieces(RECIPE, LANES, plan, outline_state(RECIPE, KEY))
     assert set(pieces) == {4, 2}
     *_, (progress, _) = train_in_pieces(RECIPE, LANES, plan, initial, None, pieces)
     assert same(progress.state, uncut[0])

@@ -2,8 +2,10 @@
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from time import sleep
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from jaxann import fit, predict, sweep
 from jaxann.data import Examples
 from jaxann.nn import Dense, Layer, Sequential, SoftmaxCrossEntropy, mlp
 from jaxann.training import Recipe
-from jaxann.training.programs import Program, find_parts
+from jaxann.training.programs import Program, RecentValues, find_parts
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 X, T = jax.random.normal(jax.random.key(0), (12, 3)), jnp.arange(12) % 2
@@ -111,6 +113,26 @@ def test_a_program_is_its_function_in_other_programs_and_with_other_arguments():
     assert program(np.float64(2), 3).dtype == np.float64
     with pytest.raises(TypeError, match="unhashable"):
         program(2.0, [3])
+
+
+def test_a_program_whose_shapes_are_known_is_not_traced_again():
+    traced = []
+    program = Program(lambda x, n: traced.append(n) or n * x, ("n",), {})
+    assert program.eval_shape(jnp.arange(3.0), 2) == jax.ShapeDtypeStruct((3,), jnp.float64)
+    assert program(jnp.arange(3.0), 2).tolist() == [0, 2, 4]
+    assert program.lower(jnp.arange(3.0), 2).compile()(jnp.ones(3)).tolist() == [2, 2, 2]
+    assert traced == [2]
+
+
+def test_threads_that_ask_at_once_get_one_value():
+    def make():
+        made.append(1)
+        sleep(0.05)
+        return len(made)
+
+    made, values = [], RecentValues()
+    with ThreadPoolExecutor(4) as threads:
+        assert {*threads.map(lambda _: values.get_or_make("key", make), range(4))} == {1}
 
 
 def test_a_method_with_other_values_in_its_closure_is_another_one(monkeypatch):
