@@ -139,9 +139,11 @@ class Kronecker(NamedTuple):
 def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) -> PyTree:
     """Approximates the second moments Σ_i s_i g_i g_iᵀ of each leaf by a Kronecker product.
 
-    For a matrix with g_i = Σ_t l_it r_itᵀ over T places, left = Σ_i s_i Σ_t l_it l_itᵀ and
-    right = Σ_i s_i Σ_t r_it r_itᵀ / T. For an array, left is the matrix of second moments itself and right is [[1]].
-    The second moments of the loss's gradients are the empirical Fisher matrix.
+    For an `Outer` with g_i = Σ_t l_it r_itᵀ over T places, left = Σ_i s_i Σ_t l_it l_itᵀ and
+    right = Σ_i s_i Σ_t r_it r_itᵀ / T. For a matrix g_i that is an array, left = Σ_i s_i g_i g_iᵀ and
+    right = Σ_i s_i g_iᵀ g_i / tr left, which is exact for a single example if its g_i has rank 1. For any other array,
+    left is the matrix of second moments itself and right is [[1]]. The second moments of the loss's gradients are the
+    empirical Fisher matrix.
 
     Args:
         grads: Per-example gradients as `per_example.gradients` returns them; leaves are [B, ...] or batched `Outer`s.
@@ -151,33 +153,39 @@ def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) 
         A `Kronecker` in place of each leaf.
 
     Raises:
-        ValueError: If an array that is not an `Outer` has more than 4096 entries, if a matrix whose rows are looked up
-            by ids has more than 4096 rows, if the weights are not one for each example, or if the model has no
-            parameters.
+        ValueError: If an array that is no matrix has more than 4096 entries, if a matrix whose gradient is an array or
+            whose rows are looked up by ids has more than 4096 rows, if the weights are not one for each example, or if
+            the model has no parameters.
 
-    Source: Martens and Grosse 2015, section 3; for several places, Eschenhagen et al. 2023, section 3.2, "expand".
+    Source: Martens and Grosse 2015, section 3; for several places, Eschenhagen et al. 2023, section 3.2, "expand"; for
+    arrays, Morwani et al. 2025, section 3, where it is the first step of a power iteration to the nearest product.
     """
     s = mean_weights(weights, count_examples(grads))
 
     def moments(terms: Array) -> Array:
         return Outer(s[:, None, None] * terms, terms).sum()
 
+    def limit(path: tuple, parts: str, size: int) -> None:
+        if size > MAX_ENTRIES:
+            raise ValueError(
+                f"expected at most {MAX_ENTRIES} {parts} in {path_name(path)}, whose left factor is {parts} x {parts}, "
+                f"got {size}"
+            )
+
     def factors(path: tuple, leaf: Outer | Array) -> Kronecker:
         if isinstance(leaf, Outer):
-            if isinstance(leaf.left, Factor) and (size := leaf.left.features) > MAX_ENTRIES:
-                name = path_name(path)
-                raise ValueError(
-                    f"expected at most {MAX_ENTRIES} rows in {name}, whose left factor is rows x rows, got {size}"
-                )
+            if isinstance(leaf.left, Factor):
+                limit(path, "rows", leaf.left.features)
             left, right = flatten_places(leaf)
             return Kronecker(moments(left), moments(right) / left.shape[1])
-        if (size := leaf[0].size) > MAX_ENTRIES:
-            name = path_name(path)
-            raise ValueError(f"expected {name} to be an Outer or to have at most {MAX_ENTRIES} entries, got {size}")
-        return Kronecker(
-            moments(leaf.reshape(len(leaf), 1, size).astype(accumulation_dtype(leaf))),
-            jnp.ones((1, 1), accumulation_dtype(leaf)),
-        )
+        g = leaf.astype(accumulation_dtype(leaf))
+        if g.ndim == 3:
+            limit(path, "rows", g.shape[1])
+            left, right = moments(g.swapaxes(1, 2)), moments(g)  # Σ g gᵀ, from the columns of g, and Σ gᵀ g
+            trace = jnp.trace(left)
+            return Kronecker(left, right / jnp.where(trace > 0, trace, 1))
+        limit(path, "entries", g[0].size)
+        return Kronecker(moments(g.reshape(len(g), 1, -1)), jnp.ones((1, 1), g.dtype))
 
     return jax.tree_util.tree_map_with_path(factors, grads, is_leaf=is_outer)
 

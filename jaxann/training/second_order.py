@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxann.gradients.curvature import gauss_newton_factors
 from jaxann.gradients.per_example import Kronecker
-from jaxann.nn.base import Layer, path_name
+from jaxann.nn.base import Layer
 from jaxann.nn.factors import accumulation_dtype
 from jaxann.nn.hyperparameters import validate_number
 from jaxann.nn.loss import Loss
@@ -64,8 +64,8 @@ def kfac(
         every: The number of steps from one computation of the eigenvectors to the next.
 
     Returns:
-        The transformation. Its `update` raises ValueError without a batch or parameters, and for a matrix whose
-        gradient is not an `Outer`.
+        The transformation. Its `update` raises ValueError without a batch or parameters, and what `kronecker_factors`
+        raises.
 
     Raises:
         SettingError: If `damping`, `decay` or `every` is out of range.
@@ -96,11 +96,6 @@ def kfac(
             )
         step = state.step + 1
         fresh = factors_of(params, *batch)
-        for (path, leaf), block in zip(jax.tree_util.tree_leaves_with_path(params), _blocks(fresh), strict=True):
-            if len(block.left) != len(_as_matrix(leaf)):
-                raise ValueError(
-                    f"expected an Outer for the gradient of {path_name(path)} in kfac, got an array of {leaf.shape}"
-                )
         factors = jax.tree.map(
             lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.factors, fresh
         )
@@ -130,10 +125,6 @@ def _decompose(block: Kronecker) -> Basis:
         return jnp.maximum(values, 0), vectors  # rounding may leave a zero just below 0
 
     return Basis(diagonalize(block.left), diagonalize(block.right))
-
-
-def _blocks(factors: PyTree) -> list[Kronecker]:
-    return jax.tree.leaves(factors, is_leaf=lambda leaf: isinstance(leaf, Kronecker))
 
 
 def _map_blocks(function: Any, factors: PyTree) -> PyTree:

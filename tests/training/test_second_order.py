@@ -16,7 +16,20 @@ from jaxann.data import Examples
 from jaxann.data.batches import make_lanes
 from jaxann.gradients.curvature import gauss_newton_factors
 from jaxann.gradients.probe import is_finite
-from jaxann.nn import Dense, Layer, MixedPrecision, Sequential, SoftmaxCrossEntropy, SquaredError, mlp, tanh
+from jaxann.nn import (
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    LearnedPositions,
+    MixedPrecision,
+    Sequential,
+    SoftmaxCrossEntropy,
+    SquaredError,
+    mlp,
+    relu,
+    tanh,
+)
 from jaxann.rules import FeedbackAlignment
 from jaxann.training import Recipe, kfac
 from jaxann.training.loop import Plan, begin, train_in_pieces
@@ -229,22 +242,25 @@ class Plain(Layer):
         return {"W": jnp.outer(dy, saved)}, params["W"].T @ dy
 
 
-def test_a_matrix_whose_gradient_is_no_outer_is_refused_by_name():
+def test_a_matrix_whose_gradient_is_no_outer_has_two_factors():
     model = Sequential((Dense(3, 4), tanh, Plain(4, 2)))
-    params = model.init(KEY)
-    transformation = kfac(model, LOSS)
-    state = transformation.init(params)
-    with pytest.raises(
-        ValueError, match=r"expected an Outer for the gradient of 2.W in kfac, got an array of \(2, 4\)"
-    ):
-        transformation.update(params, state, params, batch=(X, LABELS))
-
-
-def test_a_column_whose_gradient_is_no_outer_is_one_block():
-    model = Sequential((Dense(3, 1), tanh, Plain(1, 2)))
     ((updates, g, factors, _),) = run(model, batches(1))
     judge(updates, solve(factors, g), jnp.float64)
-    assert factors[2]["W"].left.shape == (2, 2)
+    assert jax.tree.map(jnp.shape, factors[2]["W"]) == ((2, 2), (4, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["learned positions", "a grouped convolution"])
+def test_it_trains_layers_whose_gradients_are_arrays(name):
+    layers = {
+        "learned positions": (LearnedPositions(6, 3), Flatten(), Dense(18, 2)),
+        "a grouped convolution": (Conv(3, 6, (3,), groups=3), relu, Flatten(), Dense(24, 2)),
+    }
+    model, x = Sequential(layers[name]), jax.random.normal(KEY, (60, 6, 3))
+    labels = (x[:, 1:4, :2].sum((1, 2)) > 0).astype(int)
+    optimizer = optax.chain(kfac(model, LOSS, damping=0.1), optax.sgd(0.1))
+    _, history = fit(model, LOSS, optimizer, x, labels, key=KEY, epochs=8, batch_size=20)
+    assert history.loss[-1] < 0.5 * history.loss[0]
 
 
 @pytest.mark.parametrize(
