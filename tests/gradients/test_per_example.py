@@ -497,8 +497,10 @@ def test_for_one_example_and_one_place_the_kronecker_product_is_the_matrix_of_se
 
 def test_the_factors_of_a_matrix_that_is_no_outer_are_near_its_second_moments():
     """Their product has the trace of the second moments, and is nearer to them than that of the mean gradient."""
-    l, r = (jax.random.normal(k, (40, n)) for k, n in zip(jax.random.split(jax.random.key(0)), (3, 4), strict=True))
-    g = l[:, :, None] * r[:, None] + 0.3 * jax.random.normal(jax.random.key(1), (40, 3, 4))
+    left, right = (
+        jax.random.normal(k, (40, n)) for k, n in zip(jax.random.split(jax.random.key(0)), (3, 4), strict=True)
+    )
+    g = left[:, :, None] * right[:, None] + 0.3 * jax.random.normal(jax.random.key(1), (40, 3, 4))
     (product,) = (np.kron(*block) for block in kronecker_factors([g]))
     moments, mean_g = np.einsum("bi,bj->ij", *[g.reshape(40, -1)] * 2) / 40, g.mean(0)
     np.testing.assert_allclose(np.trace(product), np.trace(moments), rtol=1e-12)
