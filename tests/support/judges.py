@@ -48,22 +48,43 @@ def judge_network(model, loss, params, x, t, weights=None):
 
     gradients, matrices, expected = both(params, x, t, weights)
     check_dtype(gradients, x.dtype)
-    judge(matrices, expected, x.dtype)
+    try:
+        judge(matrices, expected, x.dtype)
+    except AssertionError:
+        near = [both(*nudge((params, x), seed), t, weights)[2] for seed in range(4)]
+        judge(matrices, expected, x.dtype, near)
 
 
-def judge(gradients, expected, dtype):
-    """Asserts that two trees of gradients agree, and that the first one has the precision `dtype`."""
+def nudge(tree, seed):
+    """Moves every float of a tree by about one rounding error."""
+    rng = np.random.default_rng(seed)
+
+    def move(a):
+        factors = 1 + rng.choice([-1, 1], a.shape) * float(jnp.finfo(a.dtype).eps)
+        return (a * factors).astype(a.dtype)
+
+    return jax.tree.map(lambda a: move(a) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+
+def judge(gradients, expected, dtype, near=()):
+    """Asserts that two trees of gradients agree, and that the first one has the precision `dtype`.
+
+    With `near`, the expected gradients at points one rounding error away, a leaf may also differ by 8 times as much as
+    these do. Behind a normalization of a few almost equal numbers, rounding errors are amplified as much in any route.
+    """
     check_dtype(gradients, dtype)
     # NumPy compares, since it compiles nothing.
     gradients, expected = (jax.device_get(materialize(tree)) for tree in (gradients, expected))
     comparison, epsilon = compare(gradients, expected), jnp.finfo(dtype).eps
     pairs = list(zip(*(jax.tree.leaves(tree) for tree in (gradients, expected)), strict=True))
+    moved = [[np.abs(a - b).max(initial=0) for a, (_, b) in zip(jax.tree.leaves(t), pairs, strict=True)] for t in near]
+    allowed = 8 * np.max(moved, axis=0) if near else np.zeros(len(pairs))
     largest = max((float(np.abs(b).max(initial=0)) for _, b in pairs), default=0.0)
-    for leaf, (a, b) in zip(comparison.leaves, pairs, strict=True):
+    for leaf, (a, b), distance in zip(comparison.leaves, pairs, allowed, strict=True):
         # The data of the tests is of order one. A gradient that cancels to zero, as behind the softmax of a single
         # number, is a rounding error of that size, and has no digits to compare. If the sum has many terms, as behind
         # an InstanceNorm that is averaged, it is a few rounding errors of the network's largest gradient.
-        cancelled = np.abs(a - b).max(initial=0) <= epsilon * max(1.0, 32 * largest)
+        cancelled = np.abs(a - b).max(initial=0) <= max(distance, epsilon * max(1.0, 32 * largest))
         assert leaf.error <= TOLERANCE[jnp.dtype(dtype).name] or cancelled, f"\n{comparison}"
 
 
