@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from jaxann.data.batches import Lanes
 from jaxann.gradients.probe import is_finite
 from jaxann.interop.estimator_network import Gathered, Structure
 from jaxann.nn.loss import mean_weights
-from jaxann.nn.xla import LIGHT_OPTIMIZATION, THREADS, jit_for_cpu
+from jaxann.nn.xla import FAST_CODE, LIGHT_OPTIMIZATION, THREADS
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.fit import apply
+from jaxann.training.programs import Program
 from jaxann.training.recipe import TrainState, init_state, run_epochs
 from jaxann.training.recipe import train as train_epochs
 
@@ -73,6 +74,13 @@ def wrap_state(structure: Structure, state: TrainState) -> Run:
 
 
 def _start(structure: Structure, numbers: Mapping[str, Any], seed: Any) -> Run:
+    """Returns the run of one network before its first epoch.
+
+    Args:
+        structure: What is compiled in.
+        numbers: The numbers of the settings.
+        seed: The seed of the run, in 32 bits without a sign.
+    """
     return wrap_state(structure, init_state(structure.make_recipe(numbers), jax.random.key(seed)))
 
 
@@ -114,41 +122,36 @@ def _run_piece(
 
 
 _VALIDATION = ("validation_loss", "validation_score")
-_run_one = jit_for_cpu(THREADS, static=2)(_run_piece)
 
 
-@jit_for_cpu(LIGHT_OPTIMIZATION, static=1)
-def _start_one(structure: Structure, numbers: Any, seed: Any) -> Run:
-    return _start(structure, numbers, seed)
-
-
-@jit_for_cpu(LIGHT_OPTIMIZATION, static=1)
-def _start_many(structure: Structure, numbers: Any, seeds: Any) -> Run:
-    return jax.vmap(partial(_start, structure))(numbers, seeds)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _run_many(structure: Structure, length: int, numbers: Any, runs: Run, data: Data, limit: Any) -> Any:
+def _run_each(structure: Structure, length: int, numbers: Any, runs: Run, data: Data, limit: Any) -> Any:
     run_all = jax.vmap(partial(_run_piece, structure, length), in_axes=(0, 0, SHARED, None))
-    spread, shared = PartitionSpec("members"), PartitionSpec()
-    mesh = jax.make_mesh((jax.local_device_count(),), ("members",), (AxisType.Auto,), devices=jax.local_devices())
+    spread, shared = PartitionSpec(MEMBERS), PartitionSpec()
     specs = spread, spread, Data(*(shared if axis is None else spread for axis in SHARED)), shared
-    run_all = jax.shard_map(run_all, mesh=mesh, in_specs=specs, out_specs=spread, check_vma=False)
+    run_all = jax.shard_map(run_all, mesh=make_mesh(), in_specs=specs, out_specs=spread, check_vma=False)
     return run_all(numbers, runs, data, limit)  # devices exchange nothing
 
 
-def start(structure: Structure, numbers: Mapping[str, Any], seed: Any) -> Run:
-    """Returns a run before its first epoch.
+def make_mesh() -> Mesh:
+    """Returns all devices of this process, with the axis `MEMBERS` over which many runs are spread."""
+    return jax.make_mesh((jax.local_device_count(),), (MEMBERS,), (AxisType.Auto,), devices=jax.local_devices())
 
-    Args:
-        structure: What is compiled in.
-        numbers: The numbers of the settings, each a scalar, or [M] for many runs.
-        seed: The seed of the run, or [M] of them.
 
-    Returns:
-        The run, or M runs along the leading axis of its arrays.
-    """
-    return (_start_many if np.ndim(seed) else _start_one)(structure, numbers, np.asarray(seed, np.uint32))
+MEMBERS = "members"
+_OPTIONS = {**THREADS, **FAST_CODE}
+start = Program(_start, ("structure",), LIGHT_OPTIMIZATION)
+_run_one = Program(_run_piece, ("structure", "length"), _OPTIONS)
+_run_many = Program(_run_each, ("structure", "length"), _OPTIONS)
+
+
+def _piece_length(data: Data) -> int:
+    """Returns the number of epochs in a piece."""
+    return max(1, min(50, PIECE_STEPS // data.rows.shape[-2]))
+
+
+def compile_train(structure: Structure, numbers: Mapping[str, Any], run: Run, data: Data) -> None:
+    """Compiles what `train` runs for such arguments, by training for no epoch."""
+    _run_one(structure, _piece_length(data), numbers, run, data, np.int32(0))
 
 
 def train(
@@ -164,9 +167,9 @@ def train(
     Args:
         structure: What is compiled in.
         numbers: The numbers of the settings, each a scalar, or [M] for many runs.
-        run: The run so far, as `start` returns it.
-        data: The examples. For many runs, all leaves but x and t have a leading axis [M], and the number of devices
-            of this process, over which the runs are spread, divides M.
+        run: The run so far, as `start` returns it, or M runs along the leading axis of its arrays, spread over the
+            devices of `make_mesh`.
+        data: The examples. For many runs, all leaves but x and t have a leading axis [M].
         epochs: How many epochs to add at most.
         report: Called after each piece of epochs with the run before and after it, and the curves of the piece.
 
@@ -174,12 +177,12 @@ def train(
         The run after the last epoch, and its curves [epochs] or [M, epochs], with NaN for epochs not run: "loss",
         "step_loss" [epochs, S], and with validation examples "validation_loss" and "validation_score".
     """
-    is_many, limit = np.ndim(run.stopped) > 0, partial(np.asarray, dtype=np.int32)
-    length = max(1, min(50, PIECE_STEPS // data.rows.shape[-2]))
+    is_many, length = np.ndim(run.stopped) > 0, _piece_length(data)
     pieces, done = [], 0
     while done < epochs and not np.all(run.stopped):
         before = run
-        run, curves = (_run_many if is_many else _run_one)(structure, length, numbers, run, data, limit(epochs - done))
+        run_piece = _run_many if is_many else _run_one
+        run, curves = run_piece(structure, length, numbers, run, data, np.int32(epochs - done))
         pieces.append({name: np.asarray(curve) for name, curve in curves.items()})
         report(before, run, pieces[-1])
         done += length

@@ -4,63 +4,31 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import nan
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from scipy.stats import rankdata
-from sklearn.base import clone, is_classifier
+from sklearn.base import is_classifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, indexable
+from sklearn.utils import indexable
 
 from jaxann.interop.estimator_data import read_weights
-from jaxann.interop.estimator_run import Data, start, train
-from jaxann.interop.estimator_settings import validate_settings
-from jaxann.interop.estimators import Perceptron, Problem, draw_seeds
+from jaxann.interop.estimator_run import MEMBERS, Data, Run, compile_train, make_mesh, start, train
+from jaxann.interop.estimators import Perceptron, Problem
+from jaxann.interop.search_members import Member, copy_unfitted, group_members, make_members
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.training.chunks import largest_chunk
-
-
-class Fold(NamedTuple):
-    """One fold, after the steps of a pipeline before the network.
-
-    Attributes:
-        X: The features to train on.
-        y: Their targets.
-        weights: [N], their sample weights, or None.
-        X_test: The features of the held-out part.
-        y_test: Their targets.
-    """
-
-    X: Any
-    y: Any
-    weights: np.ndarray | None
-    X_test: Any
-    y_test: Any
-
-
-class Member(NamedTuple):
-    """One network of the search.
-
-    Attributes:
-        place: Its candidate, fold and seed, each by number.
-        estimator: The estimator that is to hold the result.
-        problem: What is trained.
-        fold: The fold.
-        source: What the features depend on: members with the same source share them.
-    """
-
-    place: tuple[int, int, int]
-    estimator: Perceptron
-    problem: Problem
-    fold: Fold
-    source: tuple[Any, int]
 
 
 class SweepSearchCV(BaseSearchCV):
@@ -143,8 +111,13 @@ class SweepSearchCV(BaseSearchCV):
         candidates, splits = list(ParameterGrid(self.param_grid)), list(splitter.split(X, y, groups))
         self.n_splits_ = len(splits)
         scores, fit_times, score_times = np.full((3, len(candidates), len(splits), self.seeds), nan)
-        members = _make_members(self.estimator, candidates, splits, self.seeds, X, y, weights)
-        for group in _group(members):
+        members = make_members(self.estimator, candidates, splits, self.seeds, X, y, weights)
+        if self.refit and isinstance(self.estimator, Perceptron) and len({m.problem.structure for m in members}) == 1:
+            # All candidates have one program for the training on all examples, which is compiled meanwhile.
+            problem = copy_unfitted(members[0].estimator)._prepare(X, y, weights)
+            run = start(problem.structure, problem.numbers, np.uint32(problem.seed))
+            ThreadPoolExecutor(1).submit(compile_train, problem.structure, problem.numbers, run, problem.data)
+        for group in group_members(members):
             began = time.perf_counter()
             results = _train(group)
             elapsed = (time.perf_counter() - began) / len(group)
@@ -178,64 +151,12 @@ class SweepSearchCV(BaseSearchCV):
 
     def _refit(self, X: Any, y: Any, weights: np.ndarray | None) -> None:
         began = time.perf_counter()
-        best = _copy(self.estimator).set_params(**self.best_params_)
+        best = copy_unfitted(self.estimator).set_params(**self.best_params_)
         name = f"{best.steps[-1][0]}__sample_weight" if isinstance(best, Pipeline) else "sample_weight"
         self.best_estimator_ = best.fit(X, y, **({} if weights is None else {name: weights}))
         self.refit_time_ = time.perf_counter() - began
         if hasattr(self.best_estimator_, "feature_names_in_"):
             self.feature_names_in_ = self.best_estimator_.feature_names_in_
-
-
-def _copy(value: Any) -> Any:
-    """Returns an estimator with the same settings that is not fitted, or a copy of any other value."""
-    return clone(value, safe=False)
-
-
-def _make_members(
-    estimator: Any, candidates: list[dict[str, Any]], splits: list[Any], seeds: int, X: Any, y: Any, weights: Any
-) -> list[Member]:
-    """Returns the networks of a search, with their settings and data checked."""
-    folds: dict[tuple[Any, int], Fold] = {}
-    members = []
-    largest = max(len(train_part) for train_part, _ in splits)
-    for c, candidate in enumerate(candidates):
-        complete = _copy(estimator).set_params(**{name: _copy(v) for name, v in candidate.items()})
-        network = complete.steps[-1][1] if isinstance(complete, Pipeline) else complete
-        if not isinstance(network, Perceptron):
-            expectation = "to be an MLPClassifier or MLPRegressor of jaxann, or a Pipeline that ends with one"
-            raise SettingError("estimator", expectation, f"{type(network).__module__}.{type(network).__name__}")
-        validate_settings(network)
-        prefix = f"{complete.steps[-1][0]}__" if isinstance(complete, Pipeline) else ""
-        others = tuple(sorted((name, repr(v)) for name, v in candidate.items() if not name.startswith(prefix)))
-        for f, (train_part, test_part) in enumerate(splits):
-            source = (others, f)
-            if source not in folds:
-                folds[source] = _make_fold(complete, X, y, weights, train_part, test_part)
-            fold = folds[source]
-            for s, seed in enumerate(draw_seeds(network.random_state, seeds)):
-                own = _copy(network)
-                problem = own._prepare(fold.X, fold.y, fold.weights, seed=seed, floor=largest)
-                members.append(Member((c, f, s), own, problem, fold, source))
-    return members
-
-
-def _make_fold(complete: Any, X: Any, y: Any, weights: Any, train_part: np.ndarray, test_part: np.ndarray) -> Fold:
-    X, X_test = _safe_indexing(X, train_part), _safe_indexing(X, test_part)
-    y, y_test = _safe_indexing(y, train_part), _safe_indexing(y, test_part)
-    if isinstance(complete, Pipeline) and len(complete.steps) > 1:
-        before = _copy(complete[:-1])
-        X, X_test = before.fit_transform(X, y), before.transform(X_test)
-    return Fold(X, y, None if weights is None else weights[train_part], X_test, y_test)
-
-
-def _group(members: Sequence[Member]) -> list[list[Member]]:
-    """Returns the members in groups that a program can train together."""
-    groups: dict[Any, list[Member]] = {}
-    for member in members:
-        structure, data = member.problem.structure, member.problem.data
-        shapes = data.rows.shape, data.validation_rows.shape
-        groups.setdefault((structure, *shapes, member.estimator.max_iter), []).append(member)
-    return list(groups.values())
 
 
 def _train(group: list[Member]) -> list[Any]:
@@ -247,6 +168,8 @@ def _train(group: list[Member]) -> list[Any]:
     offsets = dict(zip(sources, first.tolist(), strict=False))
     x, t = (jax.device_put(np.concatenate([getattr(d, name) for d in sources.values()])) for name in ("x", "t"))
     size = largest_chunk(len(group), jax.local_devices())
+    spread = NamedSharding(make_mesh(), PartitionSpec(MEMBERS))
+    starts: dict[Any, Run] = {}
     results: list[Any] = []
     for begin in range(0, len(group), size):
         chunk = group[begin : begin + size]
@@ -261,13 +184,27 @@ def _train(group: list[Member]) -> list[Any]:
             rows=data.rows + shifts[:, None, None],
             validation_rows=data.validation_rows + shifts[:, None],
         )
-        structure = problems[0].structure
-        run = start(structure, numbers, np.array([p.seed for p in problems]))
-        run, curves = train(structure, numbers, run, data, chunk[0].estimator.max_iter)
+        for problem in problems:
+            if (key := _key(problem)) not in starts:
+                starts[key] = start(problem.structure, problem.numbers, np.uint32(problem.seed))
+        runs = jax.tree.map(partial(_stack, spread), *(starts[_key(problem)] for problem in problems))
+        run, curves = train(problems[0].structure, numbers, runs, data, chunk[0].estimator.max_iter)
         run = run._replace(state=run.state._replace(key=()))  # a result needs no key, which NumPy has no array for
         trained = jax.tree.map(np.asarray, (run, curves))
         results += [jax.tree.map(lambda leaf, i=i: leaf[i], trained) for i in range(len(chunk))]
     return results
+
+
+def _key(problem: Problem) -> Any:
+    """Returns what the run of a problem before its first epoch depends on, in one group."""
+    return problem.seed, *(float(number) for number in problem.numbers.values())
+
+
+def _stack(sharding: NamedSharding, *leaves: Any) -> Any:
+    """Returns the leaves of many runs as one array, stacked by NumPy, which compiles nothing."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_stack(sharding, *map(jax.random.key_data, leaves)))
+    return jax.device_put(np.stack(leaves), sharding)
 
 
 def _tabulate(
