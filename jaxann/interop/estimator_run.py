@@ -16,10 +16,9 @@ from jaxann.data.batches import Lanes
 from jaxann.gradients.probe import is_finite
 from jaxann.interop.estimator_network import Gathered, Structure
 from jaxann.nn.loss import mean_weights
-from jaxann.nn.xla import FAST_CODE, LIGHT_OPTIMIZATION, THREADS
+from jaxann.nn.xla import FAST_CODE, LIGHT_OPTIMIZATION, THREADS, jit_for_cpu
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.fit import apply
-from jaxann.training.programs import Program
 from jaxann.training.recipe import TrainState, init_state, run_epochs
 from jaxann.training.recipe import train as train_epochs
 
@@ -73,7 +72,8 @@ def wrap_state(structure: Structure, state: TrainState) -> Run:
     return Run(state, best, jnp.asarray(-jnp.inf, float), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
 
-def _start(structure: Structure, numbers: Mapping[str, Any], seed: Any) -> Run:
+@jit_for_cpu(LIGHT_OPTIMIZATION, static=1)
+def start(structure: Structure, numbers: Mapping[str, Any], seed: Any) -> Run:
     """Returns the run of one network before its first epoch.
 
     Args:
@@ -139,9 +139,8 @@ def make_mesh() -> Mesh:
 
 MEMBERS = "members"
 _OPTIONS = {**THREADS, **FAST_CODE}
-start = Program(_start, ("structure",), LIGHT_OPTIMIZATION)
-_run_one = Program(_run_piece, ("structure", "length"), _OPTIONS)
-_run_many = Program(_run_each, ("structure", "length"), _OPTIONS)
+_run_one = jit_for_cpu(_OPTIONS, static=2)(_run_piece)
+_run_many = jit_for_cpu(_OPTIONS, static=2)(_run_each)
 
 
 def _piece_length(data: Data) -> int:
