@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
-from functools import partial
 from math import ceil
 from pathlib import Path
 from time import perf_counter
@@ -48,6 +48,7 @@ from jaxann.training.processes import (
     join,
     run_first_then_others,
 )
+from jaxann.training.recipe import TrainState
 
 
 class Outcome(NamedTuple):
@@ -89,8 +90,11 @@ def run(task: Task, settings: Settings) -> Outcome:
     evaluate = None if task.data.validation is None else Validator(task, scorer, settings.score)
     shown = scorer if evaluate is None else Scorer(task, evaluate.shown)
     key = jax.random.key(settings.seed)
+
+    def compile_later(state: TrainState, epoch: int = 0) -> Future[dict[int, Callable]]:
+        return ThreadPoolExecutor(1).submit(compile_pieces, task.recipe, lanes, task.plan, state, epoch)
+
     # XLA compiles in this thread the drawing of the parameters and the evaluation, and the steps in another one.
-    compile_later = partial(ThreadPoolExecutor(1).submit, compile_pieces, task.recipe, lanes, task.plan)
     outline = outline_state(task.recipe, key, mesh)
     later = compile_later(outline) if settings.resume is None else None
     record, progress = open_record(task, settings, begin(task.recipe, key, mesh, lanes))
