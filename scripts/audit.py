@@ -7,6 +7,6 @@ import python_version  # noqa: F401 - before jaxann, which an older Python canno
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback, even while it imports
-    from jaxann.cli.audit import main
+    from jaxann.cli.main import import_program
 
-    sys.exit(main())
+    sys.exit(import_program("audit").main())

@@ -6,6 +6,7 @@ import gc
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from jaxann.cli.errors import print_line
 from jaxann.cli.signals import exit_at_interrupt
@@ -61,10 +62,17 @@ def run_command() -> int:
         print_line(f"expected one of the commands {', '.join(COMMANDS)}, got {describe_value(command)}")
         return 2
     sys.argv = [f"jaxann {command}", *arguments]
-    # A program is imported only when it is called, so that `jaxann --help` does not wait for what it imports. What it
-    # imports never becomes garbage, and to look for garbage there would take a tenth of a short run.
+    return import_program(command).main()
+
+
+def import_program(command: str) -> Any:
+    """Returns the module of a command, whose function `main` is the program.
+
+    It is imported only when it is called, so that `jaxann --help` does not wait for what it imports. What it imports
+    never becomes garbage, and to look for garbage there would take a tenth of a short run.
+    """
     gc.disable()
     program = import_module(f"jaxann.cli.{command}")
     gc.freeze()
     gc.enable()
-    return program.main()
+    return program
