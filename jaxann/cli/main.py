@@ -66,10 +66,13 @@ def run_command() -> int:
 
 
 def import_program(command: str) -> Any:
-    """Returns the module of a command, whose function `main` is the program.
+    """Imports the module of a command, whose function `main` is the program.
 
-    It is imported only when it is called, so that `jaxann --help` does not wait for what it imports. What it imports
-    never becomes garbage, and to look for garbage there would take a tenth of a short run.
+    A program is imported only when its command is called, so that `jaxann --help` does not wait. Imported modules never
+    become garbage, and searching them for it would take a tenth of a short run.
+
+    Args:
+        command: One of `COMMANDS`.
     """
     gc.disable()
     program = import_module(f"jaxann.cli.{command}")

@@ -38,7 +38,7 @@ from jaxann.nn.hyperparameters import SettingError
 from jaxann.runs.folder import Folder
 from jaxann.runs.record import Record
 from jaxann.training.devices import cpu_devices, make_mesh, shard_examples
-from jaxann.training.loop import Progress, begin, compile_pieces, is_finished, outline_state, train_in_pieces
+from jaxann.training.loop import Progress, begin, compile_pieces, is_finished, make_abstract_state, train_in_pieces
 from jaxann.training.processes import (
     GONE,
     any_process,
@@ -91,18 +91,19 @@ def run(task: Task, settings: Settings) -> Outcome:
     shown = scorer if evaluate is None else Scorer(task, evaluate.shown)
     key = jax.random.key(settings.seed)
 
-    def compile_later(state: TrainState, epoch: int = 0) -> Future[dict[int, Callable]]:
+    def start_compiling(state: TrainState, epoch: int = 0) -> Future[dict[int, Callable]]:
         return ThreadPoolExecutor(1).submit(compile_pieces, task.recipe, lanes, task.plan, state, epoch)
 
-    # XLA compiles in this thread the drawing of the parameters and the evaluation, and the steps in another one.
-    outline = outline_state(task.recipe, key, mesh)
-    later = compile_later(outline) if settings.resume is None else None
+    # Another thread compiles the steps, while this one compiles and draws the parameters, and compiles the evaluation. A
+    # resumed run must first read from its checkpoint how many epochs are left.
+    abstract = make_abstract_state(task.recipe, key, mesh)
+    compilation = start_compiling(abstract) if settings.resume is None else None
     record, progress = open_record(task, settings, begin(task.recipe, key, mesh, lanes))
-    later = later or compile_later(progress.state, int(progress.state.epoch))
+    compilation = compilation or start_compiling(progress.state, int(progress.state.epoch))
     shown.show(progress.best)  # compiles the evaluation, before the time is measured
     if task.data.tokenizer is not None:
         describe_sample(task, progress.state)  # likewise
-    compiled = later.result()
+    compiled = compilation.result()
     compile_seconds, start = perf_counter() - start, perf_counter()
     first_epoch = int(progress.state.epoch)
     pieces = train_in_pieces(task.recipe, lanes, task.plan, progress, evaluate, compiled)

@@ -177,7 +177,8 @@ def gauss_newton_diagonal(model: Layer, loss: Loss, samples: int | None = None) 
 def gauss_newton_factors(model: Layer, loss: Loss, samples: int | None = None) -> Callable[..., PyTree]:
     """Returns the function that approximates the Gauss-Newton matrix's block for each leaf by a Kronecker product.
 
-    Without `samples`, the blocks of biases are exact, and the blocks of matrices are known as KFLR.
+    Without `samples`, the blocks of arrays that are not matrices, such as biases, are exact, and the blocks of matrices
+    whose gradients are `Outer`s are known as KFLR.
 
     Args:
         model: The network, a layer.

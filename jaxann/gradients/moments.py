@@ -24,7 +24,7 @@ from jaxann.nn.factors import Factor, accumulation_dtype, count_features
 from jaxann.nn.loss import mean_weights
 from jaxann.nn.outer import Outer, map_leaves, sum_examples
 
-MAX_ENTRIES = 4096  # A larger array's matrix of second moments, its size squared, takes more than 64 MiB in float32.
+MAX_FACTOR_SIZE = 4096  # A larger factor takes more than 64 MiB in float32.
 
 
 def mean(grads: PyTree, weights: Float[Array, " B"] | None = None) -> PyTree:
@@ -125,11 +125,13 @@ def noise_scale(grads: PyTree, weights: Float[Array, " B"] | None = None) -> Flo
 
 
 class Kronecker(NamedTuple):
-    """left ⊗ right, an approximation of the second moments of the gradient of a matrix [m, n], flattened row by row.
+    """left ⊗ right, an approximation of the second moments of a gradient [m, n], flattened row by row.
+
+    An array that is not a matrix counts as a column: m is the number of its entries, and n is 1.
 
     Attributes:
-        left: [m, m], the second moments of the left factors.
-        right: [n, n], the second moments of the right factors, averaged over the places T.
+        left: [m, m], as `kronecker_factors` defines it.
+        right: [n, n], likewise.
     """
 
     left: Float[Array, "m m"]
@@ -137,13 +139,15 @@ class Kronecker(NamedTuple):
 
 
 def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) -> PyTree:
-    """Approximates the second moments Σ_i s_i g_i g_iᵀ of each leaf by a Kronecker product.
+    """Approximates the second moments Σ_i s_i vec(g_i) vec(g_i)ᵀ of each leaf by a Kronecker product left ⊗ right.
 
-    For an `Outer` with g_i = Σ_t l_it r_itᵀ over T places, left = Σ_i s_i Σ_t l_it l_itᵀ and
-    right = Σ_i s_i Σ_t r_it r_itᵀ / T. For a matrix g_i that is an array, left = Σ_i s_i g_i g_iᵀ and
-    right = Σ_i s_i g_iᵀ g_i / tr left, which is exact for a single example if its g_i has rank 1. For any other array,
-    left is the matrix of second moments itself and right is [[1]]. The second moments of the loss's gradients are the
-    empirical Fisher matrix.
+    - An `Outer` with g_i = Σ_t l_it r_itᵀ over T places: left = Σ_i s_i Σ_t l_it l_itᵀ and
+      right = Σ_i s_i Σ_t r_it r_itᵀ / T.
+    - A matrix g_i that is an array: left = Σ_i s_i g_i g_iᵀ and right = Σ_i s_i g_iᵀ g_i / tr left, or 0 if tr left is
+      0. For a single example whose g_i has rank 1, the product is exact.
+    - Any other array: left is the matrix of second moments itself, and right is [[1]].
+
+    The second moments of the loss's gradients are the empirical Fisher matrix.
 
     Args:
         grads: Per-example gradients as `per_example.gradients` returns them; leaves are [B, ...] or batched `Outer`s.
@@ -153,38 +157,40 @@ def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) 
         A `Kronecker` in place of each leaf.
 
     Raises:
-        ValueError: If an array that is no matrix has more than 4096 entries, if a matrix whose gradient is an array or
-            whose rows are looked up by ids has more than 4096 rows, if the weights are not one for each example, or if
-            the model has no parameters.
+        ValueError: If an array that is not a matrix has more than 4096 entries, if a matrix that is an array has more
+            than 4096 rows or columns, if a matrix whose rows are looked up by ids has more than 4096 rows, if the
+            weights are not one for each example, or if the model has no parameters.
 
     Source: Martens and Grosse 2015, section 3; for several places, Eschenhagen et al. 2023, section 3.2, "expand"; for
-    arrays, Morwani et al. 2025, section 3, where it is the first step of a power iteration to the nearest product.
+    matrices that are arrays, Morwani et al. 2025, section 3: one step of the power iteration that finds the nearest
+    Kronecker product.
     """
     s = mean_weights(weights, count_examples(grads))
 
     def moments(terms: Array) -> Array:
         return Outer(s[:, None, None] * terms, terms).sum()
 
-    def limit(path: tuple, parts: str, size: int) -> None:
-        if size > MAX_ENTRIES:
+    def validate_size(path: tuple, unit: str, size: int) -> None:
+        if size > MAX_FACTOR_SIZE:
             raise ValueError(
-                f"expected at most {MAX_ENTRIES} {parts} in {path_name(path)}, whose left factor is {parts} x {parts}, "
-                f"got {size}"
+                f"expected {path_name(path)} to have at most {MAX_FACTOR_SIZE} {unit}, because one of its Kronecker "
+                f"factors has a row and a column for each, got {size}"
             )
 
     def factors(path: tuple, leaf: Outer | Array) -> Kronecker:
         if isinstance(leaf, Outer):
             if isinstance(leaf.left, Factor):
-                limit(path, "rows", leaf.left.features)
+                validate_size(path, "rows", leaf.left.features)
             left, right = flatten_places(leaf)
             return Kronecker(moments(left), moments(right) / left.shape[1])
         g = leaf.astype(accumulation_dtype(leaf))
         if g.ndim == 3:
-            limit(path, "rows", g.shape[1])
+            validate_size(path, "rows", g.shape[1])
+            validate_size(path, "columns", g.shape[2])
             left, right = moments(g.swapaxes(1, 2)), moments(g)  # Σ g gᵀ, from the columns of g, and Σ gᵀ g
             trace = jnp.trace(left)
             return Kronecker(left, right / jnp.where(trace > 0, trace, 1))
-        limit(path, "entries", g[0].size)
+        validate_size(path, "entries", g[0].size)
         return Kronecker(moments(g.reshape(len(g), 1, -1)), jnp.ones((1, 1), g.dtype))
 
     return jax.tree_util.tree_map_with_path(factors, grads, is_leaf=is_outer)

@@ -72,9 +72,10 @@ scores beside scikit-learn's networks.
 
 | module | what is in it |
 |---|---|
-| `sklearn` | `MLPClassifier`, `MLPRegressor` and `SweepSearchCV` |
-| `estimators` | what the two have in common; `estimator_settings`, `estimator_data`: their settings and examples |
+| `sklearn` | the estimators `MLPClassifier` and `MLPRegressor`, and `SweepSearchCV` |
+| `estimators` | what both have in common; `estimator_settings`, `estimator_data`: their settings and examples |
 | `estimator_network`, `estimator_run` | their network, and their run as one program that stops by itself |
+| `sweep_search`, `search_members` | the grid search, and the networks that it trains |
 """
 
 from jaxann.interop.torch import torch_pair

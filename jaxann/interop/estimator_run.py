@@ -22,6 +22,7 @@ from jaxann.training.fit import apply
 from jaxann.training.recipe import TrainState, init_state, run_epochs
 from jaxann.training.recipe import train as train_epochs
 
+MEMBER_SPEC = PartitionSpec("members")  # the layout of many runs over devices
 PIECE_STEPS = 2000  # a piece takes about a second at most, after which Ctrl-C is heard
 
 
@@ -79,7 +80,7 @@ def start(structure: Structure, numbers: Mapping[str, Any], seed: Any) -> Run:
     Args:
         structure: What is compiled in.
         numbers: The numbers of the settings.
-        seed: The seed of the run, in 32 bits without a sign.
+        seed: The seed of the run, a `np.uint32`.
     """
     return wrap_state(structure, init_state(structure.make_recipe(numbers), jax.random.key(seed)))
 
@@ -125,19 +126,20 @@ _VALIDATION = ("validation_loss", "validation_score")
 
 
 def _run_each(structure: Structure, length: int, numbers: Any, runs: Run, data: Data, limit: Any) -> Any:
+    """Does `_run_piece` for many runs, spread over the devices."""
     run_all = jax.vmap(partial(_run_piece, structure, length), in_axes=(0, 0, SHARED, None))
-    spread, shared = PartitionSpec(MEMBERS), PartitionSpec()
-    specs = spread, spread, Data(*(shared if axis is None else spread for axis in SHARED)), shared
-    run_all = jax.shard_map(run_all, mesh=make_mesh(), in_specs=specs, out_specs=spread, check_vma=False)
+    shared = PartitionSpec()
+    specs = MEMBER_SPEC, MEMBER_SPEC, Data(*(shared if axis is None else MEMBER_SPEC for axis in SHARED)), shared
+    mesh = make_member_mesh()
+    run_all = jax.shard_map(run_all, mesh=mesh, in_specs=specs, out_specs=MEMBER_SPEC, check_vma=False)
     return run_all(numbers, runs, data, limit)  # devices exchange nothing
 
 
-def make_mesh() -> Mesh:
-    """Returns all devices of this process, with the axis `MEMBERS` over which many runs are spread."""
-    return jax.make_mesh((jax.local_device_count(),), (MEMBERS,), (AxisType.Auto,), devices=jax.local_devices())
+def make_member_mesh() -> Mesh:
+    """Returns a mesh of all devices of this process. Many runs are spread over its one axis."""
+    return jax.make_mesh((jax.local_device_count(),), tuple(MEMBER_SPEC), (AxisType.Auto,), devices=jax.local_devices())
 
 
-MEMBERS = "members"
 _OPTIONS = {**THREADS, **FAST_CODE}
 _run_one = jit_for_cpu(_OPTIONS, static=2)(_run_piece)
 _run_many = jit_for_cpu(_OPTIONS, static=2)(_run_each)
@@ -148,8 +150,15 @@ def _piece_length(data: Data) -> int:
     return max(1, min(50, PIECE_STEPS // data.rows.shape[-2]))
 
 
-def compile_train(structure: Structure, numbers: Mapping[str, Any], run: Run, data: Data) -> None:
-    """Compiles what `train` runs for such arguments, by training for no epoch."""
+def compile_training(structure: Structure, numbers: Mapping[str, Any], run: Run, data: Data) -> None:
+    """Compiles the program with which `train` trains one network, by calling it for 0 epochs.
+
+    Args:
+        structure: What is compiled in.
+        numbers: The numbers of the settings.
+        run: The run, as `start` returns it.
+        data: The examples.
+    """
     _run_one(structure, _piece_length(data), numbers, run, data, np.int32(0))
 
 
@@ -167,7 +176,7 @@ def train(
         structure: What is compiled in.
         numbers: The numbers of the settings, each a scalar, or [M] for many runs.
         run: The run so far, as `start` returns it, or M runs along the leading axis of its arrays, spread over the
-            devices of `make_mesh`.
+            devices of `make_member_mesh`, whose number divides M.
         data: The examples. For many runs, all leaves but x and t have a leading axis [M].
         epochs: How many epochs to add at most.
         report: Called after each piece of epochs with the run before and after it, and the curves of the piece.

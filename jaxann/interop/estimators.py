@@ -40,6 +40,11 @@ class Problem(NamedTuple):
     data: Data
     seed: int
 
+    def start(self) -> Run:
+        """Returns the run before its first epoch."""
+        # A seed is at most 2³² - 1, which JAX's default integers do not hold.
+        return start(self.structure, self.numbers, np.uint32(self.seed))
+
 
 class Perceptron(BaseEstimator):
     """Base class of the classifier and the regressor."""
@@ -106,7 +111,7 @@ class Perceptron(BaseEstimator):
         problem = self._prepare(X, y, weights, validation, reset=is_first, classes=classes, is_partial=is_partial)
         if is_first:
             self._forget()
-            run = start(problem.structure, problem.numbers, np.uint32(problem.seed))
+            run = problem.start()
         else:
             run = self._continue(problem, is_partial)
         if not run.stopped:
@@ -178,7 +183,7 @@ class Perceptron(BaseEstimator):
     def _continue(self, problem: Problem, is_partial: bool) -> Run:
         """Returns a run from the parameters so far: one that goes on in `partial_fit`, a new one in a warm start."""
         structure = problem.structure
-        fresh = start(structure, problem.numbers, np.uint32(problem.seed))
+        fresh = problem.start()
         params = pack(self.coefs_, self.intercepts_, structure.drops)
         if [leaf.shape for leaf in jax.tree.leaves(params)] != [a.shape for a in jax.tree.leaves(fresh.state.params)]:
             raise ValueError(f"expected the hidden_layer_sizes of the fit before, got {self.hidden_layer_sizes}")

@@ -59,7 +59,20 @@ def copy_unfitted(value: Any) -> Any:
 def make_members(
     estimator: Any, candidates: list[dict[str, Any]], splits: list[Any], seeds: int, X: Any, y: Any, weights: Any
 ) -> list[Member]:
-    """Returns the networks of a search, with their settings and data checked."""
+    """Returns the networks of a search, with their settings and data checked.
+
+    Args:
+        estimator: The estimator of the search.
+        candidates: The settings of each candidate by name.
+        splits: For each fold the positions of its training part and of its test part.
+        seeds: The number of networks for each candidate and fold.
+        X: The features.
+        y: Their targets.
+        weights: [N], their sample weights, or None.
+
+    Raises:
+        SettingError: If a setting is out of range, or the estimator is not one of jaxann's. It is a ValueError.
+    """
     folds: dict[tuple[Any, int], Fold] = {}
     members = []
     largest = max(len(train_part) for train_part, _ in splits)
@@ -94,7 +107,11 @@ def _make_fold(complete: Any, X: Any, y: Any, weights: Any, train_part: np.ndarr
 
 
 def group_members(members: Sequence[Member]) -> list[list[Member]]:
-    """Returns the members in groups that a program can train together."""
+    """Returns the members in groups, each of which one program can train.
+
+    Args:
+        members: The networks of a search. Those of a group have the same compiled settings, shapes and `max_iter`.
+    """
     groups: dict[Any, list[Member]] = {}
     for member in members:
         structure, data = member.problem.structure, member.problem.data

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from scipy.stats import rankdata
 from sklearn.base import is_classifier
 from sklearn.exceptions import FitFailedWarning
@@ -24,7 +24,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import indexable
 
 from jaxann.interop.estimator_data import read_weights
-from jaxann.interop.estimator_run import MEMBERS, Data, Run, compile_train, make_mesh, start, train
+from jaxann.interop.estimator_run import MEMBER_SPEC, Data, Run, compile_training, make_member_mesh, train
 from jaxann.interop.estimators import Perceptron, Problem
 from jaxann.interop.search_members import Member, copy_unfitted, group_members, make_members
 from jaxann.nn.hyperparameters import SettingError, validate_number
@@ -113,10 +113,11 @@ class SweepSearchCV(BaseSearchCV):
         scores, fit_times, score_times = np.full((3, len(candidates), len(splits), self.seeds), nan)
         members = make_members(self.estimator, candidates, splits, self.seeds, X, y, weights)
         if self.refit and isinstance(self.estimator, Perceptron) and len({m.problem.structure for m in members}) == 1:
-            # All candidates have one program for the training on all examples, which is compiled meanwhile.
+            # Every candidate has the same program for the fit on all examples, so another thread compiles it while the
+            # folds are trained. If that fails, the fit raises the error.
             problem = copy_unfitted(members[0].estimator)._prepare(X, y, weights)
-            run = start(problem.structure, problem.numbers, np.uint32(problem.seed))
-            ThreadPoolExecutor(1).submit(compile_train, problem.structure, problem.numbers, run, problem.data)
+            arguments = problem.structure, problem.numbers, problem.start(), problem.data
+            ThreadPoolExecutor(1).submit(compile_training, *arguments)
         for group in group_members(members):
             began = time.perf_counter()
             results = _train(group)
@@ -168,7 +169,7 @@ def _train(group: list[Member]) -> list[Any]:
     offsets = dict(zip(sources, first.tolist(), strict=False))
     x, t = (jax.device_put(np.concatenate([getattr(d, name) for d in sources.values()])) for name in ("x", "t"))
     size = largest_chunk(len(group), jax.local_devices())
-    spread = NamedSharding(make_mesh(), PartitionSpec(MEMBERS))
+    spread = NamedSharding(make_member_mesh(), MEMBER_SPEC)
     starts: dict[Any, Run] = {}
     results: list[Any] = []
     for begin in range(0, len(group), size):
@@ -185,9 +186,9 @@ def _train(group: list[Member]) -> list[Any]:
             validation_rows=data.validation_rows + shifts[:, None],
         )
         for problem in problems:
-            if (key := _key(problem)) not in starts:
-                starts[key] = start(problem.structure, problem.numbers, np.uint32(problem.seed))
-        runs = jax.tree.map(partial(_stack, spread), *(starts[_key(problem)] for problem in problems))
+            if (key := _identify_start(problem)) not in starts:
+                starts[key] = problem.start()
+        runs = jax.tree.map(partial(_stack, spread), *(starts[_identify_start(problem)] for problem in problems))
         run, curves = train(problems[0].structure, numbers, runs, data, chunk[0].estimator.max_iter)
         run = run._replace(state=run.state._replace(key=()))  # a result needs no key, which NumPy has no array for
         trained = jax.tree.map(np.asarray, (run, curves))
@@ -195,13 +196,13 @@ def _train(group: list[Member]) -> list[Any]:
     return results
 
 
-def _key(problem: Problem) -> Any:
-    """Returns what the run of a problem before its first epoch depends on, in one group."""
+def _identify_start(problem: Problem) -> Any:
+    """Returns what distinguishes the starts of the problems in a group."""
     return problem.seed, *(float(number) for number in problem.numbers.values())
 
 
 def _stack(sharding: NamedSharding, *leaves: Any) -> Any:
-    """Returns the leaves of many runs as one array, stacked by NumPy, which compiles nothing."""
+    """Returns the leaves of many runs as one array with a sharding. NumPy stacks them, because it compiles nothing."""
     if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_stack(sharding, *map(jax.random.key_data, leaves)))
     return jax.device_put(np.stack(leaves), sharding)

@@ -11,20 +11,21 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 Options = dict[str, Any]  # settings of the compiler, as `jax.jit` takes them
 
-# Code as fast as with the compiler's defaults, compiled in half the time. Measured in sweeps of seven networks.
+# Code as fast as with the compiler's defaults, compiled in half the time, measured in sweeps of seven networks. Level 0
+# compiled some programs wrongly.
 FAST_CODE: Options = {
     "xla_backend_optimization_level": 1,
-    "xla_cpu_parallel_codegen_split_count": 1,  # splitting a small program costs a fifth more
+    "xla_cpu_parallel_codegen_split_count": 1,  # splitting a small program makes its compilation a fifth longer
 }
-# For programs that run once in many steps, such as the drawing of parameters and batches, and for small networks:
-# thorough optimization would take longer than it saves. Level 0 compiled some programs wrongly.
+# For programs that run once in many steps, such as the drawing of parameters and batches, and for small networks, where
+# faster code would save less time than it takes to compile.
 LIGHT_OPTIMIZATION: Options = FAST_CODE | (
     # The older emitters compile in two thirds of the time. Later versions do not have them.
     {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 )
 # On a CPU, the XLA of these versions leaves convolutions to the library YNNPACK, which computes them in one thread. Its
-# own convolutions take all threads. Products and sums stay with the library, but what is done with their results does
-# not: a product that the library also multiplied by σ'(z) took 1.7 times as long, a step of 784-512-512-10 1.1 times.
+# own convolutions take all threads. Sums and products stay with the library, but each product by itself: fused with the
+# multiplication by σ'(z) it took 1.7 times as long, and a step of 784-512-512-10 took 1.1 times as long.
 THREADS: Options = (
     {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
     if (0, 10) <= jax.__version_info__ < (0, 12)

@@ -43,8 +43,8 @@ print(f"validation loss {history.validation_loss[0]:.2f} to {history.validation_
 | `divergence` | the epoch, step and layer where a run left the finite numbers |
 | `loop` | a run in pieces, between which a program can evaluate, store and stop |
 | `sweep` | `sweep` and `combinations`: many networks in one program |
-| `chunks` | how many members of a sweep are trained at a time, and the compilation of several programs in parallel |
-| `programs` | `Program`: a function that is compiled once for all calls that compute the same |
+| `chunks` | how many members of a sweep are trained at a time |
+| `programs` | `Program`: a function that is compiled once for all calls that compute the same; several at once |
 | `products` | small matrix products as sums, which are faster on a CPU |
 | `text` | `generate`, which continues a text, and `evaluate_tokens` |
 | `memory` | the check that the free memory is enough for a network, before anything is computed |

@@ -1,10 +1,8 @@
-"""Chunks of a sweep: how many members a program trains at a time, and the compilation of several programs at once."""
+"""Chunks of a sweep: how many members a program trains at a time."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -66,29 +64,3 @@ def _divide(members: int, devices: int, limit: int) -> int:
 def held_memory() -> int:
     """Returns the memory that this process holds, in bytes."""
     return psutil.Process().memory_info().rss
-
-
-def compile_ahead(lowerings: Iterable[Callable[[], Any]], ahead: int) -> Iterator[Future]:
-    """Compiles programs in parallel before they are needed.
-
-    Args:
-        lowerings: For each program a function that returns it lowered, as `lower` of a jitted function does.
-        ahead: How many programs at most are compiled while the one before them is in use.
-
-    Yields:
-        A future for each program, in order. Its `result()` returns the compiled program, or raises the error of
-        lowering or compiling it.
-    """
-    threads, waiting = ThreadPoolExecutor(max(1, ahead)), deque[Future]()
-    try:
-        for lower in lowerings:
-            while waiting and (waiting[0].done() or len(waiting) > ahead):
-                yield waiting.popleft()
-            try:
-                waiting.append(threads.submit(lower().compile))
-            except Exception as error:  # raised by `result()`, when the program is needed
-                waiting.append(Future())
-                waiting[-1].set_exception(error)
-        yield from waiting
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)

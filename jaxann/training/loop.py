@@ -1,6 +1,7 @@
 """A run in pieces of a few epochs, between which a program can evaluate, store, and stop.
 
-Each piece is one call of the compiled `run_epochs`, so a run is the same to the bit however it is cut.
+One program draws the batches of a piece and another one runs its steps. Both depend on the state and the lanes alone, so
+that a run is the same to the bit however it is cut.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +16,10 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from jaxann.data.batches import Batch, Lanes
 from jaxann.nn.hyperparameters import validate_number
-from jaxann.training.chunks import compile_ahead
 from jaxann.training.devices import choose_shardings, shard_state
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.memory import validate_memory
+from jaxann.training.programs import compile_ahead
 from jaxann.training.recipe import History, Recipe, TrainState, draw, draw_epochs, start, train_batches
 
 Row = dict[str, Any]
@@ -64,7 +65,7 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
     Args:
         recipe: What is trained and how.
         key: The key of the run.
-        mesh: The devices of the run; JAX's default device if None.
+        mesh: The devices of the run; the device of the key if None.
         lanes: The examples, from whose shape `validate_memory` counts what a forward pass saves. If they are None, only
             the state is counted.
 
@@ -86,8 +87,8 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
     return Progress(state, state.params, -inf, 0)
 
 
-def outline_state(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None) -> TrainState:
-    """Returns the shapes, dtypes and devices of a run's state before its first epoch, without drawing it.
+def make_abstract_state(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None) -> TrainState:
+    """Returns the abstract state of a run before its first epoch: shapes, dtypes and shardings, without the numbers.
 
     Args:
         recipe: What is trained and how.
@@ -102,11 +103,11 @@ def outline_state(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None) -
     """
     state = start.eval_shape(recipe, key)
     if mesh is None:
-        return jax.tree.map(partial(_place, sharding=key.sharding), state)
-    return jax.tree.map(_place, state, choose_shardings(state, mesh))
+        return jax.tree.map(partial(_set_sharding, sharding=key.sharding), state)
+    return jax.tree.map(_set_sharding, state, choose_shardings(state, mesh))
 
 
-def _place(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+def _set_sharding(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
     return leaf.update(sharding=sharding)
 
 
@@ -126,8 +127,8 @@ def compile_pieces(recipe: Recipe, lanes: Lanes, plan: Plan, state: TrainState, 
         recipe: What is trained and how.
         lanes: The examples.
         plan: How long the run is and where it is cut.
-        state: The state of the run, or what `outline_state` returns.
-        epoch: The number of epochs done.
+        state: The state of the run, or an abstract one, as `make_abstract_state` returns it.
+        epoch: The number of epochs done, which an abstract state does not hold.
 
     Returns:
         For each length of a piece in epochs, a function from a state and lanes to the next state and the piece's
@@ -159,12 +160,12 @@ class Piece(NamedTuple):
 def compile_piece(recipe: Recipe, state: TrainState, lanes: Lanes, length: int) -> Piece:
     """Compiles the programs of a piece of `length` epochs, which leave the state and the lanes on their devices."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    on_all = shardings.epoch
+    replicated = shardings.epoch  # every device holds a copy of the epoch's number, as of the batches and the history
     batches = jax.eval_shape(partial(draw_epochs, recipe, epochs=length), state, lanes)
-    batches = jax.tree.map(partial(_place, sharding=on_all), batches)
+    batches = jax.tree.map(partial(_set_sharding, sharding=replicated), batches)
     lowerings = (  # the steps first, because their compilation takes longer
-        partial(train_batches.lower, recipe, state, lanes, batches, out_shardings=(shardings, on_all)),
-        partial(draw.lower, recipe, state, lanes, length, out_shardings=on_all),
+        partial(train_batches.lower, recipe, state, lanes, batches, out_shardings=(shardings, replicated)),
+        partial(draw.lower, recipe, state, lanes, length, out_shardings=replicated),
     )
     run, drawing = (program.result() for program in compile_ahead(lowerings, ahead=2))
     return Piece(drawing, run)

@@ -6,8 +6,9 @@ settings as the one before, and it does not notice that a method of a layer was 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import partial
@@ -26,14 +27,14 @@ CAPACITY = 64  # programs that are kept
 
 
 class RecentValues(OrderedDict[Hashable, Any]):
-    """The values of the last `CAPACITY` keys that were used, by one or several threads."""
+    """The values of the last `CAPACITY` keys that were used. Several threads may share it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = RLock()
+        self._lock = RLock()  # reentrant, because to make a value may take another one
 
     def get_or_make(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """Returns the value of a key, made if it is not there."""
+        """Returns the value of a key, and makes it if it is not there. Other threads wait meanwhile."""
         with self._lock:
             if key in self:
                 self.move_to_end(key)
@@ -101,14 +102,18 @@ class Program:
         """Returns the lowered program, as the `lower` of a jitted function does.
 
         Args:
-            *args: The arguments, or for those that are not static their shapes, dtypes and shardings.
+            *args: The arguments. Those that are not static may be `jax.ShapeDtypeStruct`s.
             **settings: Settings of `jax.jit`, such as `out_shardings`.
         """
         static, dynamic = self._split(args, {})
         return self._find(find_parts(static), static, dynamic, **settings).lower(*dynamic.values())
 
     def eval_shape(self, *args: Any) -> Any:
-        """Returns the shapes of the results, as `jax.eval_shape` does. A call after it need not trace the function."""
+        """Returns the shapes and dtypes of the results. A later call with such arguments does not trace the function.
+
+        Args:
+            *args: The arguments.
+        """
         static, dynamic = self._split(args, {})
         return self._find(find_parts(static), static, dynamic).eval_shape(*dynamic.values())
 
@@ -146,6 +151,32 @@ class Program:
         rewritten.__name__ = self._function.__name__  # the program of that name in profiles
         jitted = jax.jit(rewritten, compiler_options=for_cpu(options), **settings)
         return share(jitted, tuple(dynamic.values()), (*options.items(), *jax.tree.leaves(settings)))
+
+
+def compile_ahead(lowerings: Iterable[Callable[[], Any]], ahead: int) -> Iterator[Future]:
+    """Compiles programs in parallel before they are needed.
+
+    Args:
+        lowerings: For each program a function that returns it lowered, as `lower` of a jitted function does.
+        ahead: How many programs at most are compiled while the one before them is in use.
+
+    Yields:
+        A future for each program, in order. Its `result()` returns the compiled program, or raises the error of
+        lowering or compiling it.
+    """
+    threads, waiting = ThreadPoolExecutor(max(1, ahead)), deque[Future]()
+    try:
+        for lower in lowerings:
+            while waiting and (waiting[0].done() or len(waiting) > ahead):
+                yield waiting.popleft()
+            try:
+                waiting.append(threads.submit(lower().compile))
+            except Exception as error:  # raised by `result()`, when the program is needed
+                waiting.append(Future())
+                waiting[-1].set_exception(error)
+        yield from waiting
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def find_parts(value: Any) -> list[Any]:

@@ -64,12 +64,12 @@ def kfac(
         every: The number of steps from one computation of the eigenvectors to the next.
 
     Returns:
-        The transformation. Its `update` raises ValueError without a batch or parameters, and what `kronecker_factors`
-        raises.
+        The transformation.
 
     Raises:
         SettingError: If `damping`, `decay` or `every` is out of range.
-        ValueError: If the model couples the examples of a batch, as one with a `BatchNorm` does.
+        ValueError: If the model couples the examples of a batch, as one with a `BatchNorm` does; from `update`, if the
+            batch or the parameters are missing, and where `kronecker_factors` raises it.
         NotImplementedError: From `update`, if the loss has no `hessian_factor`.
 
     Source: Martens and Grosse 2015; George et al. 2018, section 2, for the eigenvectors.

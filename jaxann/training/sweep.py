@@ -26,9 +26,9 @@ from jaxann.data.validation import require_logits, validate, validate_schedule, 
 from jaxann.nn.convolution import has_convolution
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.nn.xla import FAST_CODE, LIGHT_OPTIMIZATION, THREADS, for_cpu
-from jaxann.training.chunks import compile_ahead, fit_chunk, largest_chunk
+from jaxann.training.chunks import fit_chunk, largest_chunk
 from jaxann.training.memory import validate_memory
-from jaxann.training.programs import find_parts, share
+from jaxann.training.programs import compile_ahead, find_parts, share
 from jaxann.training.recipe import Recipe, init_state, run_epochs, step_work
 
 # Above this work of a step, a CPU trains members one after the other. Measured against that, training them together

@@ -58,23 +58,23 @@ def measure_epoch(settings: BenchmarkSettings) -> list[Row]:
     """Measures an epoch of MNIST's size in operations per second against a matrix product and in time against peers."""
     job = make_random_job(6_000 if settings.quick else 60_000, batch_size=128)
     run = compile_training(job, mlp(job.sizes, relu), SoftmaxCrossEntropy())
-    product, product_operations = matrix_products()
-    runs = {"jaxann": run, "product": product, "own products": step_products(job), **prepare_peers(job)}
+    product, product_operations = prepare_products()
+    runs = {"jaxann": run, "product": product, "step products": prepare_step_products(job), **prepare_peers(job)}
     seconds = time_in_turn(runs, settings.rounds(5))
-    jaxann, own = seconds.pop("jaxann"), seconds.pop("own products")
+    jaxann, products_alone = seconds.pop("jaxann"), seconds.pop("step products")
     bare = product_operations / seconds.pop("product")
     counted = 6 * sum(n * m for n, m in job.shapes) * len(job.x)  # W x, Wᵀ dy and dy xᵀ: each takes 2 for an entry of W
     computed = counted - 2 * np.prod(job.shapes[0]) * len(job.x)  # nothing needs Wᵀ dy of the first layer
     return [
         compare("6 x weights x rows : bare product", (counted / jaxann, bare), "FLOP/s", at_least=0.8),
         compare("the same without the first layer's dx", (computed / jaxann, bare), "FLOP/s", at_least=0.87),
-        compare("the products of the steps alone : bare product", (computed / own, bare), "FLOP/s"),
+        compare("the products of the steps alone : bare product", (computed / products_alone, bare), "FLOP/s"),
         *(compare(f"an epoch of {name} : of jaxann", (values, jaxann), "s") for name, values in seconds.items()),
     ]
 
 
-def step_products(job: Job) -> Run:
-    """Returns a run of the matrix products of a job's steps alone: W x, dy xᵀ and, but for the first layer, Wᵀ dy."""
+def prepare_step_products(job: Job) -> Run:
+    """Returns a run of only the matrix products of a job's steps: W x, dy xᵀ and, except in the first layer, Wᵀ dy."""
     generator = np.random.default_rng(0)
     weights = [generator.standard_normal((m, n), np.float32) / n**0.5 for n, m in job.shapes]
     inputs = [generator.standard_normal((job.batch_size, n), np.float32) for n in job.sizes]
@@ -83,6 +83,8 @@ def step_products(job: Job) -> Run:
     @jax.jit
     def multiply(dy: Any, arrays: list[Any]) -> tuple[Any, list[Any]]:
         weights, inputs = arrays[: len(job.shapes)], arrays[len(job.shapes) : -1]
+        # The next layer's input stands in for dy, which has its shape. All results are returned, so that XLA removes no
+        # product.
         cotangents = [*inputs[1:], dy]
         outputs = [x @ W.T for W, x in zip(weights, inputs, strict=True)]
         grads = [dy.T @ x for dy, x in zip(cotangents, inputs, strict=True)]
@@ -91,7 +93,7 @@ def step_products(job: Job) -> Run:
     return lambda: reduce(lambda dy, _: multiply(dy, arrays)[0], range(job.steps), arrays[-1])
 
 
-def matrix_products(size: int = 2048, times: int = 8) -> tuple[Run, int]:
+def prepare_products(size: int = 2048, times: int = 8) -> tuple[Run, int]:
     """Returns a run of float32 matrix products, each with the last one's result, and the number of their operations."""
     a = jax.random.normal(jax.random.key(0), (size, size)) / size**0.5
     multiply = jax.jit(jnp.matmul)

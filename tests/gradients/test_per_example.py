@@ -795,12 +795,13 @@ def test_noise_needs_a_key():
 def test_an_array_too_large_for_its_second_moments_is_named():
     model = Sequential((Dense(3, 4097), Bias(4097)))
     args = model.init(jax.random.key(0)), SMALL_X, jnp.zeros((13, 4097))
-    sentence = r"^expected at most 4096 entries in 0\.b, whose left factor is entries x entries, got 4097"
+    why = "because one of its Kronecker factors has a row and a column for each, got 4097"
+    sentence = rf"^expected 0\.b to have at most 4096 entries, {why}"
     with pytest.raises(ValueError, match=sentence):
         jax.eval_shape(lambda *args: kronecker_factors(per_example.gradients(model, SquaredError())(*args)[1]), *args)
-    sentence = r"^expected at most 4096 rows in full\.1, whose left factor is rows x rows, got 4097$"
-    with pytest.raises(ValueError, match=sentence):
-        kronecker_factors({"full": (jnp.ones((2, 65, 64)), jnp.ones((2, 4097, 2)))})
+    for unit, shape in (("rows", (2, 4097, 2)), ("columns", (2, 2, 4097))):
+        with pytest.raises(ValueError, match=rf"^expected full\.1 to have at most 4096 {unit}, {why}$"):
+            kronecker_factors({"full": (jnp.ones((2, 65, 64)), jnp.ones(shape))})
 
 
 @pytest.mark.parametrize(

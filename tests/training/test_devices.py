@@ -18,7 +18,7 @@ from jaxann.nn import BatchNorm, Dense, Sequential, SoftmaxCrossEntropy, Squared
 from jaxann.rules import FeedbackAlignment
 from jaxann.training import Recipe, kfac
 from jaxann.training.devices import gather, make_mesh, shard_examples, shard_state
-from jaxann.training.loop import Plan, begin, compile_pieces, outline_state, train_in_pieces
+from jaxann.training.loop import Plan, begin, compile_pieces, make_abstract_state, train_in_pieces
 from jaxann.training.recipe import start, train
 
 KEY = jax.random.key(0)
@@ -37,7 +37,7 @@ def run_both(recipe, shape, examples, epochs=1):
         size = recipe.batch_size
         lanes = make_lanes(examples, size) if mesh is None else shard_examples(examples, size, mesh)
         progress = begin(recipe, KEY, mesh)
-        compiled = compile_pieces(recipe, lanes, plan, outline_state(recipe, KEY, mesh))
+        compiled = compile_pieces(recipe, lanes, plan, make_abstract_state(recipe, KEY, mesh))
         state, history = compiled[epochs](progress.state, lanes)
         yield gather(state), np.ravel(history.step_loss), compiled[epochs].run.as_text()
 

@@ -21,7 +21,7 @@ from jaxann.training.loop import (
     begin,
     compile_pieces,
     is_finished,
-    outline_state,
+    make_abstract_state,
     piece_length,
     train_in_pieces,
 )
@@ -290,20 +290,20 @@ def test_the_lengths_that_are_compiled_are_the_lengths_that_are_used(lowered, in
 
 
 @pytest.mark.parametrize("shape", [None, (2, 2)])
-def test_an_outline_tells_shapes_types_and_devices_of_the_first_state(shape):
+def test_the_abstract_state_has_the_shapes_dtypes_and_shardings_of_the_first_state(shape):
     mesh = None if shape is None else make_mesh(*shape)
     optimizer = optax.inject_hyperparams(optax.adam)(0.1)  # its state has a number of weak type
     recipe = RECIPE._replace(model=mlp((2, 4, 1)), optimizer=optimizer)
-    outline, state = outline_state(recipe, KEY, mesh), begin(recipe, KEY, mesh).state
-    assert jax.tree.structure(outline) == jax.tree.structure(state)
-    for planned, leaf in zip(jax.tree.leaves(outline), jax.tree.leaves(state), strict=True):
-        assert jax.typeof(planned) == jax.typeof(leaf)
-        assert planned.sharding == leaf.sharding
+    abstract, state = make_abstract_state(recipe, KEY, mesh), begin(recipe, KEY, mesh).state
+    assert jax.tree.structure(abstract) == jax.tree.structure(state)
+    for expected, leaf in zip(jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
+        assert jax.typeof(expected) == jax.typeof(leaf)
+        assert expected.sharding == leaf.sharding
 
 
 def test_the_compiled_pieces_are_enough_for_the_run(initial, uncut):
     plan = Plan(EPOCHS, 4, 4)
-    pieces = compile_pieces(RECIPE, LANES, plan, outline_state(RECIPE, KEY))
+    pieces = compile_pieces(RECIPE, LANES, plan, make_abstract_state(RECIPE, KEY))
     assert set(pieces) == {4, 2}
     *_, (progress, _) = train_in_pieces(RECIPE, LANES, plan, initial, None, pieces)
     assert same(progress.state, uncut[0])

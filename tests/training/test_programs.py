@@ -5,7 +5,9 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Barrier, Event
 from time import sleep
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from jaxann import fit, predict, sweep
 from jaxann.data import Examples
 from jaxann.nn import Dense, Layer, Sequential, SoftmaxCrossEntropy, mlp
 from jaxann.training import Recipe
-from jaxann.training.programs import Program, RecentValues, find_parts
+from jaxann.training.programs import Program, RecentValues, compile_ahead, find_parts
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 X, T = jax.random.normal(jax.random.key(0), (12, 3)), jnp.arange(12) % 2
@@ -196,3 +198,49 @@ def test_numbers_inside_any_optimizer_are_mapped_over():
     for _ in range(2):
         losses = jax.vmap(run)(jnp.array([0.1, 0.5]))
         assert losses[0, -1] != losses[1, -1]
+
+
+def lowering(make):
+    return lambda: SimpleNamespace(compile=make)
+
+
+def test_programs_are_compiled_side_by_side_and_come_in_order():
+    both, events = Barrier(2, timeout=20), [Event() for _ in range(3)]
+
+    def compile_first():
+        both.wait()
+        assert events[1].wait(20)
+        return "first"
+
+    def compile_second():
+        both.wait()
+        events[1].set()
+        return "second"
+
+    programs = compile_ahead([lowering(compile_first), lowering(compile_second), lowering(lambda: "third")], 2)
+    assert [future.result() for future in programs] == ["first", "second", "third"]
+
+
+def test_what_goes_wrong_is_raised_when_it_is_the_programs_turn():
+    def fail():
+        raise ValueError("no such program")
+
+    programs = compile_ahead([lowering(lambda: 0), fail, lowering(fail), lowering(lambda: 3)], 2)
+    assert next(programs).result() == 0
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no such program"):
+            next(programs).result()
+    assert next(programs).result() == 3
+    assert list(programs) == []
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_only_so_many_programs_are_compiled_ahead_and_none_after_the_end(ahead):
+    lowered, end = [], Event()
+    compiled = SimpleNamespace(compile=lambda: end.wait(20))
+    programs = compile_ahead([lambda i=i: lowered.append(i) or compiled for i in range(9)], ahead)
+    next(programs)
+    assert lowered == list(range(ahead + 1))
+    programs.close()  # does not wait for what is being compiled
+    assert lowered == list(range(ahead + 1))
+    end.set()
