@@ -74,8 +74,12 @@ def import_program(command: str) -> Any:
     Args:
         command: One of `COMMANDS`.
     """
-    gc.disable()
-    program = import_module(f"jaxann.cli.{command}")
-    gc.freeze()
-    gc.enable()
-    return program
+    name = f"jaxann.cli.{command}"
+    if name not in sys.modules:
+        gc.disable()
+        try:
+            import_module(name)
+            gc.freeze()
+        finally:
+            gc.enable()
+    return sys.modules[name]

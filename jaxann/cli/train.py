@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from math import ceil
-from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jaxann.cli.columns import print_columns
-from jaxann.cli.description import DataDescription, describe_origin
-from jaxann.cli.errors import flags, is_explained, print_error, require_optional_packages
+from jaxann.cli.errors import flags, is_explained, print_error
 from jaxann.cli.presets import describe_presets, find_preset
 from jaxann.cli.program import run_program
+from jaxann.cli.record import check_folder, find_stored, open_record
 from jaxann.cli.report import score_test
 from jaxann.cli.sampler import describe_sample
 from jaxann.cli.scorer import Scorer, Validator
@@ -35,20 +33,10 @@ from jaxann.cli.task import Task, check_settings, prepare, steps_per_epoch
 from jaxann.cli.terminal import require_stdout
 from jaxann.data.batches import make_lanes
 from jaxann.nn.hyperparameters import SettingError
-from jaxann.runs.folder import Folder
-from jaxann.runs.record import Record
 from jaxann.training.devices import cpu_devices, make_mesh, shard_examples
-from jaxann.training.loop import Progress, begin, compile_pieces, is_finished, make_abstract_state, train_in_pieces
-from jaxann.training.processes import (
-    GONE,
-    any_process,
-    exit_now,
-    is_first,
-    is_lost,
-    join,
-    run_first_then_others,
-)
-from jaxann.training.recipe import TrainState
+from jaxann.training.loop import begin, compile_pieces, is_finished, make_abstract_state, train_in_pieces
+from jaxann.training.processes import GONE, any_process, exit_now, is_first, is_lost, join
+from jaxann.training.programs import call_in_thread
 
 
 class Outcome(NamedTuple):
@@ -83,6 +71,7 @@ def run(task: Task, settings: Settings) -> Outcome:
         ImportError: If a package that the record needs is missing.
     """
     print_columns(task.data)
+    check_folder(settings)
     start = perf_counter()
     mesh, size = choose_devices(settings), task.recipe.batch_size
     lanes = make_lanes(task.examples, size) if mesh is None else shard_examples(task.examples, size, mesh)
@@ -91,13 +80,11 @@ def run(task: Task, settings: Settings) -> Outcome:
     shown = scorer if evaluate is None else Scorer(task, evaluate.shown)
     key = jax.random.key(settings.seed)
 
-    def start_compiling(state: TrainState, epoch: int = 0) -> Future[dict[int, Callable]]:
-        return ThreadPoolExecutor(1).submit(compile_pieces, task.recipe, lanes, task.plan, state, epoch)
-
-    # Another thread compiles the steps, while this one compiles and draws the parameters, and compiles the evaluation. A
-    # resumed run must first read from its checkpoint how many epochs are left.
-    abstract = make_abstract_state(task.recipe, key, mesh)
-    compilation = start_compiling(abstract) if settings.resume is None else None
+    # Another thread compiles the steps, while this one draws the parameters and compiles the evaluation. A resumed run
+    # must first read from its checkpoint how many epochs are left.
+    start_compiling = partial(call_in_thread, compile_pieces, task.recipe, lanes, task.plan)
+    abstract = make_abstract_state(task.recipe, key, mesh, lanes)
+    compilation = start_compiling(abstract, 0) if settings.resume is None else None
     record, progress = open_record(task, settings, begin(task.recipe, key, mesh, lanes))
     compilation = compilation or start_compiling(progress.state, int(progress.state.epoch))
     shown.show(progress.best)  # compiles the evaluation, before the time is measured
@@ -154,78 +141,6 @@ def choose_devices(settings: Settings) -> Mesh | None:
         expectation = f"times --model-devices to be {available}, the number of devices of all processes"
         raise SettingError("devices", expectation, mesh.size)
     return mesh
-
-
-def open_record(task: Task, settings: Settings, progress: Progress) -> tuple[Record | None, Progress]:
-    """Opens the record of a run, in a new folder or in the folder of the run that is resumed.
-
-    Args:
-        task: The task of the run.
-        settings: The settings, which say where the folder is.
-        progress: The progress of a run before its first epoch.
-
-    Returns:
-        The record, or None if the run has no folder, and the progress from which the run goes on.
-
-    Raises:
-        ValueError: If the folder cannot be used, or if the run in it has other data or already more epochs.
-        ImportError: If a package that the record needs is missing.
-    """
-    path = settings.resume or settings.run
-    if path is None:
-        return None, progress
-    refusable = {"tensorboardX": "--no-tensorboard"} if settings.tensorboard else {}
-    refusable |= {"matplotlib.figure": "--no-plots"} if settings.plots else {}
-    require_optional_packages("a run folder", ("orbax.checkpoint",), refusable)
-    if task.data.validation is not None:
-        settings = replace(settings, evaluate_every=task.plan.every)  # to keep it when the run gets more epochs
-    description = DataDescription.from_task(task)
-    if settings.resume is not None:
-        description = description.like(DataDescription.read(Folder(path, reader=True)))
-    options: Any = {"tensorboard": settings.tensorboard, "seconds": settings.checkpoint_seconds}
-    options |= {"keep": settings.keep, "origin": describe_origin(settings, description)}
-
-    def create_folder() -> Folder:
-        if (path / "config.json").exists():
-            expectation = f"to be a new folder (--resume {path} continues the run in it)"
-            raise SettingError("run", expectation, path)
-        return Folder.create(path, config=settings.to_json(), data=description.to_json())
-
-    if settings.resume is None:
-        folder = run_first_then_others(create_folder, lambda: Folder(path, reader=True))
-        return Record.open(folder, progress, **options)
-    folder = run_first_then_others(lambda: Folder(path), lambda: Folder(path, reader=True))
-    try:
-        DataDescription.read(folder).require_same(path, description)
-        rows = folder.rows()[-1:] if settings.checkpoint is None else [{"epoch": settings.checkpoint}]
-        if rows and settings.epochs < rows[0]["epoch"]:
-            expectation = f"of at least {rows[0]['epoch']}, which the run has reached"
-            raise SettingError("epochs", expectation, settings.epochs)
-        record, progress = Record.open(folder, progress, settings.checkpoint, **options)
-        if is_first():
-            folder.write("config", settings.to_json())
-    except Exception:
-        folder.close()
-        raise
-    return record, progress
-
-
-def find_stored(settings: Settings) -> Path | None:
-    """Returns the file with the settings that the command line completes, or None if it names neither a run nor a file.
-
-    Raises:
-        ValueError: If there is no run, or if the settings that name the file do not fit together.
-    """
-    path = settings.config if settings.resume is None else settings.resume / "config.json"
-    if settings.resume is not None:
-        if settings.config is not None or settings.run is not None:
-            expectation = "without --run and --config, because a run continues in its own folder with its own settings"
-            raise SettingError("resume", expectation, settings.resume)
-        Folder(settings.resume, reader=True)  # raises where there is no run
-    if path is not None and settings.preset is not None:
-        other = "config" if settings.resume is None else "resume"
-        raise SettingError("preset", f"without --{other}, whose settings are the defaults", settings.preset)
-    return path
 
 
 def find_defaults(settings: Settings) -> Settings:

@@ -143,8 +143,8 @@ def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) 
 
     - An `Outer` with g_i = Σ_t l_it r_itᵀ over T places: left = Σ_i s_i Σ_t l_it l_itᵀ and
       right = Σ_i s_i Σ_t r_it r_itᵀ / T.
-    - A matrix g_i that is an array: left = Σ_i s_i g_i g_iᵀ and right = Σ_i s_i g_iᵀ g_i / tr left, or 0 if tr left is
-      0. For a single example whose g_i has rank 1, the product is exact.
+    - A matrix g_i [m, n] that is an array: left = Σ_i s_i g_i g_iᵀ and right = Σ_i s_i g_iᵀ g_i / tr left, or I / n if
+      tr left is 0, so that the trace of right is 1. For a single example whose g_i has rank 1, the product is exact.
     - Any other array: left is the matrix of second moments itself, and right is [[1]].
 
     The second moments of the loss's gradients are the empirical Fisher matrix.
@@ -188,8 +188,8 @@ def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) 
             validate_size(path, "rows", g.shape[1])
             validate_size(path, "columns", g.shape[2])
             left, right = moments(g.swapaxes(1, 2)), moments(g)  # Σ g gᵀ, from the columns of g, and Σ gᵀ g
-            trace = jnp.trace(left)
-            return Kronecker(left, right / jnp.where(trace > 0, trace, 1))
+            trace, n = jnp.trace(left), len(right)
+            return Kronecker(left, jnp.where(trace > 0, right / jnp.where(trace > 0, trace, 1), jnp.eye(n) / n))
         validate_size(path, "entries", g[0].size)
         return Kronecker(moments(g.reshape(len(g), 1, -1)), jnp.ones((1, 1), g.dtype))
 

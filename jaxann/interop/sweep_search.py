@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from functools import partial
 from math import nan
 from typing import Any
@@ -29,6 +29,7 @@ from jaxann.interop.estimators import Perceptron, Problem
 from jaxann.interop.search_members import Member, copy_unfitted, group_members, make_members
 from jaxann.nn.hyperparameters import SettingError, validate_number
 from jaxann.training.chunks import largest_chunk
+from jaxann.training.programs import call_in_thread
 
 
 class SweepSearchCV(BaseSearchCV):
@@ -112,20 +113,25 @@ class SweepSearchCV(BaseSearchCV):
         self.n_splits_ = len(splits)
         scores, fit_times, score_times = np.full((3, len(candidates), len(splits), self.seeds), nan)
         members = make_members(self.estimator, candidates, splits, self.seeds, X, y, weights)
-        if self.refit and isinstance(self.estimator, Perceptron) and len({m.problem.structure for m in members}) == 1:
+        groups = group_members(members)
+        compilations = []
+        if self.refit and isinstance(self.estimator, Perceptron) and len(groups) == 1:
             # Every candidate has the same program for the fit on all examples, so another thread compiles it while the
             # folds are trained. If that fails, the fit raises the error.
-            problem = copy_unfitted(members[0].estimator)._prepare(X, y, weights)
+            problem = copy_unfitted(members[0].estimator)._prepare(X, y, weights, seed=members[0].problem.seed)
             arguments = problem.structure, problem.numbers, problem.start(), problem.data
-            ThreadPoolExecutor(1).submit(compile_training, *arguments)
-        for group in group_members(members):
-            began = time.perf_counter()
-            results = _train(group)
-            elapsed = (time.perf_counter() - began) / len(group)
-            for member, result in zip(group, results, strict=True):
-                began, fit_times[member.place] = time.perf_counter(), elapsed
-                scores[member.place] = self._score(member, result, splits[member.place[1]][1], weights)
-                score_times[member.place] = time.perf_counter() - began
+            compilations.append(call_in_thread(compile_training, *arguments))
+        try:
+            for group in groups:
+                began = time.perf_counter()
+                results = _train(group)
+                elapsed = (time.perf_counter() - began) / len(group)
+                for member, result in zip(group, results, strict=True):
+                    began, fit_times[member.place] = time.perf_counter(), elapsed
+                    scores[member.place] = self._score(member, result, splits[member.place[1]][1], weights)
+                    score_times[member.place] = time.perf_counter() - began
+        finally:
+            wait(compilations)
         self.cv_results_ = _tabulate(candidates, scores, fit_times, score_times)
         diverged = int(np.isnan(scores).sum())
         if diverged == scores.size:
@@ -170,7 +176,6 @@ def _train(group: list[Member]) -> list[Any]:
     x, t = (jax.device_put(np.concatenate([getattr(d, name) for d in sources.values()])) for name in ("x", "t"))
     size = largest_chunk(len(group), jax.local_devices())
     spread = NamedSharding(make_member_mesh(), MEMBER_SPEC)
-    starts: dict[Any, Run] = {}
     results: list[Any] = []
     for begin in range(0, len(group), size):
         chunk = group[begin : begin + size]
@@ -185,6 +190,7 @@ def _train(group: list[Member]) -> list[Any]:
             rows=data.rows + shifts[:, None, None],
             validation_rows=data.validation_rows + shifts[:, None],
         )
+        starts: dict[Any, Run] = {}
         for problem in problems:
             if (key := _identify_start(problem)) not in starts:
                 starts[key] = problem.start()
@@ -204,7 +210,8 @@ def _identify_start(problem: Problem) -> Any:
 def _stack(sharding: NamedSharding, *leaves: Any) -> Any:
     """Returns the leaves of many runs as one array with a sharding. NumPy stacks them, because it compiles nothing."""
     if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_stack(sharding, *map(jax.random.key_data, leaves)))
+        stacked = _stack(sharding, *map(jax.random.key_data, leaves))
+        return jax.random.wrap_key_data(stacked, impl=jax.random.key_impl(leaves[0]))
     return jax.device_put(np.stack(leaves), sharding)
 
 

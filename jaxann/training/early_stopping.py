@@ -81,7 +81,7 @@ def fit_in_pieces(
     Raises:
         FloatingPointError: As `train_in_pieces` does.
     """
-    # The jitted program is shared with all other calls for the same recipe, unlike what `compile_pieces` returns.
+    # They are compiled when they are called, and shared with later calls for the same recipe.
     lengths = {plan.piece, plan.epochs % plan.piece} - {0}
     compiled = {length: partial(_train_piece, recipe, length) for length in lengths}
     latest = first = Progress(state, state.params, -inf, 0)

@@ -1,7 +1,7 @@
 """A run in pieces of a few epochs, between which a program can evaluate, store, and stop.
 
-One program draws the batches of a piece and another one runs its steps. Both depend on the state and the lanes alone, so
-that a run is the same to the bit however it is cut.
+One program draws the batches of a piece and another one runs its steps. Both depend on the state and the lanes, so that
+a run is the same to the bit however it is cut.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -66,8 +66,7 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
         recipe: What is trained and how.
         key: The key of the run.
         mesh: The devices of the run; the device of the key if None.
-        lanes: The examples, from whose shape `validate_memory` counts what a forward pass saves. If they are None, only
-            the state is counted.
+        lanes: The examples, as for `make_abstract_state`.
 
     Returns:
         The progress, with its state laid out over the mesh.
@@ -76,8 +75,7 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
         ValueError: If the run needs more memory than is free, or if a layer does not fit the mesh, as `shard_state`
             says.
     """
-    shape, dtype = (None, None) if lanes is None else (lanes.x.shape[2:], lanes.x.dtype)
-    validate_memory(recipe, key, shape, mesh, dtype)
+    make_abstract_state(recipe, key, mesh, lanes)  # raises what this function raises, before anything is drawn
     state = start(recipe, key)
     # A new state is not committed to a device, but the state after a piece is. Each would need its own programs.
     if mesh is None:
@@ -87,20 +85,27 @@ def begin(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: La
     return Progress(state, state.params, -inf, 0)
 
 
-def make_abstract_state(recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None) -> TrainState:
+def make_abstract_state(
+    recipe: Recipe, key: PRNGKeyArray, mesh: Mesh | None = None, lanes: Lanes | None = None
+) -> TrainState:
     """Returns the abstract state of a run before its first epoch: shapes, dtypes and shardings, without the numbers.
 
     Args:
         recipe: What is trained and how.
         key: The key of the run.
         mesh: The devices of the run; the device of the key if None.
+        lanes: The examples, from whose shape `validate_memory` counts what a forward pass saves. If they are None, only
+            the state is counted.
 
     Returns:
         A `TrainState` with a `jax.ShapeDtypeStruct` in place of each leaf.
 
     Raises:
-        ValueError: If a layer does not fit the mesh, as `shard_state` says.
+        ValueError: If the run needs more memory than is free, or if a layer does not fit the mesh, as `shard_state`
+            says.
     """
+    shape, dtype = (None, None) if lanes is None else (lanes.x.shape[2:], lanes.x.dtype)
+    validate_memory(recipe, key, shape, mesh, dtype)
     state = start.eval_shape(recipe, key)
     if mesh is None:
         return jax.tree.map(partial(_set_sharding, sharding=key.sharding), state)
@@ -120,7 +125,7 @@ def is_finished(plan: Plan, progress: Progress) -> bool:
     return epoch >= plan.epochs or is_impatient
 
 
-def compile_pieces(recipe: Recipe, lanes: Lanes, plan: Plan, state: TrainState, epoch: int = 0) -> dict[int, Callable]:
+def compile_pieces(recipe: Recipe, lanes: Lanes, plan: Plan, state: TrainState, epoch: int) -> dict[int, Callable]:
     """Compiles the programs of a run's remaining pieces, one for each length.
 
     Args:

@@ -99,7 +99,7 @@ class Program:
         return self._find(parts, static, dynamic)(*values)
 
     def lower(self, *args: Any, **settings: Any) -> Any:
-        """Returns the lowered program, as the `lower` of a jitted function does.
+        """Returns the lowered program, as the `lower` of a jitted function does. It is kept, as that of a call is.
 
         Args:
             *args: The arguments. Those that are not static may be `jax.ShapeDtypeStruct`s.
@@ -120,12 +120,10 @@ class Program:
     def _find(self, parts: list[Any], static: dict[str, Any], dynamic: dict[str, Any], **settings: Any) -> Any:
         """Returns the jitted function of the arguments that are not static, for arguments like these."""
         codes = [(part, part.__code__, part.__defaults__) for part in parts]
-        config: Any = jax.config
-        modes = config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_default_device
         types = tuple((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in jax.tree.leaves(dynamic))
         identities = tuple(id(value) for code in codes for value in code)
         structure = jax.tree.structure((dynamic, settings))
-        key = tuple(static.items()), identities, structure, types, tuple(jax.tree.leaves(settings)), modes
+        key = tuple(static.items()), identities, structure, types, tuple(jax.tree.leaves(settings)), _read_modes()
 
         def make() -> tuple[Any, Any]:
             return self._jit(static, dynamic, **settings), codes  # no new object gets the id of one that is kept alive
@@ -177,6 +175,31 @@ def compile_ahead(lowerings: Iterable[Callable[[], Any]], ahead: int) -> Iterato
         yield from waiting
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
+
+
+def call_in_thread(function: Callable[..., Any], *args: Any) -> Future:
+    """Calls a function in another thread, under the modes of JAX that are set in this one.
+
+    Args:
+        function: The function.
+        *args: Its arguments.
+
+    Returns:
+        A future, whose `result()` returns what the function returns or raises its error.
+    """
+    x64, precision, device = _read_modes()
+
+    def call() -> Any:
+        with jax.enable_x64(x64), jax.default_matmul_precision(precision), jax.default_device(device):
+            return function(*args)
+
+    return ThreadPoolExecutor(1).submit(call)
+
+
+def _read_modes() -> tuple[Any, Any, Any]:
+    """Returns the modes of JAX that decide what is compiled and that a thread may set for itself."""
+    config: Any = jax.config
+    return config.jax_enable_x64, config.jax_default_matmul_precision, config.jax_default_device
 
 
 def find_parts(value: Any) -> list[Any]:

@@ -84,8 +84,8 @@ def measure_folder(settings: BenchmarkSettings) -> list[Row]:
         recipe = Recipe(mlp(job.sizes, relu), SoftmaxCrossEntropy(), optax.adam(0.001), job.batch_size)
         plan, progress, data = Plan(epochs=10), begin(recipe, jax.random.key(0)), make_examples(job)
         lanes = make_lanes(data, job.batch_size)
-        compiled = compile_pieces(recipe, lanes, plan, progress.state)
-        compiled |= compile_pieces(recipe, lanes, plan._replace(piece=10), progress.state)
+        compiled = compile_pieces(recipe, lanes, plan, progress.state, 0)
+        compiled |= compile_pieces(recipe, lanes, plan._replace(piece=10), progress.state, 0)
         subset = Examples(data.x[:1000], data.t[:1000])
 
         def evaluate_subset(params) -> tuple[float, dict[str, float]]:

@@ -280,7 +280,7 @@ def kronecker_by_loops(grads, s):
         leaf = np.asarray(leaf)
         if leaf.ndim == 3:
             left, right = moments(leaf.swapaxes(1, 2)), moments(leaf)
-            return Kronecker(left, right / (np.trace(left) or 1))
+            return Kronecker(left, right / np.trace(left) if np.trace(left) else np.eye(len(right)) / len(right))
         return Kronecker(moments(leaf.reshape(B, -1)), np.eye(1))
 
     return jax.tree.map(factors, grads, is_leaf=lambda leaf: isinstance(leaf, Outer))
@@ -508,7 +508,7 @@ def test_the_factors_of_a_matrix_that_is_no_outer_are_near_its_second_moments():
     error = np.linalg.norm(product - moments)
     assert error < 1.2 * np.sqrt(np.sum(nearest[1:] ** 2))  # Van Loan and Pitsianis 1993: the least error of a product
     assert error < 0.5 * np.linalg.norm(np.kron(mean_g @ mean_g.T, mean_g.T @ mean_g) - moments)
-    np.testing.assert_array_equal(kronecker_factors([0 * g])[0].right, np.zeros((4, 4)))
+    np.testing.assert_array_equal(kronecker_factors([0 * g])[0].right, np.eye(4) / 4)
 
 
 # Clipping.

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 from math import inf
 
 import jax
@@ -333,6 +334,23 @@ def test_a_sweep_search_is_a_grid_search_of_the_estimators_own_fits():
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-6, atol=1e-12)
     assert ours.score(X, NAMES) == pytest.approx(theirs.score(X, NAMES), rel=1e-6)
     assert ours.classes_.tolist() == theirs.classes_.tolist()
+
+
+def test_a_sweep_search_compiles_its_last_fit_once_and_beside_the_search():
+    compiled = []
+
+    def listen(event, duration, fun_name="", **_):
+        if event.endswith("backend_compile_duration") and fun_name == "jit(_run_piece)":
+            compiled.append(threading.current_thread())
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        with jax.enable_x64(False):  # a mode of this thread alone
+            search = SweepSearchCV(MLPClassifier(**SHORT), {"alpha": [0.01, 0.1]}, cv=2).fit(X, NAMES)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert [thread is threading.main_thread() for thread in compiled] == [False]
+    assert search.best_estimator_.n_iter_ == 20
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Networks of random layers on images and on sequences: their gradients are those of autodiff, and a check says so."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from support.judges import cast, judge_network
 from support.networks import draw_network
 
 from jaxann import check
+from jaxann.nn import LearnedPositions
 
 
 def judge_drawn(seed, dtype):
@@ -30,6 +32,15 @@ def test_by_hand_is_automatic_for_any_network(seed):
 def test_by_hand_is_automatic_for_a_thousand_networks(dtype, hundred):
     for seed in range(100 * hundred, 100 * hundred + 100):
         judge_drawn(seed, dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_a_wrong_gradient_is_seen_behind_a_normalization_that_amplifies_rounding(monkeypatch, dtype):
+    judge_drawn(538, dtype)
+    backward = LearnedPositions.backward
+    monkeypatch.setattr(LearnedPositions, "backward", lambda *args: jax.tree.map(lambda a: 1.01 * a, backward(*args)))
+    with pytest.raises(AssertionError, match="seed 538"):
+        judge_drawn(538, dtype)
 
 
 @pytest.mark.slow

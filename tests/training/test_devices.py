@@ -37,7 +37,7 @@ def run_both(recipe, shape, examples, epochs=1):
         size = recipe.batch_size
         lanes = make_lanes(examples, size) if mesh is None else shard_examples(examples, size, mesh)
         progress = begin(recipe, KEY, mesh)
-        compiled = compile_pieces(recipe, lanes, plan, make_abstract_state(recipe, KEY, mesh))
+        compiled = compile_pieces(recipe, lanes, plan, make_abstract_state(recipe, KEY, mesh), 0)
         state, history = compiled[epochs](progress.state, lanes)
         yield gather(state), np.ravel(history.step_loss), compiled[epochs].run.as_text()
 

@@ -303,7 +303,7 @@ def test_the_abstract_state_has_the_shapes_dtypes_and_shardings_of_the_first_sta
 
 def test_the_compiled_pieces_are_enough_for_the_run(initial, uncut):
     plan = Plan(EPOCHS, 4, 4)
-    pieces = compile_pieces(RECIPE, LANES, plan, make_abstract_state(RECIPE, KEY))
+    pieces = compile_pieces(RECIPE, LANES, plan, make_abstract_state(RECIPE, KEY), 0)
     assert set(pieces) == {4, 2}
     *_, (progress, _) = train_in_pieces(RECIPE, LANES, plan, initial, None, pieces)
     assert same(progress.state, uncut[0])
