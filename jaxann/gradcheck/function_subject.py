@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -139,10 +139,13 @@ class FunctionSubject(Subject):
             true, error = self._differentiate_numerically(args, handwritten)
         return Gradients(y, handwritten, true, error)
 
-    def perturb(self, args: Args, share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def perturb(
+        self, args: Args, share: float, rng: np.random.Generator, dtypes: Sequence[str]
+    ) -> dict[str, dict[str, np.ndarray]]:
         if self.is_traceable:
-            return super().perturb(args, share, rng)
-        return self.evaluate(args, "float64").autodiff  # differences have an error of their own instead
+            return super().perturb(args, share, rng, dtypes)
+        true = self.evaluate(args, "float64").autodiff  # differences have an error of their own instead
+        return dict.fromkeys(dtypes, true)
 
     def sample(self, name: str, gradient: np.ndarray) -> np.ndarray:
         """Returns what is compared of a gradient [R, 1, ...]: some entries, and the slopes along the directions.

@@ -28,6 +28,8 @@ class Leaf:
         actual: How many points, counted from the first, are at the data; the others were drawn.
         gradients: All gradients of the subject, by precision.
         sensitivity: How far b moves for a relative change of its arguments by 1, [R].
+        rounding: The rounding error of b, the largest that was measured at the arguments and near them, [R], by
+            precision; 0 in float64.
         differences: Central differences at the last of the `actual` points; None where they are not computed.
         finite: Whether the output and all true gradients of the subject are finite, [R], by precision.
         most: The size of the largest true gradient of the subject, [R].
@@ -39,6 +41,7 @@ class Leaf:
     actual: int
     gradients: dict[str, Gradients]
     sensitivity: np.ndarray
+    rounding: dict[str, np.ndarray]
     differences: Differences | None
     finite: dict[str, np.ndarray]
     most: np.ndarray
@@ -79,7 +82,7 @@ class Leaf:
         tolerance = max(TOLERANCE[dtype], 80 * self.subject.eps)
         rounding = 4 * eps * largest(self.args.dy[counts]) + self.error[counts]
         exact, most = self.pair("float64")[1], self.most[counts]
-        rounding += OWN_ERRORS * largest(b - exact)[counts]
+        rounding += OWN_ERRORS * self.rounding[dtype][counts]
         is_cancelled = largest(exact)[counts] <= TOLERANCE["float64"] * most
         rounding += np.where(is_cancelled, tolerance * most, 0)
         excess = difference / (tolerance * np.fmax(size, self.sensitivity[counts]) + rounding)

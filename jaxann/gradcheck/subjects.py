@@ -7,6 +7,7 @@ is checked.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -86,9 +87,12 @@ class Subject(ABC):
             points = [_evaluate(self, args.select(r)) for r in range(len(args.dy))]
         return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf, np.float64) for leaf in leaves]), *points)
 
-    def perturb(self, args: Args, share: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns the true gradients at arguments that are changed by about `share` of themselves."""
-        return self.evaluate(args.perturb(share, rng), "float64").autodiff
+    def perturb(
+        self, args: Args, share: float, rng: np.random.Generator, dtypes: Sequence[str]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Returns autodiff's gradients, by precision, at arguments that are changed by about `share` of themselves."""
+        args = args.perturb(share, rng)
+        return {dtype: self.evaluate(args, dtype).autodiff for dtype in dtypes}
 
     def evaluate_handwritten(self, args: Args) -> dict[str, np.ndarray]:
         """Returns the handwritten gradients at R points, in float64."""

@@ -127,7 +127,8 @@ def _measure(
         autodiff = gradients["float64"].autodiff
         names = dict.fromkeys([*by_name(args.params, args.x), *autodiff])  # a compiled program sorts them
         true = {name: autodiff[name] for name in names if name in autodiff}
-        perturbed = subject.perturb(args, PERTURBATION, rng)
+        # The rounding error of autodiff may be small by chance. It is measured once more if a gradient may be wrong.
+        perturbed = subject.perturb(args, PERTURBATION, rng, dtypes if level else ("float64",))
         differences = _compute_differences(subject, args, actual - 1, true, rng) if subject.has_differences else {}
     finite = {
         dtype: np.all([is_finite(value) for value in (y, *b.values())], axis=0)
@@ -136,8 +137,11 @@ def _measure(
     most = np.max([largest(b) for b in true.values()], axis=0, initial=0)
     measured = {}
     for name, b in true.items():
-        sensitivity = largest(perturbed[name] - b) / PERTURBATION
-        leaf = Leaf(subject, name, args, actual, gradients, sensitivity, differences.get(name), finite, most)
+        near = perturbed["float64"][name]
+        sensitivity = largest(near - b) / PERTURBATION
+        rounding = {dtype: largest(gradients[dtype].autodiff[name] - b) for dtype in dtypes}
+        rounding |= {dtype: np.fmax(rounding[dtype], largest(perturbed[dtype][name] - near)) for dtype in perturbed}
+        leaf = Leaf(subject, name, args, actual, gradients, sensitivity, rounding, differences.get(name), finite, most)
         measured[name] = leaf, None if name in malformed else _find_verdict(leaf)
     return measured
 

@@ -133,7 +133,7 @@ def test_other_random_bits_are_noticed_when_a_run_is_resumed(copy):
 
 def test_a_run_without_origins_in_its_checkpoints_still_predicts(copy, monkeypatch):
     """Checkpoints of older versions store no origin."""
-    monkeypatch.setattr("jaxann.cli.train.describe_origin", lambda *_: {})
+    monkeypatch.setattr("jaxann.cli.record.describe_origin", lambda *_: {})
     assert (
         call_train(
             copy, *QUICK, *BARE, "--dataset", "mine.csv", "--preset", "derivation", "--epochs", 2, "--run", "old"
