@@ -16,7 +16,7 @@ from jaxann.data.batches import Lanes
 from jaxann.gradients.probe import is_finite
 from jaxann.interop.estimator_network import Gathered, Structure
 from jaxann.nn.loss import mean_weights
-from jaxann.nn.xla import FAST_CODE, LIGHT_OPTIMIZATION, THREADS, jit_for_cpu
+from jaxann.nn.xla import FAST_CODE, LARGE_PRODUCTS, LIGHT_OPTIMIZATION, jit_for_cpu
 from jaxann.training.divergence import raise_if_nonfinite
 from jaxann.training.fit import apply
 from jaxann.training.recipe import TrainState, init_state, run_epochs
@@ -140,7 +140,7 @@ def make_member_mesh() -> Mesh:
     return jax.make_mesh((jax.local_device_count(),), tuple(MEMBER_SPEC), (AxisType.Auto,), devices=jax.local_devices())
 
 
-_OPTIONS = {**THREADS, **FAST_CODE}
+_OPTIONS = {**LARGE_PRODUCTS, **FAST_CODE}
 _run_one = jit_for_cpu(_OPTIONS, static=2)(_run_piece)
 _run_many = jit_for_cpu(_OPTIONS, static=2)(_run_each)
 

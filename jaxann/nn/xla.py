@@ -24,12 +24,13 @@ LIGHT_OPTIMIZATION: Options = FAST_CODE | (
     {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 )
 # On a CPU, the XLA of these versions leaves convolutions to the library YNNPACK, which computes them in one thread. Its
-# own convolutions take all threads. Sums and products stay with the library, but each product by itself: fused with the
-# multiplication by σ'(z) it took 1.7 times as long, and a step of 784-512-512-10 took 1.1 times as long.
-THREADS: Options = (
-    {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
-    if (0, 10) <= jax.__version_info__ < (0, 12)
-    else {}
+# own convolutions take all threads. Products and sums stay with the library.
+_HAS_YNNPACK, _YNNPACK = (0, 10) <= jax.__version_info__ < (0, 12), "xla_cpu_experimental_ynn_fusion_type"
+THREADS: Options = {_YNNPACK: "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"} if _HAS_YNNPACK else {}
+# The same with each product by itself, for larger ones: fused with the multiplication by σ'(z) a product took 1.7 times
+# as long, and a step of 784-512-512-10 took 1.1 times as long. The tiny products of a sweep are faster fused.
+LARGE_PRODUCTS: Options = (
+    {_YNNPACK: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"} if _HAS_YNNPACK else {}
 )
 
 

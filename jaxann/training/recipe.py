@@ -18,7 +18,7 @@ from jaxann.gradients.backprop import backprop
 from jaxann.gradients.stateful import Stateful, as_stateful
 from jaxann.nn.base import Layer
 from jaxann.nn.loss import Loss
-from jaxann.nn.xla import LIGHT_OPTIMIZATION, THREADS, Options
+from jaxann.nn.xla import LARGE_PRODUCTS, LIGHT_OPTIMIZATION, THREADS, Options
 from jaxann.training.products import sum_small_products
 from jaxann.training.programs import Program
 
@@ -231,7 +231,7 @@ def choose_options(params: PyTree, examples: int = 1) -> Options:
         params: The parameters of the network, or their shapes.
         examples: The number of examples in a batch. The default suits programs that run only a few times.
     """
-    return {**THREADS, **LIGHT_OPTIMIZATION} if step_work(params, examples) <= SMALL_STEP else THREADS
+    return {**THREADS, **LIGHT_OPTIMIZATION} if step_work(params, examples) <= SMALL_STEP else LARGE_PRODUCTS
 
 
 def _step_options(state: TrainState, lanes: Lanes, **_: Any) -> Options:

@@ -25,7 +25,7 @@ from jaxann.data.batches import Examples, make_lanes
 from jaxann.data.validation import require_logits, validate, validate_schedule, validate_weights
 from jaxann.nn.convolution import has_convolution
 from jaxann.nn.hyperparameters import SettingError, validate_number
-from jaxann.nn.xla import FAST_CODE, LIGHT_OPTIMIZATION, THREADS, for_cpu
+from jaxann.nn.xla import FAST_CODE, LARGE_PRODUCTS, LIGHT_OPTIMIZATION, THREADS, for_cpu
 from jaxann.training.chunks import fit_chunk, largest_chunk
 from jaxann.training.memory import validate_memory
 from jaxann.training.programs import compile_ahead, find_parts, share
@@ -195,7 +195,8 @@ class _Group(NamedTuple):
         # On a CPU, XLA computes convolutions with different kernels together more slowly than one after the other.
         is_large = work > LARGE_STEP or has_convolution(recipe.model)
         one_by_one = is_large and self.mesh.devices.flat[0].platform == "cpu"
-        options = tuple((THREADS | (FAST_CODE if is_large else LIGHT_OPTIMIZATION)).items())
+        options = LARGE_PRODUCTS | FAST_CODE if is_large else THREADS | LIGHT_OPTIMIZATION
+        options = tuple(options.items())
         try:
             functions = find_parts((recipe.model, recipe.loss, recipe.gradient))
             codes = tuple((function, function.__code__) for function in functions)
