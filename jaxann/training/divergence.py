@@ -7,8 +7,8 @@ import numpy as np
 
 from jaxann.data.batches import Lanes
 from jaxann.gradients.probe import find_nonfinite, is_finite
-from jaxann.nn.xla import THREADS, for_cpu
-from jaxann.training.recipe import History, Recipe, TrainState, draw_epochs, make_step, train
+from jaxann.nn.xla import for_cpu
+from jaxann.training.recipe import History, Recipe, TrainState, choose_options, draw_epochs, make_step, train
 
 
 def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, history: History, lanes: Lanes) -> None:
@@ -37,9 +37,9 @@ def raise_if_nonfinite(recipe: Recipe, before: TrainState, after: TrainState, hi
     state = train(recipe, before, lanes, epochs)[0] if epochs else before
     carry = state.params, state.opt_state, state.gradient_state
     # The lanes are an argument, not a constant, because no process holds all of them in a run of several processes.
-    step = jax.jit(
-        lambda carry, batch, lanes: make_step(recipe, lanes)(carry, batch), compiler_options=for_cpu(THREADS)
-    )
+    # It is compiled with the options of the run, so that it rounds as similarly as possible.
+    options = for_cpu(choose_options(state.params, lanes.x.shape[1]))
+    step = jax.jit(lambda carry, batch, lanes: make_step(recipe, lanes)(carry, batch), compiler_options=options)
     batches = draw_epochs(recipe, state, lanes, 2)
     for i in range(2 * steps):
         batch = jax.tree.map(lambda leaf: leaf[divmod(i, steps)], batches)  # noqa: B023, it is called at once
