@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxann.nn.factors import Blocks, Factor, Joined, Rows, accumulation_dtype, as_array, count_features, flatten_rows
+from jaxann.nn.xla import compute_once
 
 # On a CPU, XLA needs less time for a fused loop of this many multiplications than for starting a matrix product.
 _LOOP_MULTIPLICATIONS = 2**14
@@ -81,10 +82,20 @@ def _multiply(outer: Outer) -> Float[Array, "m n"]:
         return right.multiply(as_array(left).astype(dtype)).T
     if isinstance(left, Factor):
         return left.multiply(right.astype(dtype))
-    left, right = (factor.reshape(-1, factor.shape[-1]).astype(dtype) for factor in (left, right))
-    if left.size * right.shape[1] <= _LOOP_MULTIPLICATIONS:
+    left, right = left.astype(dtype), right.astype(dtype)
+    if left.size * right.shape[-1] <= _LOOP_MULTIPLICATIONS:
+        left, right = flatten_rows(left), flatten_rows(right)
         return jnp.sum(left[:, :, None] * right[:, None, :], axis=0)
-    return left.T @ right
+    if left.ndim == 2:
+        return left.T @ right
+    # XLA:CPU transposes the first factor of a sum over several axes in memory: the narrower one takes less time.
+    return _contract(left, right) if left.shape[-1] <= right.shape[-1] else _contract(right, left).T
+
+
+@compute_once  # fused with a transposition, the product would get its factors in the other order
+def _contract(left: Float[Array, "... m"], right: Float[Array, "... n"]) -> Float[Array, "m n"]:
+    axes = tuple(range(left.ndim - 1))
+    return jax.lax.dot_general(left, right, ((axes, axes), ((), ())))
 
 
 def _scale(outer: Outer, number: Float[Array, ""]) -> Outer:
