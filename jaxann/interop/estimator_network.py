@@ -83,10 +83,13 @@ def make_network(sizes: Sequence[int], activations: Sequence[Layer], dropout: Nu
 
 
 def pack(coefs: Sequence[Any], intercepts: Sequence[Any], drops: bool = False) -> PyTree:
-    """Returns the parameters of a network for matrices [n, m] and biases [m]; `drops` says whether it has dropout."""
-    params: list[PyTree] = []
+    """Returns the parameters of a network for matrices [n, m] and biases [m]; `drops` says whether it has dropout.
+
+    They are NumPy arrays in the default precision, which one call moves to the device together.
+    """
+    params, dtype = list[PyTree](), jnp.result_type(float)
     for W, b in zip(coefs, intercepts, strict=True):
-        params += [{"W": jnp.asarray(W, float).T, "b": jnp.asarray(b, float)}, ((), ()) if drops else ()]
+        params += [{"W": np.asarray(W, dtype).T, "b": np.asarray(b, dtype)}, ((), ()) if drops else ()]
     return tuple(params[:-1])
 
 

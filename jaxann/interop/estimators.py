@@ -184,7 +184,7 @@ class Perceptron(BaseEstimator):
         """Returns a run from the parameters so far: one that goes on in `partial_fit`, a new one in a warm start."""
         structure = problem.structure
         fresh = problem.start()
-        params = pack(self.coefs_, self.intercepts_, structure.drops)
+        params = jax.device_put(pack(self.coefs_, self.intercepts_, structure.drops))
         if [leaf.shape for leaf in jax.tree.leaves(params)] != [a.shape for a in jax.tree.leaves(fresh.state.params)]:
             raise ValueError(f"expected the hidden_layer_sizes of the fit before, got {self.hidden_layer_sizes}")
         state = fresh.state._replace(params=params, epoch=jnp.asarray(self._epoch, int))
@@ -195,7 +195,7 @@ class Perceptron(BaseEstimator):
             run = run._replace(stale=jnp.int32(self._stale), stopped=jnp.asarray(self._stopped))
             run = run._replace(best_value=jnp.asarray(self._best_value, float))
             if structure.early_stopping and self._best is not None:
-                run = run._replace(best=pack(*self._best, structure.drops))
+                run = run._replace(best=jax.device_put(pack(*self._best, structure.drops)))
         return run
 
     def _report(self, problem: Problem) -> Any:
