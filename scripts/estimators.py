@@ -23,6 +23,7 @@ from sklearn.neural_network import MLPClassifier as Peer
 
 from jaxann.interop.sklearn import MLPClassifier, SweepSearchCV
 from jaxann.nn.table import format_table
+from jaxann.training import cpu_devices
 
 GRID = {"learning_rate_init": [0.0003, 0.001, 0.003, 0.01], "alpha": [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]}
 
@@ -42,11 +43,12 @@ def _processor_seconds() -> float:
 def main() -> None:
     """Prints a table of fits and one of grid searches."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=2, help="processes of scikit-learn's grid search")
+    parser.add_argument("--jobs", type=int, default=2, help="processes of scikit-learn, and devices of jaxann")
     parser.add_argument("--epochs", type=int, default=50, help="epochs of every network")
     parser.add_argument("--hidden", type=int, default=64, help="neurons of the hidden layer")
     parser.add_argument("--batch-size", type=int, default=32, help="examples in a batch")
     arguments = parser.parse_args()
+    cpu_devices(arguments.jobs)
     os.environ["PYTHONWARNINGS"] = "ignore"  # also in the processes of the grid search
     warnings.simplefilter("ignore", ConvergenceWarning)
     x, labels = load_digits(return_X_y=True)
