@@ -17,6 +17,7 @@ from jax.lax import erfc, logistic
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxann.nn.base import Layer
+from jaxann.nn.xla import compute_once
 
 Values = Float[Array, "*n"]
 Vector = Float[Array, " n"]
@@ -157,7 +158,11 @@ Source: Klambauer et al. 2017, equation 2."""
 softplus = Elementwise("softplus", lambda x: jnp.logaddexp(x, 0), lambda x, y: logistic(x))
 """σ(x) = log(1 + eˣ), so that σ' = 1 / (1 + e⁻ˣ)."""
 
-gelu = Elementwise("gelu", lambda x: x * _normal_cdf(x), lambda x, y: _normal_cdf(x) + x * _normal_pdf(x))
+gelu = Elementwise(
+    "gelu",
+    compute_once(lambda x: x * _normal_cdf(x)),  # XLA would keep the parts of erfc in memory for the backward pass
+    lambda x, y: _normal_cdf(x) + x * _normal_pdf(x),
+)
 """σ(x) = x Φ(x), with the distribution function Φ and the density φ of a normal variable: σ' = Φ(x) + x φ(x).
 
 This is the exact form, not the approximation by tanh.
