@@ -86,9 +86,10 @@ def _multiply(outer: Outer) -> Float[Array, "m n"]:
     if left.size * right.shape[-1] <= _LOOP_MULTIPLICATIONS:
         left, right = flatten_rows(left), flatten_rows(right)
         return jnp.sum(left[:, :, None] * right[:, None, :], axis=0)
-    if left.ndim == 2:
+    if left.ndim == 2:  # of a batch of vectors
         return left.T @ right
-    # XLA:CPU transposes the first factor of a sum over several axes in memory: the narrower one takes less time.
+    # A sum over several axes, of examples and positions. XLA:CPU first transposes one factor in memory, the first one:
+    # the narrower one takes less time.
     return _contract(left, right) if left.shape[-1] <= right.shape[-1] else _contract(right, left).T
 
 
