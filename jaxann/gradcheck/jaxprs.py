@@ -41,6 +41,15 @@ def called_program(equation: Any) -> ClosedJaxpr | None:
     return inner if hasattr(inner, "jaxpr") else ClosedJaxpr(inner, ())
 
 
+def default_branch(equation: Any) -> ClosedJaxpr | None:
+    """Returns what a choice by platform computes on platforms that it does not name; None for any other equation.
+
+    Its first input is the number of the platform's branch, which the program does not take.
+    """
+    platforms = equation.params.get("branches_platforms")
+    return equation.params["branches"][platforms.index(None)] if platforms and None in platforms else None
+
+
 def inner_programs(equation: Any) -> list[Any]:
     """Returns every program among the parameters of an equation."""
     params = {**equation.params, **getattr(equation.params.get("_prim"), "__dict__", {})}

@@ -18,6 +18,7 @@ from jaxann.gradcheck.jaxprs import (
     Position,
     called_program,
     custom_primal,
+    default_branch,
     defining_file,
     is_custom,
     is_users_file,
@@ -166,6 +167,8 @@ class _Lister:
         inner = called_program(equation)
         if self._enter_custom and is_custom(equation):
             inner = custom_primal(equation)
+        if (branch := default_branch(equation)) is not None:
+            inner, operands = branch, operands[1:]
         if inner is not None:
             return self.add(inner, operands, position, is_users_file(defining_file(inner)))
         if equation.primitive.name == "scan" and equation.params["length"] <= MAX_ITERATIONS:

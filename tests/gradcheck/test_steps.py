@@ -14,6 +14,7 @@ from jaxann.gradcheck.compilation import clear_programs, precision
 from jaxann.gradcheck.step_points import Wrong
 from jaxann.gradcheck.step_search import find_changes
 from jaxann.gradcheck.steps import list_steps
+from jaxann.nn import gelu
 
 POINTS = 4
 WORD = lambda value: value if isinstance(value, str) and len(value) < 25 else ""  # noqa: E731
@@ -534,3 +535,8 @@ def test_a_short_scan_is_listed_as_its_iterations():
     assert names.count("mul") == 2  # nothing depends on the last one
     assert names.count("add") == 3
     assert "scan" in [step.name for step in list_steps(forward, (jnp.ones(17),)).steps]
+
+
+def test_a_choice_by_platform_is_listed_as_what_it_computes():
+    names = [step.name for step in list_steps(lambda x: gelu.forward((), x)[0], (jnp.ones(3),)).steps]
+    assert names == ["neg", "div", "erfc", "div", "mul"]
