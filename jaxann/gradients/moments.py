@@ -189,9 +189,8 @@ def kronecker_factors(grads: PyTree, weights: Float[Array, " B"] | None = None) 
             validate_size(path, "columns", g.shape[2])
             left, right = moments(g.swapaxes(1, 2)), moments(g)  # Σ g gᵀ, from the columns of g, and Σ gᵀ g
             trace, n = jnp.trace(left), len(right)
-            return Kronecker(
-                left, jnp.where(trace > 0, right / jnp.where(trace > 0, trace, 1), jnp.eye(n, dtype=right.dtype) / n)
-            )
+            unit = jnp.eye(n, dtype=right.dtype) / n
+            return Kronecker(left, jnp.where(trace > 0, right / jnp.where(trace > 0, trace, 1), unit))
         validate_size(path, "entries", g[0].size)
         return Kronecker(moments(g.reshape(len(g), 1, -1)), jnp.ones((1, 1), g.dtype))
 

@@ -160,7 +160,7 @@ softplus = Elementwise("softplus", lambda x: jnp.logaddexp(x, 0), lambda x, y: l
 
 gelu = Elementwise(
     "gelu",
-    compute_once(lambda x: x * _normal_cdf(x)),  # XLA would keep the parts of erfc in memory for the backward pass
+    compute_once(lambda x: x * _normal_cdf(x)),  # otherwise XLA keeps the parts of erfc in memory for backward
     lambda x, y: _normal_cdf(x) + x * _normal_pdf(x),
 )
 """σ(x) = x Φ(x), with the distribution function Φ and the density φ of a normal variable: σ' = Φ(x) + x φ(x).

@@ -58,13 +58,14 @@ def jit_for_cpu(options: Options, static: int) -> Callable[[Callable], Callable]
 
 
 def compute_once(function: Callable) -> Callable:
-    """Returns a function with the same results, which XLA on a CPU computes once and keeps in memory.
+    """Returns a function with the same results, which XLA on a CPU computes once, by itself, and keeps in memory.
 
-    XLA otherwise fuses cheap operations with whatever reads their results: it computes a result again each time that it
-    is read. An `optimization_barrier` does not prevent this, because XLA removes it before it fuses.
+    XLA otherwise fuses operations with what reads their results: it computes a cheap result again each time that it is
+    read, and keeps the parts of an expensive one for a later reader. An `optimization_barrier` does not prevent this,
+    because XLA removes it before it fuses.
 
     Args:
-        function: A function of arrays, cheap to compute and read several times.
+        function: A function of arrays, whose results are worth keeping and whose parts are not.
     """
 
     def compute(*args: Any) -> Any:
